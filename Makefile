@@ -1,0 +1,41 @@
+# One entry for everything a developer does. `make` alone prints the targets.
+.DEFAULT_GOAL := help
+.PHONY: help dev test demo bench build fmt lint docs clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: ## Start a broker with a private Redis on this machine, and say what to try next
+	@scripts/setup.sh redis
+	cargo build --locked -p bananas-broker -p bananas
+	@cargo run --quiet --locked -p bananas-broker -- dev $(ARGS)
+
+test: ## Get the tools, then run every check and every test (PARTS="fmt cargo" for some)
+	@scripts/test.sh $(PARTS)
+
+demo: ## Hash a directory tree through the queue, kill a worker on the way, compare (DEMO_DIR=... for another tree)
+	@scripts/setup.sh redis
+	cargo build --locked -p bananas-broker -p bananas
+	@scripts/demo.sh
+
+bench: ## Measure this machine: throughput, latency, memory per job, CPU per job (a release build)
+	@scripts/setup.sh redis
+	cargo build --locked --release -p bananas-broker -p bananas
+	@scripts/bench.sh $(ARGS)
+
+build: ## Build everything
+	cargo build --workspace --locked
+
+fmt: ## Format Rust and Protocol Buffers
+	cargo fmt --all
+	@scripts/setup.sh python && .tools/venv/bin/buf format --write
+
+lint: ## The checks without the tests
+	@scripts/test.sh fmt clippy docs deny buf scripts deploy
+
+docs: ## Build the API documentation of all crates
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+clean: ## Remove what was built and downloaded
+	cargo clean
+	rm -rf .tools tests/node/node_modules tests/python/stubs

@@ -1,0 +1,78 @@
+//! CPU time of processes, from /proc.
+
+use std::fs;
+
+use crate::exit::{Failure, Result};
+
+/// The processes whose CPU time counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Processes {
+    broker: Option<u32>,
+    redis: Option<u32>,
+}
+
+/// Microseconds of CPU time; None where no process was named.
+#[allow(clippy::struct_field_names, reason = "units last")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CpuTime {
+    pub own_us: u64,
+    pub broker_us: Option<u64>,
+    pub redis_us: Option<u64>,
+}
+
+impl Processes {
+    /// Fails if one of them cannot be read.
+    pub(super) fn new(broker: Option<u32>, redis: Option<u32>) -> Result<Self> {
+        let processes = Self { broker, redis };
+        processes.now()?;
+        Ok(processes)
+    }
+
+    pub(super) fn now(self) -> Result<CpuTime> {
+        let of = |pid: Option<u32>| pid.map(|pid| used_us(&pid.to_string())).transpose();
+        Ok(CpuTime {
+            own_us: used_us("self")?,
+            broker_us: of(self.broker)?,
+            redis_us: of(self.redis)?,
+        })
+    }
+}
+
+impl CpuTime {
+    pub(super) fn since(self, before: Self) -> Self {
+        let minus = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
+        Self {
+            own_us: self.own_us.saturating_sub(before.own_us),
+            broker_us: minus(self.broker_us, before.broker_us),
+            redis_us: minus(self.redis_us, before.redis_us),
+        }
+    }
+}
+
+fn used_us(pid: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+    let ticks = ticks(&text).ok_or_else(|| Failure::usage(format!("{path}: not as expected")))?;
+    Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// User and system time: fields 14 and 15, counted after the name, which may contain anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_system_time_are_added() {
+        let stat = "42 (a) b) S 1 1 1 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 1 0 100 0 0";
+        assert_eq!(ticks(stat), Some(300));
+        assert_eq!(ticks("garbage"), None);
+        assert!(used_us("self").is_ok());
+    }
+}

@@ -1,0 +1,98 @@
+//! What Redis says of its memory: one question, asked without a client library, because nothing else here talks to Redis.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+};
+
+use crate::exit::{Failure, Result};
+
+/// Bytes that its data and their bookkeeping take.
+pub(super) fn used_memory(url: &str) -> Result<u64> {
+    let failed = |error: io::Error| Failure::usage(format!("--redis-url {}: {error}", without_password(url)));
+    ask(url).map_err(failed)
+}
+
+fn ask(url: &str) -> io::Result<u64> {
+    let (password, address) = parts(url);
+    let mut redis: Box<dyn ReadWrite> = if address.starts_with('/') {
+        Box::new(UnixStream::connect(address)?)
+    } else {
+        Box::new(TcpStream::connect(address)?)
+    };
+    if let Some(password) = password {
+        write!(redis, "*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len())?;
+    }
+    redis.write_all(b"INFO memory\r\n")?;
+    let mut answer = BufReader::new(redis);
+    if password.is_some() {
+        line(&mut answer)?;
+    }
+    let length = line(&mut answer)?
+        .trim_start_matches('$')
+        .parse()
+        .map_err(io::Error::other)?;
+    let mut info = String::new();
+    answer.take(length).read_to_string(&mut info)?;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    used.and_then(|used| used.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("it did not say how much memory it uses"))
+}
+
+/// A line of the answer, unless it is an error.
+fn line(answer: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    answer.read_line(&mut line)?;
+    match line.strip_prefix('-') {
+        Some(error) => Err(io::Error::other(error.trim().to_owned())),
+        None => Ok(line.trim().to_owned()),
+    }
+}
+
+/// Password and address: `host:port`, or the path of a socket.
+fn parts(url: &str) -> (Option<&str>, &str) {
+    let rest = url
+        .split_once("://")
+        .map_or_else(|| url.trim_start_matches("unix:"), |(_, rest)| rest);
+    let (login, address) = rest
+        .rsplit_once('@')
+        .map_or((None, rest), |(login, address)| (Some(login), address));
+    let password = login.map(|login| login.split_once(':').map_or(login, |(_, password)| password));
+    if address.starts_with('/') {
+        return (password, address);
+    }
+    // A number of a database may follow; memory is that of all of them.
+    (password, address.split('/').next().unwrap_or_default())
+}
+
+fn without_password(url: &str) -> &str {
+    parts(url).1
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_as_the_broker_reads_them() {
+        for (url, password, address) in [
+            ("redis://localhost:6379/0", None, "localhost:6379"),
+            ("redis://:secret@10.0.0.1:6379", Some("secret"), "10.0.0.1:6379"),
+            ("unix:///run/redis.sock", None, "/run/redis.sock"),
+            ("unix:/run/redis.sock", None, "/run/redis.sock"),
+            ("localhost:6379", None, "localhost:6379"),
+        ] {
+            assert_eq!(parts(url), (password, address), "{url}");
+        }
+    }
+
+    #[test]
+    fn errors_are_told() {
+        let refused = line(&mut &b"-NOAUTH Authentication required.\r\n"[..]).unwrap_err();
+        assert_eq!(refused.to_string(), "NOAUTH Authentication required.");
+    }
+}

@@ -1,0 +1,288 @@
+//! Many jobs: read, sent in batches, answered in order, with their line numbers.
+
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
+
+use bananas_client::{Client, Detail, Enqueued, Error, NewJob, proto::Job};
+use futures_util::{StreamExt, stream};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{
+    EnqueueArgs,
+    lines::{Line, Lines, Source},
+};
+use crate::{
+    exit::{Exit, Failure, Result, describe, exit_of},
+    job::how_it_failed,
+    output::{self, Output},
+};
+
+/// Batches on the way at once: one is sent while the broker works on the other.
+const BATCHES_IN_FLIGHT: usize = 2;
+/// Jobs that are waited for at once.
+const WAITS_IN_FLIGHT: usize = 128;
+
+/// What became of one line.
+struct Answered {
+    number: u64,
+    queue: String,
+    result: Result<Enqueued, Refused>,
+}
+
+/// Why a line is no job.
+struct Refused {
+    exit: Exit,
+    message: String,
+    reason: Option<String>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        let reason = error.reason().map(|reason| reason.name().to_owned());
+        Self {
+            exit: exit_of(&error),
+            message: describe(&error),
+            reason,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    enqueued: u64,
+    deduplicated: u64,
+    refused: u64,
+    failed: u64,
+    first_exit: Option<Exit>,
+    exits_differ: bool,
+}
+
+impl Tally {
+    fn exit(&mut self, exit: Exit) {
+        let first = *self.first_exit.get_or_insert(exit);
+        self.exits_differ |= first != exit;
+    }
+}
+
+/// Enqueues a job for each line; an error of one line does not keep the others from being enqueued.
+pub(super) async fn run(
+    client: &Client,
+    source: Source,
+    to_job: impl Fn(&[u8]) -> Result<NewJob, String>,
+    args: &EnqueueArgs,
+    output: Output,
+) -> Result {
+    let lines = Lines::open(source).await?;
+    let progress = progress_bar(args);
+    let mut tally = Tally::default();
+    let groups = stream::try_unfold(lines, async |mut lines| {
+        let group = lines.next_group().await?;
+        Ok::<_, Failure>((!group.is_empty()).then_some((group, lines)))
+    });
+    let batches = groups
+        .map(|group| {
+            let batch = group.map(|group| parse(group, &to_job));
+            async { Ok::<_, Failure>(send(client, batch?).await) }
+        })
+        .buffered(BATCHES_IN_FLIGHT);
+    let answers = batches.flat_map(|batch| match batch {
+        Ok(answers) => stream::iter(answers.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(failure) => stream::iter(vec![Err(failure)]),
+    });
+    let settled = answers
+        .map(|answer| async {
+            let answer = answer?;
+            let job = if args.wait {
+                wait(client, &answer, args.wait_for).await
+            } else {
+                None
+            };
+            Ok::<_, Failure>((answer, job))
+        })
+        .buffered(if args.wait { WAITS_IN_FLIGHT } else { 1 });
+    let mut settled = std::pin::pin!(settled);
+    while let Some(next) = settled.next().await {
+        let (answer, job) = next?;
+        progress.inc(1);
+        progress.suspend(|| print(&answer, job.as_ref(), args, output, &mut tally))?;
+        if matches!(&answer.result, Err(refused) if refused.exit == Exit::Unavailable) {
+            // It has been tried for as long as --timeout allows. The lines to come would not fare better.
+            progress.finish_and_clear();
+            let text = format!(
+                "stopped at line {}; lines after it may have been enqueued",
+                answer.number
+            );
+            return Err(Failure::new(Exit::Unavailable, text));
+        }
+    }
+    progress.finish_and_clear();
+    conclude(&tally)
+}
+
+type Parsed = (u64, Result<NewJob, String>);
+
+fn parse(group: Vec<Line>, to_job: &impl Fn(&[u8]) -> Result<NewJob, String>) -> Vec<Parsed> {
+    group
+        .into_iter()
+        .map(|line| (line.number, to_job(&line.bytes)))
+        .collect()
+}
+
+async fn send(client: &Client, batch: Vec<Parsed>) -> Vec<Answered> {
+    let mut numbers = Vec::with_capacity(batch.len());
+    let mut jobs = Vec::with_capacity(batch.len());
+    for (number, job) in batch {
+        match job {
+            Ok(job) => {
+                numbers.push((number, job.routing_key().to_owned(), None));
+                jobs.push(job);
+            }
+            Err(message) => numbers.push((number, String::new(), Some(message))),
+        }
+    }
+    let mut results = client.enqueue_batch(jobs).await.into_iter();
+    let answer = |(number, queue, unread): (u64, String, Option<String>)| {
+        let result = match unread {
+            Some(message) => Err(Refused {
+                exit: Exit::Usage,
+                message,
+                reason: None,
+            }),
+            None => results.next().map_or_else(
+                || {
+                    Err(Refused {
+                        exit: Exit::Failure,
+                        message: "not answered".to_owned(),
+                        reason: None,
+                    })
+                },
+                |result| result.map_err(Refused::from),
+            ),
+        };
+        Answered { number, queue, result }
+    };
+    numbers.into_iter().map(answer).collect()
+}
+
+async fn wait(client: &Client, answer: &Answered, limit: Duration) -> Option<Result<Job, Refused>> {
+    let enqueued = answer.result.as_ref().ok()?;
+    Some(
+        match client
+            .wait_job(&answer.queue, enqueued.job_id, limit, Detail::Full)
+            .await
+        {
+            Ok(waited) if waited.settled => Ok(waited.job),
+            Ok(waited) => {
+                let message = format!("still {}", output::state(waited.job.state()));
+                Err(Refused {
+                    exit: Exit::TimeIsUp,
+                    message,
+                    reason: None,
+                })
+            }
+            Err(error) => Err(error.into()),
+        },
+    )
+}
+
+fn print(
+    answer: &Answered,
+    job: Option<&Result<Job, Refused>>,
+    args: &EnqueueArgs,
+    output: Output,
+    tally: &mut Tally,
+) -> io::Result<()> {
+    let number = answer.number;
+    let mut error = None;
+    let mut text = None;
+    let mut value = json!({ "line": number });
+    match &answer.result {
+        Ok(enqueued) => {
+            tally.enqueued += 1;
+            tally.deduplicated += u64::from(enqueued.deduplicated);
+            value["job_id"] = enqueued.job_id.to_string().into();
+            value["deduplicated"] = enqueued.deduplicated.into();
+            text = Some(enqueued.job_id.to_string());
+        }
+        Err(refused) => {
+            tally.refused += 1;
+            tally.exit(refused.exit);
+            error = Some((refused.message.clone(), refused.reason.clone()));
+        }
+    }
+    match job {
+        Some(Ok(job)) => {
+            value["job"] = output::job(job);
+            text = job
+                .result
+                .as_ref()
+                .map(|result| String::from_utf8_lossy(&result.data).into_owned());
+            if let Some(how) = how_it_failed(job) {
+                tally.failed += 1;
+                tally.exit(Exit::Failure);
+                text = None;
+                error = Some((how, None));
+            }
+        }
+        Some(Err(refused)) => {
+            tally.failed += 1;
+            tally.exit(refused.exit);
+            text = None;
+            error = Some((refused.message.clone(), refused.reason.clone()));
+        }
+        None => {}
+    }
+    if output.is_json() {
+        if let Some((message, reason)) = error {
+            value["error"] = json!({ "reason": reason, "message": message });
+        } else if args.quiet {
+            return Ok(());
+        }
+        return output.event(|| Value::clone(&value), String::new);
+    }
+    if let Some((message, _)) = error {
+        eprintln!("line {number}: {message}");
+    }
+    match text {
+        Some(text) if !args.quiet => output::print_line(&text),
+        _ => Ok(()),
+    }
+}
+
+/// On stderr, only for people, and not where the ids would tear it apart.
+fn progress_bar(args: &EnqueueArgs) -> ProgressBar {
+    let busy_screen = io::stdout().is_terminal() && !args.quiet;
+    let reads_keyboard = io::stdin().is_terminal() && args.jsonl.is_none();
+    if !io::stderr().is_terminal() || busy_screen || reads_keyboard {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let style = ProgressStyle::with_template("{spinner} {human_pos} jobs, {per_sec}, {elapsed}");
+    ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
+}
+
+fn conclude(tally: &Tally) -> Result {
+    let mut parts = vec![format!(
+        "{} {} enqueued",
+        tally.enqueued,
+        if tally.enqueued == 1 { "job" } else { "jobs" }
+    )];
+    for (count, what) in [
+        (tally.deduplicated, "were there before"),
+        (tally.refused, "refused"),
+        (tally.failed, "did not succeed"),
+    ] {
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    }
+    eprintln!("{}", parts.join(", "));
+    match tally.first_exit {
+        None => Ok(()),
+        // Every line for the same reason: that reason. A mixture is just a failure.
+        Some(exit) if tally.enqueued == 0 && !tally.exits_differ => Err(Failure::silent(exit)),
+        Some(_) => Err(Failure::silent(Exit::Failure)),
+    }
+}

@@ -1,0 +1,117 @@
+//! Lines of a file or of stdin, in groups: what is there travels together, and nothing waits for more.
+
+use std::path::PathBuf;
+
+use tokio::{
+    fs::File,
+    io::{AsyncBufRead, AsyncBufReadExt, BufReader, stdin},
+    sync::mpsc,
+};
+
+use crate::exit::{Failure, Result};
+
+/// Where the lines come from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    Stdin,
+    File(PathBuf),
+}
+
+/// A line with its number, counted from 1, without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub number: u64,
+    pub bytes: Vec<u8>,
+}
+
+const READ_AHEAD_LINES: usize = 4096;
+const MAX_GROUP_LINES: usize = 1000;
+const MAX_GROUP_BYTES: usize = 2 << 20;
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The way in for lines that are read ahead.
+#[derive(Debug)]
+pub(super) struct Lines {
+    queue: mpsc::Receiver<std::io::Result<Line>>,
+}
+
+impl Lines {
+    pub(super) async fn open(source: Source) -> Result<Self> {
+        let (lines, queue) = mpsc::channel(READ_AHEAD_LINES);
+        match source {
+            Source::Stdin => tokio::spawn(read(BufReader::with_capacity(BUFFER_BYTES, stdin()), lines)),
+            Source::File(path) => {
+                let file = File::open(&path)
+                    .await
+                    .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+                tokio::spawn(read(BufReader::with_capacity(BUFFER_BYTES, file), lines))
+            }
+        };
+        Ok(Self { queue })
+    }
+
+    /// At least one line, and what else has been read; empty at the end.
+    pub(super) async fn next_group(&mut self) -> Result<Vec<Line>> {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        let Some(first) = self.queue.recv().await else {
+            return Ok(group);
+        };
+        let mut next = Some(first?);
+        while let Some(line) = next {
+            bytes += line.bytes.len();
+            group.push(line);
+            if group.len() >= MAX_GROUP_LINES || bytes >= MAX_GROUP_BYTES {
+                break;
+            }
+            next = match self.queue.try_recv() {
+                Ok(line) => Some(line?),
+                Err(_) => None,
+            };
+        }
+        Ok(group)
+    }
+}
+
+async fn read(mut input: impl AsyncBufRead + Unpin, lines: mpsc::Sender<std::io::Result<Line>>) {
+    let mut number = 0;
+    loop {
+        let mut bytes = Vec::new();
+        match input.read_until(b'\n', &mut bytes).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                let _ = lines.send(Err(error)).await;
+                return;
+            }
+        }
+        number += 1;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        // An empty line is no job; it is counted, so that numbers fit the file.
+        if !bytes.is_empty() && lines.send(Ok(Line { number, bytes })).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_numbered_and_lose_their_end() {
+        let (lines, mut queue) = mpsc::channel(10);
+        read(&b"a\n\r\n\nb\r\nlast"[..], lines).await;
+        let mut seen = Vec::new();
+        while let Some(line) = queue.recv().await {
+            let line = line.unwrap();
+            seen.push((line.number, String::from_utf8(line.bytes).unwrap()));
+        }
+        assert_eq!(seen, [(1, "a".to_owned()), (4, "b".to_owned()), (5, "last".to_owned())]);
+    }
+}

@@ -1,0 +1,146 @@
+//! What the command line says of a job beside its payload.
+
+use std::time::{Duration, SystemTime};
+
+use bananas_client::{JobId, NewJob, OnConflict, Priority, RetryPolicy, UniqueScope};
+use clap::{Args, ValueEnum};
+
+/// What may be said of a job beside its payload.
+#[derive(Debug, Clone, Args)]
+pub(super) struct JobOptions {
+    /// 1 to 9, higher is more urgent, or low, normal, high
+    #[arg(long)]
+    pub priority: Option<Priority>,
+    /// Not before this long from now
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "run_at")]
+    pub delay: Option<Duration>,
+    /// Not before this moment, for example 2030-01-31T08:00:00Z
+    #[arg(long, value_parser = humantime::parse_rfc3339_weak, value_name = "TIME")]
+    pub run_at: Option<SystemTime>,
+    /// Expires if no worker took it by this moment
+    #[arg(long, value_parser = humantime::parse_rfc3339_weak, value_name = "TIME")]
+    pub start_by: Option<SystemTime>,
+    /// The longest that one attempt may take
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub attempt_timeout: Option<Duration>,
+    /// Attempts before the job is DEAD
+    #[arg(long, value_name = "N")]
+    pub max_attempts: Option<u32>,
+    /// Leases that may die with their worker before the job is DEAD
+    #[arg(long, value_name = "N")]
+    pub max_losses: Option<u32>,
+    /// The wait after the first failure
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub initial_backoff: Option<Duration>,
+    /// The longest wait after a failure
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub max_backoff: Option<Duration>,
+    /// How long the settled job can be read
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub retention: Option<Duration>,
+    /// What the payload is
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// Travels with the job to the worker
+    #[arg(long = "header", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub headers: Vec<(String, String)>,
+    /// For people and filters
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub labels: Vec<(String, String)>,
+    /// Its id, a UUID: the same id again is the same job
+    #[arg(long, value_name = "UUID")]
+    pub id: Option<JobId>,
+    /// Only one job with this key may live in the queue
+    #[arg(long, value_name = "KEY")]
+    pub unique: Option<String>,
+    /// How long the unique key is held
+    #[arg(long, value_enum, default_value_t = Scope::UntilSettled, requires = "unique")]
+    pub unique_scope: Scope,
+    /// What a second job under the unique key gets
+    #[arg(long, value_enum, default_value_t = Conflict::ReturnExisting, requires = "unique")]
+    pub on_conflict: Conflict,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Scope {
+    /// Until the job is in a final state
+    UntilSettled,
+    /// Until a worker takes the job
+    UntilLeased,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Conflict {
+    /// The job that lives
+    ReturnExisting,
+    /// An error, exit code 4
+    Reject,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("not of the form KEY=VALUE".to_owned()),
+    }
+}
+
+impl JobOptions {
+    /// The job with all that was said of it.
+    pub(super) fn apply(&self, mut job: NewJob) -> NewJob {
+        if let Some(priority) = self.priority {
+            job = job.priority(priority);
+        }
+        if let Some(delay) = self.delay {
+            job = job.delay(delay);
+        }
+        if let Some(run_at) = self.run_at {
+            job = job.run_at(run_at);
+        }
+        if let Some(start_by) = self.start_by {
+            job = job.start_by(start_by);
+        }
+        if let Some(timeout) = self.attempt_timeout {
+            job = job.attempt_timeout(timeout);
+        }
+        if let Some(retention) = self.retention {
+            job = job.retention(retention);
+        }
+        if let Some(content_type) = &self.content_type {
+            job = job.content_type(content_type);
+        }
+        if let Some(id) = self.id {
+            job = job.id(id);
+        }
+        if let Some(key) = &self.unique {
+            let scope = match self.unique_scope {
+                Scope::UntilSettled => UniqueScope::UntilSettled,
+                Scope::UntilLeased => UniqueScope::UntilLeased,
+            };
+            let on_conflict = match self.on_conflict {
+                Conflict::ReturnExisting => OnConflict::ReturnExisting,
+                Conflict::Reject => OnConflict::Reject,
+            };
+            job = job.unique_by(key, scope, on_conflict);
+        }
+        if let Some(policy) = self.retry_policy() {
+            job = job.retry_policy(policy);
+        }
+        let job = self
+            .headers
+            .iter()
+            .fold(job, |job, (key, value)| job.header(key, value));
+        self.labels.iter().fold(job, |job, (key, value)| job.label(key, value))
+    }
+
+    fn retry_policy(&self) -> Option<RetryPolicy> {
+        let duration = |value: Option<Duration>| value.and_then(|value| value.try_into().ok());
+        let policy = RetryPolicy {
+            max_attempts: self.max_attempts.unwrap_or_default(),
+            max_losses: self.max_losses.unwrap_or_default(),
+            initial_backoff: duration(self.initial_backoff),
+            max_backoff: duration(self.max_backoff),
+            ..RetryPolicy::default()
+        };
+        (policy != RetryPolicy::default()).then_some(policy)
+    }
+}

@@ -1,0 +1,247 @@
+//! `bananas job get|wait|cancel`.
+
+use std::time::Duration;
+
+use bananas_client::{
+    Client, Detail, JobId,
+    proto::{Job, JobState},
+};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::{
+    exit::{Exit, Failure, Result},
+    output::{self, Output, moment, state},
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobCommand {
+    /// Show a job
+    Get {
+        #[command(flatten)]
+        job: JobName,
+        /// Also its payload, result and stack
+        #[arg(long)]
+        full: bool,
+    },
+    /// Wait until a job is in a final state and print its result; the exit code tells how it ended
+    Wait {
+        #[command(flatten)]
+        job: JobName,
+        /// How long to wait
+        #[arg(long = "for", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+        limit: Duration,
+    },
+    /// Cancel a job: at once if nobody holds it, else by asking its worker
+    Cancel {
+        #[command(flatten)]
+        job: JobName,
+        /// Why; the worker and readers see it
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+        reason: String,
+        /// How long the worker may take to answer
+        #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+        grace: Option<Duration>,
+    },
+}
+
+/// Which job.
+#[derive(Debug, Args)]
+pub(crate) struct JobName {
+    /// The job; or only its UUID, with --queue
+    #[arg(value_name = "ROUTING_KEY/UUID")]
+    job: String,
+    /// Its routing key
+    #[arg(short = 'q', long = "queue", value_name = "ROUTING_KEY")]
+    queue: Option<String>,
+}
+
+impl JobName {
+    pub(crate) fn parse(&self) -> Result<(String, JobId)> {
+        let (queue, id) = match (self.job.rsplit_once('/'), &self.queue) {
+            (Some((queue, id)), None) => (queue, id),
+            (None, Some(queue)) => (queue.as_str(), self.job.as_str()),
+            _ => {
+                return Err(Failure::usage(
+                    "name the job as ROUTING_KEY/UUID, or as --queue ROUTING_KEY UUID",
+                ));
+            }
+        };
+        Ok((queue.to_owned(), id.parse()?))
+    }
+}
+
+pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) -> Result {
+    match command {
+        JobCommand::Get { job, full } => {
+            let (queue, id) = job.parse()?;
+            let detail = if full { Detail::Full } else { Detail::Brief };
+            let job = client.job(&queue, id, detail).await?;
+            output.value(|| output::job(&job), || describe(&job, full))?;
+            Ok(())
+        }
+        JobCommand::Wait { job, limit } => {
+            let (queue, id) = job.parse()?;
+            let waited = client.wait_job(&queue, id, limit, Detail::Full).await?;
+            if !waited.settled {
+                let now = state(waited.job.state());
+                return Err(Failure::new(Exit::TimeIsUp, format!("{queue}/{id} is still {now}")));
+            }
+            print_settled(&waited.job, output)
+        }
+        JobCommand::Cancel { job, reason, grace } => {
+            let (queue, id) = job.parse()?;
+            let now = client.cancel_job(&queue, id, &reason, grace).await?;
+            output.value(
+                || json!({ "state": output::state_name(now) }),
+                || match now {
+                    JobState::Cancelled => "cancelled".to_owned(),
+                    JobState::Leased => "its worker has been asked to stop".to_owned(),
+                    other => format!("it was {} before; nothing changed", state(other)),
+                },
+            )?;
+            match now {
+                JobState::Cancelled | JobState::Leased => Ok(()),
+                _ => Err(Failure::silent(Exit::Precondition)),
+            }
+        }
+    }
+}
+
+/// The result on stdout as it is; how it ended otherwise on stderr, and as the exit code.
+pub(crate) fn print_settled(job: &Job, output: Output) -> Result {
+    if output.is_json() {
+        output::print_line(&format!("{:#}", output::job(job)))?;
+    } else if let Some(result) = &job.result {
+        output::print_bytes(&result.data)?;
+        // The prompt of a shell belongs on a line of its own.
+        if output::terminal_columns().is_some() && !result.data.is_empty() && !result.data.ends_with(b"\n") {
+            output::print_line("")?;
+        }
+    }
+    match how_it_failed(job) {
+        None => Ok(()),
+        Some(_) if output.is_json() => Err(Failure::silent(Exit::Failure)),
+        Some(text) => Err(Failure::new(Exit::Failure, text)),
+    }
+}
+
+/// None for a job that succeeded.
+pub(crate) fn how_it_failed(job: &Job) -> Option<String> {
+    let now = job.state();
+    if now == JobState::Succeeded {
+        return None;
+    }
+    let why = match &job.failure {
+        Some(failure) if failure.r#type.is_empty() => failure.message.clone(),
+        Some(failure) => format!("{}: {}", failure.r#type, failure.message),
+        None => job.cancel_reason.clone(),
+    };
+    let name = state(now);
+    Some(if why.is_empty() {
+        format!("the job is {name}")
+    } else {
+        format!("the job is {name}: {}", why.trim_end())
+    })
+}
+
+fn describe(job: &Job, full: bool) -> String {
+    let spec = job.spec.clone().unwrap_or_default();
+    let mut lines: Vec<(&str, String)> = vec![
+        ("job", format!("{}/{}", spec.routing_key, spec.job_id)),
+        ("type", spec.job_type),
+        ("state", state(job.state()).to_owned()),
+        (
+            "priority",
+            if spec.priority == 0 { 5 } else { spec.priority }.to_string(),
+        ),
+        ("attempts", format!("{} failed, {} lost", job.attempts, job.losses)),
+    ];
+    for (name, time) in [
+        ("created", &job.create_time),
+        ("runs", &job.run_time),
+        ("leased", &job.lease_time),
+        ("settled", &job.settle_time),
+    ] {
+        if let Some(time) = time {
+            lines.push((name, moment(time)));
+        }
+    }
+    if let Some(time) = &job.lease_expire_time {
+        lines.push(("lease until", moment(time)));
+    }
+    for (name, map) in [("header", spec.headers), ("label", spec.labels)] {
+        let mut pairs: Vec<_> = map.into_iter().collect();
+        pairs.sort();
+        lines.extend(pairs.into_iter().map(|(key, value)| (name, format!("{key}={value}"))));
+    }
+    if !job.worker_id.is_empty() {
+        lines.push(("worker", job.worker_id.clone()));
+    }
+    if let Some(progress) = &job.progress {
+        lines.push(("progress", format!("{:.0} % {}", progress.percent, progress.message)));
+    }
+    if job.cancel_requested {
+        lines.push(("cancel", format!("requested {}", job.cancel_reason)));
+    }
+    if let Some(failure) = &job.failure {
+        lines.push(("failure", format!("{}: {}", failure.r#type, failure.message)));
+        if !failure.stack.is_empty() {
+            lines.push(("stack", failure.stack.clone()));
+        }
+    }
+    if !spec.payload.is_empty() {
+        lines.push(("payload", readable(&spec.payload)));
+    }
+    match &job.result {
+        Some(result) if full => lines.push(("result", readable(&result.data))),
+        Some(result) => lines.push(("result", format!("{} (--full shows it)", result.content_type))),
+        None => {}
+    }
+    lines
+        .iter()
+        .map(|(name, value)| format!("{name:<12}{}", value.trim()))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn readable(bytes: &[u8]) -> String {
+    std::str::from_utf8(bytes).map_or_else(|_| format!("{} bytes that are no text", bytes.len()), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(job: &str, queue: Option<&str>) -> Result<(String, JobId)> {
+        JobName {
+            job: job.to_owned(),
+            queue: queue.map(str::to_owned),
+        }
+        .parse()
+    }
+
+    #[test]
+    fn a_job_is_named_in_two_ways() {
+        let id = JobId::random();
+        assert_eq!(name(&format!("email/{id}"), None).unwrap(), ("email".to_owned(), id));
+        assert_eq!(name(&id.to_string(), Some("email")).unwrap(), ("email".to_owned(), id));
+        for (job, queue) in [
+            (id.to_string(), None),
+            (format!("a/{id}"), Some("b")),
+            ("a/b".to_owned(), None),
+        ] {
+            assert_eq!(name(&job, queue).unwrap_err().exit(), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn only_success_is_success() {
+        let job = |state: JobState| Job {
+            state: state.into(),
+            ..Job::default()
+        };
+        assert_eq!(how_it_failed(&job(JobState::Succeeded)), None);
+        assert_eq!(how_it_failed(&job(JobState::Dead)).unwrap(), "the job is DEAD");
+    }
+}

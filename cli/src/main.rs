@@ -1,0 +1,103 @@
+//! `bananas`: the command line of the Bananas job queue. It talks gRPC to a broker and nothing else.
+
+mod args;
+mod bench;
+mod enqueue;
+mod exit;
+mod generate;
+mod info;
+mod job;
+mod lease;
+mod output;
+mod queue;
+mod screen;
+mod settle;
+mod top;
+mod worker;
+mod workers;
+
+use std::{process::ExitCode, time::Duration};
+
+use bananas_client::Client;
+use clap::Parser;
+
+use crate::{
+    args::{Arguments, Command},
+    exit::Result,
+    output::Output,
+};
+
+/// How long a broker that does not answer goes unmentioned.
+const NOTICE_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a worker that was told to end at once takes to end its commands.
+const LAST_COMMANDS: Duration = Duration::from_secs(1);
+
+// A worker that runs for months must not grow by fragments, and a bench should measure the broker.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(arguments: Arguments) -> Result {
+    let Arguments {
+        connection,
+        output,
+        command,
+    } = arguments;
+    let output = Output::new(output.format);
+    let runtime = match &command {
+        Command::Bench(args) => args.runtime()?,
+        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+    };
+    let client = || -> Result<Client> {
+        let _entered = runtime.enter();
+        Ok(connection.builder().build_lazy()?)
+    };
+    let offline = matches!(command, Command::Completions(_) | Command::Man(_) | Command::Worker(_));
+    let runs_commands = matches!(command, Command::Worker(_));
+    let notice = (!offline)
+        .then(|| client().map(|client| runtime.spawn(say_if_unreachable(client))))
+        .transpose()?;
+    let result = match command {
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
+        Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
+        Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
+        Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),
+        Command::Workers(args) => runtime.block_on(workers::run(&client()?, args, output)),
+        Command::Info => runtime.block_on(info::run(&client()?, output)),
+        Command::Lease(args) => runtime.block_on(lease::run(&client()?, args, output)),
+        Command::Ack(args) => runtime.block_on(settle::ack(&client()?, args, output)),
+        Command::Nack(args) => runtime.block_on(settle::nack(&client()?, args, output)),
+        Command::Extend(args) => runtime.block_on(settle::extend(&client()?, args, output)),
+        Command::Worker(args) => runtime.block_on(worker::run(&connection, *args)),
+        Command::Top(args) => runtime.block_on(top::run(&client()?, args, output)),
+        Command::Bench(args) => runtime.block_on(bench::run(&connection, args, output)),
+    };
+    notice.inspect(tokio::task::JoinHandle::abort);
+    if runs_commands {
+        // What they run ends with the tasks that run it.
+        runtime.shutdown_timeout(LAST_COMMANDS);
+    } else {
+        // What still reads stdin must not keep the program from ending.
+        runtime.shutdown_background();
+    }
+    result
+}
+
+/// Calls are tried again for as long as --timeout allows. Nobody should have to guess why nothing happens meanwhile.
+async fn say_if_unreachable(client: Client) {
+    tokio::time::sleep(NOTICE_AFTER).await;
+    if let Err(error) = client.with_timeout(NOTICE_AFTER).broker_info().await
+        && error.is_unreachable()
+    {
+        eprintln!("{}; still trying", error.message());
+    }
+}

@@ -1,0 +1,164 @@
+//! `bananas ack|nack|extend`: answers for a lease by its token.
+
+use std::time::Duration;
+
+use bananas_client::{
+    Client, LeaseToken, Nack,
+    proto::{JobResult, JobState, Progress},
+};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use crate::{
+    enqueue::read_payload,
+    exit::{Failure, Result},
+    output::{Output, duration, state, state_name, timestamp},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct AckArgs {
+    /// The lease token that `lease` printed
+    #[arg(allow_hyphen_values = true)]
+    token: LeaseToken,
+    /// What the work produced: text, @file, or - for stdin
+    #[arg(long)]
+    result: Option<String>,
+    /// What the result is
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    content_type: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NackArgs {
+    /// The lease token that `lease` printed
+    #[arg(allow_hyphen_values = true)]
+    token: LeaseToken,
+    /// What to do with the job
+    #[arg(long, value_enum, default_value_t = Action::Retry)]
+    action: Action,
+    /// retry: instead of the policy's backoff; snooze: how long
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    delay: Option<Duration>,
+    /// Why, for people
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    message: String,
+    /// Why, for machines, for example SmtpTimeout
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    failure_type: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Action {
+    /// Counts an attempt; again later
+    Retry,
+    /// Not started; back to the head of the queue
+    Release,
+    /// Later; counts nothing
+    Snooze,
+    /// To the dead letters at once
+    DeadLetter,
+    /// Cancelled at once
+    Discard,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// The lease token that `lease` printed
+    #[arg(allow_hyphen_values = true)]
+    token: LeaseToken,
+    /// How long the lease runs from now
+    #[arg(long = "for", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    term: Duration,
+    /// How far the work has come, in percent
+    #[arg(long)]
+    percent: Option<f64>,
+    /// How far the work has come, in words
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    message: String,
+}
+
+fn already(settled: bool) -> &'static str {
+    if settled {
+        " (it was before; nothing changed)"
+    } else {
+        ""
+    }
+}
+
+pub(crate) async fn ack(client: &Client, args: AckArgs, output: Output) -> Result {
+    let result = match &args.result {
+        Some(text) => Some(JobResult {
+            data: read_payload(text).await?,
+            content_type: args.content_type,
+        }),
+        None => None,
+    };
+    let answer = client.ack(&args.token, result).await?;
+    output.value(
+        || json!({ "already_settled": answer.already_settled }),
+        || format!("succeeded{}", already(answer.already_settled)),
+    )?;
+    Ok(())
+}
+
+pub(crate) async fn nack(client: &Client, args: NackArgs, output: Output) -> Result {
+    let mut nack = match (args.action, args.delay) {
+        (Action::Retry, None) => Nack::retry(),
+        (Action::Retry, Some(delay)) => Nack::retry_after(delay),
+        (Action::Snooze, Some(delay)) => Nack::snooze(delay),
+        (Action::Snooze, None) => return Err(Failure::usage("--action snooze needs --delay")),
+        (_, Some(_)) => return Err(Failure::usage("--delay goes with --action retry or snooze")),
+        (Action::Release, None) => Nack::release(),
+        (Action::DeadLetter, None) => Nack::dead_letter(),
+        (Action::Discard, None) => Nack::discard(),
+    };
+    if !args.message.is_empty() || !args.failure_type.is_empty() {
+        nack = nack.failure(args.failure_type, args.message);
+    }
+    let answer = client.nack(&args.token, nack).await?;
+    let run_time = answer.run_time.as_ref().map(timestamp);
+    output.value(
+        || json!({ "state": state_name(answer.state()), "run_time": run_time, "already_settled": answer.already_settled }),
+        || {
+            let until = run_time.as_ref().map(|time| format!(" until {time}")).unwrap_or_default();
+            let now = match answer.state() {
+                // A repeated answer may come without it.
+                JobState::Unspecified => "settled",
+                now => state(now),
+            };
+            format!("{now}{until}{}", already(answer.already_settled))
+        },
+    )?;
+    Ok(())
+}
+
+pub(crate) async fn extend(client: &Client, args: ExtendArgs, output: Output) -> Result {
+    let progress = (args.percent.is_some() || !args.message.is_empty()).then(|| Progress {
+        percent: args.percent.unwrap_or_default(),
+        message: args.message,
+        ..Progress::default()
+    });
+    let answer = client.extend(&args.token, args.term, progress).await?;
+    let remaining = answer
+        .remaining
+        .and_then(|remaining| Duration::try_from(remaining).ok())
+        .unwrap_or(args.term);
+    output.value(
+        || {
+            json!({
+                "remaining_seconds": remaining.as_secs_f64(),
+                "cancel_requested": answer.cancel_requested,
+                "cancel_reason": answer.cancel_reason,
+            })
+        },
+        || {
+            let cancel = if answer.cancel_requested {
+                format!("; a cancel was requested: {}", answer.cancel_reason)
+            } else {
+                String::new()
+            };
+            format!("runs for {}{cancel}", duration(remaining))
+        },
+    )?;
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! Runs a program for a job: payload in, result out, exit code as the verdict.
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use bananas_worker::{HandlerError, JobContext, Outcome};
+use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    process::{Child, ChildStdin, Command},
+    time::{Instant, timeout},
+};
+
+/// The data are wrong: no other attempt will do better. From sysexits.h.
+const EX_DATAERR: i32 = 65;
+/// It does not work now, but may later. From sysexits.h.
+const EX_TEMPFAIL: i32 = 75;
+/// How much of stderr is kept; the broker keeps no more of a stack.
+const MAX_STDERR_BYTES: usize = 16 << 10;
+
+/// What to run, and how.
+#[derive(Debug)]
+pub(super) struct Exec {
+    /// The program and its arguments.
+    pub program: Vec<String>,
+    pub snooze: Duration,
+    pub kill_after: Duration,
+    pub max_result_bytes: usize,
+}
+
+impl Exec {
+    pub(super) async fn run(&self, job: JobContext, payload: Bytes) -> Result<Outcome, HandlerError> {
+        let mut child = self
+            .spawn(&job)
+            .map_err(|error| HandlerError::retry("SpawnFailed", format!("{}: {error}", self.program[0])))?;
+        let mut group = Group::of(&child);
+        let input = feed(child.stdin.take(), payload);
+        let output = head(child.stdout.take(), self.max_result_bytes);
+        let errors = tail(child.stderr.take());
+        // The pipes are read until the whole group is gone, so this comes to an end only when somebody ends the group.
+        let ended = async {
+            let ended = self.ended(&mut child, &job, &mut group).await;
+            group.kill();
+            ended
+        };
+        let (ended, (), output, errors) = tokio::join!(ended, input, output, errors);
+        let status = ended.map_err(|error| HandlerError::retry("WaitFailed", error))?;
+        self.verdict(status, output, &errors)
+    }
+
+    fn spawn(&self, job: &JobContext) -> std::io::Result<Child> {
+        let as_json = |map| serde_json::to_string(map).unwrap_or_default();
+        let left = job.deadline().saturating_duration_since(Instant::now());
+        let mut command = Command::new(&self.program[0]);
+        command
+            .args(&self.program[1..])
+            .env("BANANAS_JOB_ID", job.job_id())
+            .env("BANANAS_JOB_TYPE", job.job_type())
+            .env("BANANAS_ROUTING_KEY", job.routing_key())
+            .env("BANANAS_PRIORITY", job.priority().to_string())
+            .env("BANANAS_ATTEMPT", job.attempt().to_string())
+            .env("BANANAS_MAX_ATTEMPTS", job.max_attempts().to_string())
+            .env("BANANAS_LOSSES", job.losses().to_string())
+            .env("BANANAS_FENCE", job.fence().to_string())
+            .env("BANANAS_CONTENT_TYPE", job.content_type())
+            .env("BANANAS_TIMEOUT_SECONDS", left.as_secs().to_string())
+            .env("BANANAS_HEADERS", as_json(job.headers()))
+            .env("BANANAS_LABELS", as_json(job.labels()));
+        for (name, value) in [("TRACEPARENT", job.traceparent()), ("TRACESTATE", job.tracestate())] {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+    }
+
+    /// Waits for the program to end by itself, or makes it end when the job is cancelled.
+    async fn ended(&self, child: &mut Child, job: &JobContext, group: &mut Group) -> std::io::Result<ExitStatus> {
+        tokio::select! {
+            status = child.wait() => return status,
+            _ = job.cancelled() => group.signal(Signal::TERM),
+        }
+        if let Ok(status) = timeout(self.kill_after, child.wait()).await {
+            return status;
+        }
+        group.signal(Signal::KILL);
+        child.wait().await
+    }
+
+    fn verdict(&self, status: ExitStatus, output: Option<Vec<u8>>, errors: &[u8]) -> Result<Outcome, HandlerError> {
+        let stderr = String::from_utf8_lossy(errors);
+        let message = stderr
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default()
+            .trim();
+        let message = if message.is_empty() {
+            status.to_string()
+        } else {
+            message.to_owned()
+        };
+        match (status.code(), output) {
+            (Some(0), None) => {
+                let text = format!("more than {} bytes on stdout", self.max_result_bytes);
+                Err(HandlerError::dead_letter("ResultTooLarge", text))
+            }
+            (Some(0), Some(data)) if data.is_empty() => Ok(Outcome::ack()),
+            (Some(0), Some(data)) => {
+                let text = std::str::from_utf8(&data).is_ok();
+                let content_type = if text {
+                    "text/plain; charset=utf-8"
+                } else {
+                    "application/octet-stream"
+                };
+                Ok(Outcome::ack_with(data, content_type))
+            }
+            (Some(EX_TEMPFAIL), _) => Ok(Outcome::snooze(self.snooze)),
+            (Some(EX_DATAERR), _) => Err(HandlerError::dead_letter("Exit65", message).with_stack(stderr)),
+            (Some(code), _) => Err(HandlerError::retry(format!("Exit{code}"), message).with_stack(stderr)),
+            (None, _) => {
+                let kind = format!("Signal{}", status.signal().unwrap_or_default());
+                Err(HandlerError::retry(kind, message).with_stack(stderr))
+            }
+        }
+    }
+}
+
+/// The process group of a program. It dies with this value, so that nothing goes on after the job is over.
+#[derive(Debug)]
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| Pid::from_raw(id as i32)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
+            // It may be gone already.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A program need not read its payload.
+async fn feed(stdin: Option<ChildStdin>, payload: Bytes) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(&payload).await;
+    }
+}
+
+/// Everything, or None if there is more than `max_bytes`; then the rest is read all the same, so that the program can end.
+async fn head(pipe: Option<impl AsyncRead + Unpin>, max_bytes: usize) -> Option<Vec<u8>> {
+    let mut data = Vec::new();
+    let mut pipe = pipe?;
+    // A pipe that breaks ends the output.
+    let _ = (&mut pipe).take(max_bytes as u64 + 1).read_to_end(&mut data).await;
+    if data.len() > max_bytes {
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+        return None;
+    }
+    Some(data)
+}
+
+/// The last bytes.
+async fn tail(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut pipe) = pipe else { return kept };
+    let mut buffer = vec![0; MAX_STDERR_BYTES];
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        kept.extend_from_slice(&buffer[..read]);
+        kept.drain(..kept.len().saturating_sub(MAX_STDERR_BYTES));
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec() -> Exec {
+        let second = Duration::from_secs(1);
+        Exec {
+            program: vec!["true".to_owned()],
+            snooze: second,
+            kill_after: second,
+            max_result_bytes: 10,
+        }
+    }
+
+    fn verdict(code: i32, output: Option<&[u8]>, errors: &str) -> Result<Outcome, HandlerError> {
+        // wait(2) keeps the exit code in the second byte.
+        exec().verdict(
+            ExitStatus::from_raw(code << 8),
+            output.map(<[u8]>::to_vec),
+            errors.as_bytes(),
+        )
+    }
+
+    #[test]
+    fn exit_codes_are_verdicts() {
+        assert_eq!(verdict(0, Some(b""), "").unwrap(), Outcome::ack());
+        assert_eq!(
+            verdict(0, Some(b"ok"), "noise").unwrap(),
+            Outcome::ack_with("ok", "text/plain; charset=utf-8")
+        );
+        assert_eq!(
+            verdict(75, Some(b""), "").unwrap(),
+            Outcome::snooze(Duration::from_secs(1))
+        );
+        let failed = HandlerError::retry("Exit1", "last").with_stack("first\nlast\n\n");
+        assert_eq!(verdict(1, Some(b""), "first\nlast\n\n").unwrap_err(), failed);
+        let dead = HandlerError::dead_letter("Exit65", "bad").with_stack("bad");
+        assert_eq!(verdict(65, Some(b""), "bad").unwrap_err(), dead);
+        let large = HandlerError::dead_letter("ResultTooLarge", "more than 10 bytes on stdout");
+        assert_eq!(verdict(0, None, "").unwrap_err(), large);
+        let killed = exec()
+            .verdict(ExitStatus::from_raw(9), Some(Vec::new()), b"")
+            .unwrap_err();
+        assert_eq!(
+            killed,
+            HandlerError::retry("Signal9", "signal: 9 (SIGKILL)").with_stack("")
+        );
+    }
+
+    #[tokio::test]
+    async fn output_is_bounded() {
+        assert_eq!(head(Some(&b"0123456789"[..]), 10).await.unwrap(), b"0123456789");
+        assert_eq!(head(Some(&b"0123456789x"[..]), 10).await, None);
+        let long = [vec![b'a'; 20_000], b"end".to_vec()].concat();
+        let kept = tail(Some(&long[..])).await;
+        assert!(kept.len() == MAX_STDERR_BYTES && kept.ends_with(b"aend"));
+    }
+}

@@ -1,0 +1,221 @@
+//! Posts a job to a URL: the answer's code is the verdict, its body the result.
+
+use std::time::{Duration, SystemTime};
+
+use bananas_worker::{HandlerError, JobContext, Outcome};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+
+use crate::exit::{Failure, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much of an answer that is no success is kept with the failure.
+const MAX_SHOWN_CHARS: usize = 2_000;
+
+/// Where to post, and how much to take back.
+#[derive(Debug)]
+pub(super) struct Http {
+    url: Uri,
+    client: Client<HttpConnector, Full<Bytes>>,
+    max_result_bytes: usize,
+}
+
+impl Http {
+    pub(super) fn new(url: &str, max_result_bytes: usize) -> Result<Self> {
+        let parsed: Uri = url
+            .parse()
+            .map_err(|error| Failure::usage(format!("--http {url}: {error}")))?;
+        if parsed.scheme_str() != Some("http") || parsed.host().is_none() {
+            return Err(Failure::usage(format!(
+                "--http {url}: only http://host[:port]/path is spoken here"
+            )));
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self {
+            url: parsed,
+            client,
+            max_result_bytes,
+        })
+    }
+
+    /// The attempt timeout of the job ends it, by dropping this future.
+    pub(super) async fn post(&self, job: JobContext, payload: Bytes) -> Result<Outcome, HandlerError> {
+        let mut request = Request::post(self.url.clone())
+            .body(Full::new(payload))
+            .map_err(|error| HandlerError::dead_letter("Request", error))?;
+        add_headers(request.headers_mut(), &job);
+        let answer = tokio::select! {
+            answer = self.client.request(request) => answer,
+            reason = job.cancelled() => return Err(HandlerError::retry("Cancelled", format!("{reason:?}"))),
+        };
+        let answer = answer.map_err(|error| HandlerError::retry("Http", format!("{}: {error:#}", self.url)))?;
+        let (parts, body) = answer.into_parts();
+        let body = Limited::new(body, self.max_result_bytes).collect().await;
+        let body = match body {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                let text = format!("the answer has more than {} bytes", self.max_result_bytes);
+                return Err(HandlerError::dead_letter("ResultTooLarge", text));
+            }
+            Err(error) => return Err(HandlerError::retry("Http", error)),
+        };
+        verdict(parts.status, &parts.headers, body)
+    }
+}
+
+fn add_headers(headers: &mut HeaderMap, job: &JobContext) {
+    let content_type = if job.content_type().is_empty() {
+        "application/octet-stream"
+    } else {
+        job.content_type()
+    };
+    let as_json = |map| serde_json::to_string(map).unwrap_or_default();
+    for (name, value) in [
+        (header::CONTENT_TYPE, content_type.to_owned()),
+        (HeaderName::from_static("bananas-job-id"), job.job_id().to_owned()),
+        (HeaderName::from_static("bananas-job-type"), job.job_type().to_owned()),
+        (
+            HeaderName::from_static("bananas-routing-key"),
+            job.routing_key().to_owned(),
+        ),
+        (HeaderName::from_static("bananas-priority"), job.priority().to_string()),
+        (HeaderName::from_static("bananas-attempt"), job.attempt().to_string()),
+        (
+            HeaderName::from_static("bananas-max-attempts"),
+            job.max_attempts().to_string(),
+        ),
+        (HeaderName::from_static("bananas-fence"), job.fence().to_string()),
+        (HeaderName::from_static("bananas-headers"), as_json(job.headers())),
+        (HeaderName::from_static("bananas-labels"), as_json(job.labels())),
+        (
+            HeaderName::from_static("traceparent"),
+            job.traceparent().unwrap_or_default().to_owned(),
+        ),
+        (
+            HeaderName::from_static("tracestate"),
+            job.tracestate().unwrap_or_default().to_owned(),
+        ),
+    ] {
+        // A value that HTTP cannot carry is left out rather than the job.
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
+            && !value.is_empty()
+        {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn verdict(code: StatusCode, headers: &HeaderMap, body: Bytes) -> Result<Outcome, HandlerError> {
+    if code.is_success() {
+        if body.is_empty() {
+            return Ok(Outcome::ack());
+        }
+        let content_type = headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        return Ok(Outcome::ack_with(body, content_type));
+    }
+    let shown: String = String::from_utf8_lossy(&body).chars().take(MAX_SHOWN_CHARS).collect();
+    let kind = format!("Http{}", code.as_u16());
+    let message = format!("{code}: {}", shown.trim());
+    let later = matches!(code, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+    if code.is_server_error() || later {
+        let error = HandlerError::retry(kind, message);
+        return Err(match retry_after(headers, SystemTime::now()) {
+            Some(delay) => error.after(delay),
+            None => error,
+        });
+    }
+    Err(HandlerError::dead_letter(kind, message))
+}
+
+/// Seconds, or a date. At most a day: a server that says more is not believed.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    const MAX: Duration = Duration::from_hours(24);
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let delay = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => http_date(text)?.duration_since(now).unwrap_or_default(),
+    };
+    Some(delay.min(MAX))
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, the form that servers must send.
+fn http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let mut parts = text.split_once(", ")?.1.split(' ');
+    let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(retry_after: Option<&'static str>) -> HeaderMap {
+        retry_after
+            .map(|value| (header::RETRY_AFTER, HeaderValue::from_static(value)))
+            .into_iter()
+            .collect()
+    }
+
+    fn of(code: u16, retry_after: Option<&'static str>) -> Result<Outcome, HandlerError> {
+        verdict(
+            StatusCode::from_u16(code).unwrap(),
+            &headers(retry_after),
+            Bytes::from_static(b"why"),
+        )
+    }
+
+    #[test]
+    fn answers_are_verdicts() {
+        assert_eq!(of(200, None).unwrap(), Outcome::ack_with("why", ""));
+        assert_eq!(
+            of(404, None).unwrap_err(),
+            HandlerError::dead_letter("Http404", "404 Not Found: why")
+        );
+        assert_eq!(
+            of(500, None).unwrap_err(),
+            HandlerError::retry("Http500", "500 Internal Server Error: why")
+        );
+        assert_eq!(
+            of(408, None).unwrap_err(),
+            HandlerError::retry("Http408", "408 Request Timeout: why")
+        );
+        let busy = HandlerError::retry("Http429", "429 Too Many Requests: why").after(Duration::from_secs(7));
+        assert_eq!(of(429, Some("7")).unwrap_err(), busy);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = humantime::parse_rfc3339("1994-11-06T08:49:30Z").unwrap();
+        let date = headers(Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(7)));
+        assert_eq!(
+            retry_after(&headers(Some("99999999")), now),
+            Some(Duration::from_hours(24))
+        );
+        assert_eq!(retry_after(&headers(Some("soon")), now), None);
+        assert_eq!(retry_after(&headers(None), now), None);
+    }
+
+    #[test]
+    fn only_http_urls_are_taken() {
+        assert!(Http::new("http://127.0.0.1:3000/jobs", 1).is_ok());
+        for url in ["https://a/", "a", "http://"] {
+            assert!(Http::new(url, 1).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! What can go wrong with a call, as data: the inverse of the broker's mapping from its errors to gRPC.
+
+use std::{collections::HashMap, error::Error as StdError, fmt, time::Duration};
+
+use bananas_proto::{
+    metadata::{EXISTING_JOB_ID, OUTCOME, OUTCOME_NOT_APPLIED},
+    reason,
+    v1::ItemError,
+};
+use tonic::{Code, Status, TimeoutExpired};
+use tonic_types::StatusExt;
+
+use crate::{connection::ConnectFailed, reason::Reason};
+
+/// The result of a call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A field of the request that the broker did not accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldViolation {
+    /// Its path, for example `job.priority`.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+/// A call, or one item of a batch, that failed.
+///
+/// [`Error::is_outcome_unknown`] is the question that matters most: if it is true, the call may have been applied. Repeating it
+/// with the same ids is always safe.
+#[derive(Clone)]
+pub struct Error(Box<Detail>);
+
+#[derive(Clone)]
+struct Detail {
+    code: Code,
+    reason: Option<Reason>,
+    message: String,
+    violations: Vec<FieldViolation>,
+    retry_after: Option<Duration>,
+    metadata: HashMap<String, String>,
+    reached_broker: bool,
+    outcome_unknown: bool,
+}
+
+impl Error {
+    fn new(code: Code, reason: Option<Reason>, message: String) -> Self {
+        Self(Box::new(Detail {
+            code,
+            reason,
+            message,
+            violations: Vec::new(),
+            retry_after: None,
+            metadata: HashMap::new(),
+            reached_broker: true,
+            outcome_unknown: leaves_outcome_unknown(code),
+        }))
+    }
+
+    /// An argument that this library refused before it sent anything.
+    pub fn invalid_argument(field: impl Into<String>, description: impl Into<String>) -> Self {
+        let (field, description) = (field.into(), description.into());
+        let mut error = Self::new(
+            Code::InvalidArgument,
+            Some(Reason::InvalidField),
+            format!("{field}: {description}"),
+        );
+        error.0.violations.push(FieldViolation { field, description });
+        error
+    }
+
+    /// The time for the call is up. The broker may still have done it, unless nothing was sent.
+    pub(crate) fn deadline_exceeded(was_sent: bool) -> Self {
+        let mut error = Self::new(Code::DeadlineExceeded, None, "the time for the call is up".to_owned());
+        error.0.outcome_unknown = was_sent;
+        error
+    }
+
+    /// The call ended without an answer on this side.
+    pub(crate) fn interrupted(message: &str) -> Self {
+        Self::new(Code::Unavailable, None, message.to_owned())
+    }
+
+    /// The broker answered something that its API does not allow.
+    pub(crate) fn protocol(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, None, message.into())
+    }
+
+    /// An earlier attempt of the same call may have been applied.
+    pub(crate) fn with_outcome_unknown(mut self, unknown: bool) -> Self {
+        self.0.outcome_unknown |= unknown;
+        self
+    }
+
+    /// The call changes nothing, so there is nothing to wonder about.
+    pub(crate) fn of_read(mut self) -> Self {
+        self.0.outcome_unknown = false;
+        self
+    }
+
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// Why, where the broker said so. None for errors of the connection and of this library.
+    pub fn reason(&self) -> Option<Reason> {
+        self.0.reason
+    }
+
+    /// For people.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The fields that were not accepted. Empty unless the reason is [`Reason::InvalidField`].
+    pub fn field_violations(&self) -> &[FieldViolation] {
+        &self.0.violations
+    }
+
+    /// Not worth another try before this has passed.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// What else the broker said about it.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.0.metadata.get(key).map(String::as_str)
+    }
+
+    /// The job that lives under the unique key, for [`Reason::DuplicateJob`].
+    pub fn existing_job_id(&self) -> Option<&str> {
+        self.metadata(EXISTING_JOB_ID)
+    }
+
+    /// The call may or may not have been applied. False: it certainly was not.
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.0.outcome_unknown
+    }
+
+    /// No connection to the broker could be made: nothing was sent.
+    pub fn is_unreachable(&self) -> bool {
+        !self.0.reached_broker
+    }
+
+    /// The same call, with the same ids, may succeed later. The client has retried it already, as long as its deadline allowed.
+    pub fn is_retryable(&self) -> bool {
+        match self.0.code {
+            Code::Unavailable | Code::DeadlineExceeded => true,
+            // Without a word about when, it is a bound of the request, not of the moment.
+            Code::ResourceExhausted => {
+                self.0.retry_after.is_some()
+                    || matches!(self.0.reason, Some(Reason::StoreOutOfMemory | Reason::Overloaded))
+            }
+            Code::Aborted => self.0.reason == Some(Reason::HeartbeatTimeout),
+            _ => false,
+        }
+    }
+}
+
+fn leaves_outcome_unknown(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal
+    )
+}
+
+fn source_of<E: StdError + 'static>(status: &Status) -> Option<&E> {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        source = error.source();
+    }
+    None
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        // A status with a source was made on this side: the transport failed, and the codes that it comes with vary by the way it did.
+        if let Some(failed) = source_of::<ConnectFailed>(&status) {
+            let mut error = Self::new(Code::Unavailable, None, failed.to_string());
+            error.0.reached_broker = false;
+            error.0.outcome_unknown = false;
+            return error;
+        }
+        if source_of::<TimeoutExpired>(&status).is_some() {
+            return Self::deadline_exceeded(true);
+        }
+        if let Some(source) = status.source() {
+            let mut last = source;
+            while let Some(deeper) = last.source() {
+                last = deeper;
+            }
+            return Self::interrupted(&format!("the connection to the broker broke: {last}"));
+        }
+
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == reason::DOMAIN);
+        let mut error = Self::new(
+            status.code(),
+            info.map(|info| Reason::from_name(&info.reason)),
+            status.message().to_owned(),
+        );
+        if let Some(info) = info {
+            error.0.metadata.clone_from(&info.metadata);
+            if error.metadata(OUTCOME) == Some(OUTCOME_NOT_APPLIED) {
+                error.0.outcome_unknown = false;
+            }
+        }
+        if let Some(bad) = details.bad_request() {
+            error.0.violations = bad
+                .field_violations
+                .iter()
+                .map(|v| FieldViolation {
+                    field: v.field.clone(),
+                    description: v.description.clone(),
+                })
+                .collect();
+        }
+        error.0.retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+        error
+    }
+}
+
+impl From<ItemError> for Error {
+    fn from(item: ItemError) -> Self {
+        let reason = (!item.reason.is_empty()).then(|| Reason::from_name(&item.reason));
+        Self::new(Code::from_i32(item.code), reason, item.message)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = self.0.reason {
+            write!(f, "{reason}: ")?;
+        }
+        if self.0.message.is_empty() {
+            f.write_str(self.0.code.description())
+        } else {
+            f.write_str(&self.0.message)
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("code", &self.0.code)
+            .field("reason", &self.0.reason)
+            .field("message", &self.0.message)
+            .field("violations", &self.0.violations)
+            .field("retry_after", &self.0.retry_after)
+            .field("outcome_unknown", &self.0.outcome_unknown)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for Error {}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_of_the_wire_maps_back() {
+        assert_eq!(Reason::ALL.len(), reason::ALL.len());
+        for name in reason::ALL {
+            let mut details = ErrorDetails::with_error_info(*name, reason::DOMAIN, HashMap::new());
+            details.set_retry_info(Some(Duration::from_millis(1500)));
+            let error = Error::from(Status::with_error_details(Code::Unavailable, "why", details));
+            let typed = error.reason().unwrap();
+            assert_eq!(typed.name(), *name);
+            assert_ne!(typed, Reason::Unknown);
+            assert_eq!(error.retry_after(), Some(Duration::from_millis(1500)));
+
+            let item = ItemError {
+                code: Code::NotFound.into(),
+                reason: (*name).to_owned(),
+                message: "why".to_owned(),
+            };
+            let error = Error::from(item);
+            assert_eq!((error.reason(), error.code()), (Some(typed), Code::NotFound));
+            assert_eq!(error.to_string(), format!("{name}: why"));
+        }
+    }
+
+    #[test]
+    fn a_reason_of_another_domain_is_not_ours() {
+        let details = ErrorDetails::with_error_info("LEASE_LOST", "example.com", HashMap::new());
+        assert_eq!(
+            Error::from(Status::with_error_details(Code::Internal, "", details)).reason(),
+            None
+        );
+        assert_eq!(Reason::from_name("NEWER_THAN_THIS_CLIENT"), Reason::Unknown);
+    }
+
+    #[test]
+    fn a_refused_field_is_named() {
+        let mut details = ErrorDetails::with_bad_request_violation("job.priority", "above 9");
+        details.set_error_info(reason::INVALID_FIELD, reason::DOMAIN, HashMap::new());
+        let error = Error::from(Status::with_error_details(
+            Code::InvalidArgument,
+            "job.priority: above 9",
+            details,
+        ));
+        assert_eq!(error.field_violations()[0].field, "job.priority");
+        assert!(!error.is_outcome_unknown() && !error.is_retryable());
+    }
+
+    fn with_metadata(code: Code, reason: &str, key: &str, value: &str) -> Error {
+        let metadata = HashMap::from([(key.to_owned(), value.to_owned())]);
+        let details = ErrorDetails::with_error_info(reason, reason::DOMAIN, metadata);
+        Status::with_error_details(code, "why", details).into()
+    }
+
+    #[test]
+    fn a_duplicate_names_the_job_that_lives() {
+        let error = with_metadata(Code::AlreadyExists, reason::DUPLICATE_JOB, "existing_job_id", "7");
+        assert_eq!(error.existing_job_id(), Some("7"));
+    }
+
+    #[test]
+    fn the_broker_knows_best_whether_it_was_applied() {
+        for (outcome, unknown) in [("not_applied", false), ("unknown", true), ("of a later version", true)] {
+            let error = with_metadata(Code::Unavailable, reason::STORE_UNAVAILABLE, "outcome", outcome);
+            assert_eq!(
+                (error.is_outcome_unknown(), error.is_retryable()),
+                (unknown, true),
+                "{outcome}"
+            );
+        }
+    }
+
+    #[test]
+    fn outcome_and_retry_follow_the_code() {
+        for (code, unknown, retryable) in [
+            (Code::InvalidArgument, false, false),
+            (Code::FailedPrecondition, false, false),
+            (Code::ResourceExhausted, false, false),
+            (Code::NotFound, false, false),
+            (Code::Unavailable, true, true),
+            (Code::DeadlineExceeded, true, true),
+            (Code::Internal, true, false),
+        ] {
+            let error = Error::from(Status::new(code, "x"));
+            assert_eq!(
+                (error.is_outcome_unknown(), error.is_retryable()),
+                (unknown, retryable),
+                "{code:?}"
+            );
+        }
+        let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(1)));
+        assert!(Error::from(Status::with_error_details(Code::ResourceExhausted, "", details)).is_retryable());
+    }
+}

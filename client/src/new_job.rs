@@ -1,0 +1,211 @@
+//! What a producer asks for, built step by step.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use bananas_proto::v1::{JobSpec, job_spec::Start};
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::{error::Error, id::JobId, priority::Priority, wire::duration};
+pub use bananas_proto::v1::{OnConflict, RetryPolicy, UniqueScope};
+
+/// A job to enqueue. Bounds are checked by the broker, which names the field that is out of them.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use bananas_client::{NewJob, Priority};
+/// let job = NewJob::new("email", "send")
+///     .json(&serde_json::json!({ "to": "ada@example.com" }))?
+///     .priority(Priority::HIGH)
+///     .delay(Duration::from_secs(60))
+///     .label("tenant", "7");
+/// # Ok::<(), bananas_client::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    spec: JobSpec,
+    id: JobId,
+}
+
+impl NewJob {
+    /// A job for the handler `job_type` in the queue `routing_key`, with a new id and no payload.
+    pub fn new(routing_key: impl Into<String>, job_type: impl Into<String>) -> Self {
+        let spec = JobSpec {
+            routing_key: routing_key.into(),
+            job_type: job_type.into(),
+            ..JobSpec::default()
+        };
+        Self {
+            spec,
+            id: JobId::random(),
+        }
+    }
+
+    /// The same id again is the same job: it is stored once.
+    #[must_use]
+    pub fn id(mut self, id: JobId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// The id that the job has, or will have.
+    pub fn job_id(&self) -> JobId {
+        self.id
+    }
+
+    /// Opaque to the broker.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.spec.payload = payload.into();
+        self
+    }
+
+    /// `value` as JSON, with the content type that says so. Fails only if `value` cannot be JSON.
+    pub fn json<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, Error> {
+        let payload =
+            serde_json::to_vec(value).map_err(|error| Error::invalid_argument("job.payload", error.to_string()))?;
+        Ok(self.payload(payload).content_type("application/json"))
+    }
+
+    /// What the payload is.
+    #[must_use]
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.spec.content_type = content_type.into();
+        self
+    }
+
+    /// How urgent it is. Default 5.
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.spec.priority = priority.get().into();
+        self
+    }
+
+    /// Not before this long from now, by the clock of Redis. Replaces `run_at`.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.spec.start = Some(Start::Delay(duration(delay)));
+        self
+    }
+
+    /// Not before this moment. Replaces `delay`.
+    #[must_use]
+    pub fn run_at(mut self, run_at: SystemTime) -> Self {
+        self.spec.start = Some(Start::RunAt(run_at.into()));
+        self
+    }
+
+    /// EXPIRED if no worker has taken it by then.
+    #[must_use]
+    pub fn start_by(mut self, start_by: SystemTime) -> Self {
+        self.spec.start_by = Some(start_by.into());
+        self
+    }
+
+    /// The longest that one attempt may take. Default 5 min.
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.attempt_timeout = Some(duration(timeout));
+        self
+    }
+
+    /// What happens after a failed attempt. Fields that are 0 or unset take the broker's defaults.
+    #[must_use]
+    pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
+        self.spec.retry_policy = Some(policy);
+        self
+    }
+
+    /// Only one job with this key may live in the queue; a second one is answered with the first.
+    #[must_use]
+    pub fn unique(self, key: impl Into<String>) -> Self {
+        self.unique_by(key, UniqueScope::UntilSettled, OnConflict::ReturnExisting)
+    }
+
+    /// Only one job with this key may live in the queue: until when, and what a second one gets.
+    #[must_use]
+    pub fn unique_by(mut self, key: impl Into<String>, scope: UniqueScope, on_conflict: OnConflict) -> Self {
+        self.spec.unique = Some(bananas_proto::v1::Unique {
+            key: key.into(),
+            scope: scope.into(),
+            on_conflict: on_conflict.into(),
+        });
+        self
+    }
+
+    /// How long the settled job can be read.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.spec.retention = Some(duration(retention));
+        self
+    }
+
+    /// Travels with the job, to the worker.
+    #[must_use]
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.headers.insert(key.into(), value.into());
+        self
+    }
+
+    /// For people and filters.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.spec.labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// The queue that it goes to.
+    pub fn routing_key(&self) -> &str {
+        &self.spec.routing_key
+    }
+
+    pub(crate) fn headers_mut(&mut self) -> &mut HashMap<String, String> {
+        &mut self.spec.headers
+    }
+
+    /// As it goes on the wire.
+    pub fn into_spec(mut self) -> JobSpec {
+        self.spec.job_id = self.id.to_string();
+        self.spec
+    }
+}
+
+impl TryFrom<JobSpec> for NewJob {
+    type Error = Error;
+
+    /// A job without an id gets one. Fails if its id is not a UUID.
+    fn try_from(spec: JobSpec) -> Result<Self, Error> {
+        let id = if spec.job_id.is_empty() {
+            JobId::random()
+        } else {
+            spec.job_id.parse()?
+        };
+        Ok(Self { spec, id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_keeps_its_id_and_last_start() {
+        let job = NewJob::new("q", "t")
+            .run_at(SystemTime::UNIX_EPOCH)
+            .delay(Duration::from_millis(1500));
+        let id = job.job_id();
+        let spec = job.into_spec();
+        assert_eq!(spec.job_id, id.to_string());
+        assert_eq!(
+            spec.start,
+            Some(Start::Delay(prost_types::Duration {
+                seconds: 1,
+                nanos: 500_000_000
+            }))
+        );
+        assert_eq!(NewJob::try_from(spec).unwrap().job_id(), id);
+    }
+}

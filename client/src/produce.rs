@@ -1,0 +1,155 @@
+//! Enqueuing: one job, many, or all or none.
+
+use std::time::Duration;
+
+use bananas_proto::v1::{EnqueueResponse, EnqueueResult};
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::{
+    client::Client,
+    combine::Combiner,
+    enqueue_calls::EnqueueCalls,
+    error::{Error, Result},
+    id::JobId,
+    new_job::NewJob,
+    retry::{Repeat, within},
+    wire::{EncodedJobs, encode_job},
+};
+
+/// The job is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Enqueued {
+    /// Its id; that of the job which lives already, if deduplicated.
+    pub job_id: JobId,
+    /// The job was there before; nothing was stored. Also true if an earlier attempt of this call stored it and its answer was lost.
+    pub deduplicated: bool,
+}
+
+impl Client {
+    /// Stores one job. When it returns, the job is stored.
+    ///
+    /// Jobs that other tasks enqueue at the same time travel in the same call (see [`crate::ClientBuilder::combine`]). A caller that
+    /// is dropped does not take back its job. Retried with the same id until the timeout.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
+        let id = job.job_id();
+        let encoded = self.encode(job);
+        let deadline = self.deadline(Duration::ZERO);
+        let Some(combiner) = self.combiner() else {
+            let attempt = || async {
+                let mut jobs = EncodedJobs::with_capacity(1);
+                jobs.push(encoded.clone());
+                let EnqueueResponse { job_id, deduplicated } = self.calls().one(jobs, deadline).await?;
+                enqueued(
+                    id,
+                    EnqueueResult {
+                        job_id,
+                        deduplicated,
+                        error: None,
+                    },
+                )
+            };
+            return self
+                .attempts(Repeat::Always, deadline, Some(self.budget()), attempt)
+                .await;
+        };
+        // However many jobs try again, they travel in few calls: no budget is needed.
+        let attempts = self.attempts(Repeat::Always, deadline, None, || async {
+            let shared = Instant::now() + self.shared.timeout;
+            // A caller in a hurry does not hurry those who travel with it.
+            let end = if self.timeout < self.shared.timeout {
+                shared
+            } else {
+                deadline.min(shared)
+            };
+            enqueued(id, combiner.enqueue(encoded.clone(), end).await?)
+        });
+        if self.timeout < self.shared.timeout {
+            return within(deadline, attempts).await;
+        }
+        attempts.await
+    }
+
+    /// Stores all of the jobs or none. They must have one routing key and fit into one call. The answers are in order.
+    pub async fn enqueue_atomic(&self, jobs: impl IntoIterator<Item = NewJob>) -> Result<Vec<Enqueued>> {
+        let deadline = self.deadline(Duration::ZERO);
+        let mut ids = Vec::new();
+        let mut encoded = EncodedJobs::default();
+        for job in jobs {
+            ids.push(job.job_id());
+            encoded.push(self.encode(job));
+        }
+        encoded.set_atomic();
+        let attempt = || async {
+            let answer = self.calls().many(encoded.clone(), deadline).await?;
+            if answer.results.len() != ids.len() {
+                return Err(Error::protocol("the broker did not answer every job"));
+            }
+            ids.iter()
+                .zip(answer.results)
+                .map(|(id, result)| enqueued(*id, result))
+                .collect()
+        };
+        self.attempts(Repeat::Always, deadline, Some(self.budget()), attempt)
+            .await
+    }
+
+    pub(crate) fn encode(&self, mut job: NewJob) -> Bytes {
+        if let Some(provider) = &self.shared.headers {
+            provider(job.headers_mut());
+        }
+        encode_job(&job.into_spec())
+    }
+
+    pub(crate) fn calls(&self) -> EnqueueCalls {
+        EnqueueCalls::new(self.shared.channel.clone(), self.shared.settings.max_answer_bytes)
+    }
+
+    /// None: combining is off, or the runtime that it ran on is gone.
+    fn combiner(&self) -> Option<&Combiner> {
+        let combiner = self
+            .shared
+            .combiner
+            .as_ref()?
+            .get_or_init(|| Combiner::start(self.calls()));
+        (!combiner.is_closed()).then_some(combiner)
+    }
+}
+
+pub(crate) fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
+    match result.error {
+        Some(mut error) => {
+            error.message = without_index(&error.message);
+            Err(error.into())
+        }
+        None if result.deduplicated => Ok(Enqueued {
+            job_id: result.job_id.parse()?,
+            deduplicated: true,
+        }),
+        None => Ok(Enqueued {
+            job_id: id,
+            deduplicated: false,
+        }),
+    }
+}
+
+/// `jobs[3].priority` is `job.priority` to the caller of one job: its place in the call means nothing to it.
+fn without_index(message: &str) -> String {
+    let own = message.strip_prefix("jobs[").and_then(|rest| rest.split_once(']'));
+    match own {
+        Some((index, rest)) if index.bytes().all(|byte| byte.is_ascii_digit()) => format!("job{rest}"),
+        _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_item_is_not_known_by_its_place() {
+        assert_eq!(without_index("jobs[17].priority is above 9"), "job.priority is above 9");
+        assert_eq!(without_index("jobs[x]"), "jobs[x]");
+        assert_eq!(without_index("the queue is full"), "the queue is full");
+    }
+}

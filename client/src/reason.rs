@@ -1,0 +1,88 @@
+//! Why a broker refuses something: the reasons of the wire as an enum. The list must be that of the proto crate; a test compares.
+
+use std::fmt;
+
+use bananas_proto::reason;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:ident),* $(,)?) => {
+        /// Why the broker refused something: `google.rpc.ErrorInfo.reason`, typed. docs/errors.md has the remedy for each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+            /// A reason that this version of the client does not know. [`Error::code`](crate::Error::code) still says what kind it is.
+            Unknown,
+        }
+
+        impl Reason {
+            /// Every reason that this client knows.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The reason of this name; [`Reason::Unknown`] for one of a newer broker.
+            pub fn from_name(name: &str) -> Self {
+                match name {
+                    $(reason::$name => Self::$variant,)*
+                    _ => Self::Unknown,
+                }
+            }
+
+            /// The name on the wire.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => reason::$name,)*
+                    Self::Unknown => "UNKNOWN",
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field is out of bounds; [`Error::field_violations`](crate::Error::field_violations) names it.
+    InvalidField = INVALID_FIELD,
+    /// The payload or result is larger than the broker allows.
+    PayloadTooLarge = PAYLOAD_TOO_LARGE,
+    /// Too many items or bytes in one batch.
+    BatchTooLarge = BATCH_TOO_LARGE,
+    /// The lease token was not made by a broker.
+    MalformedToken = MALFORMED_TOKEN,
+    /// The request id was used with another request before.
+    RequestIdReused = REQUEST_ID_REUSED,
+    /// An atomic batch names more than one routing key.
+    CrossQueueAtomic = CROSS_QUEUE_ATOMIC,
+    /// The job never was, or its retention is over.
+    JobNotFound = JOB_NOT_FOUND,
+    /// No job was ever enqueued under this routing key.
+    QueueNotFound = QUEUE_NOT_FOUND,
+    /// A job lives under the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
+    DuplicateJob = DUPLICATE_JOB,
+    /// The lease is over; somebody else has the job. Drop the work.
+    LeaseLost = LEASE_LOST,
+    /// The lease was settled with another outcome before.
+    AlreadySettled = ALREADY_SETTLED,
+    /// The queue takes no jobs at present.
+    QueuePausedForEnqueue = QUEUE_PAUSED_FOR_ENQUEUE,
+    /// The broker saw no sign of life on the stream: reconnect.
+    HeartbeatTimeout = HEARTBEAT_TIMEOUT,
+    /// The time for the call was over before it was done. The outcome is unknown.
+    DeadlineExceeded = DEADLINE_EXCEEDED,
+    /// The broker has no such method: it is older than this client.
+    UnknownMethod = UNKNOWN_METHOD,
+    /// Redis is full.
+    StoreOutOfMemory = STORE_OUT_OF_MEMORY,
+    /// The broker is at its limits.
+    Overloaded = OVERLOADED,
+    /// Redis cannot be reached. The outcome is unknown.
+    StoreUnavailable = STORE_UNAVAILABLE,
+    /// This broker stops; another may serve.
+    ShuttingDown = SHUTTING_DOWN,
+    /// A defect of the broker; its log has the details.
+    Bug = BUG,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

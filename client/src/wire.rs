@@ -1,0 +1,117 @@
+//! Jobs in their encoded form. A job is encoded once, by the task that enqueues it; batching, sending and repeating only
+//! pass the bytes on.
+
+use std::time::Duration;
+
+use bananas_proto::v1::JobSpec;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::{
+    DecodeError, Message,
+    encoding::{DecodeContext, WireType, message, skip_field},
+};
+
+/// Field number of `EnqueueRequest.job` and of `BatchEnqueueRequest.jobs`: the same, so one encoding serves both.
+const JOB_FIELD: u32 = 1;
+/// `BatchEnqueueRequest.atomic = true`.
+const ATOMIC: &[u8] = &[2 << 3, 1];
+
+/// A job as a field of a request: key, length, body.
+pub(crate) fn encode_job(spec: &JobSpec) -> Bytes {
+    let mut buffer = BytesMut::with_capacity(message::encoded_len(JOB_FIELD, spec));
+    message::encode(JOB_FIELD, spec, &mut buffer);
+    buffer.freeze()
+}
+
+/// A request of jobs that are encoded already.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EncodedJobs {
+    parts: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl EncodedJobs {
+    pub(crate) fn with_capacity(jobs: usize) -> Self {
+        Self {
+            parts: Vec::with_capacity(jobs),
+            bytes: 0,
+        }
+    }
+
+    pub(crate) fn push(&mut self, job: Bytes) {
+        self.bytes += job.len();
+        self.parts.push(job);
+    }
+
+    pub(crate) fn set_atomic(&mut self) {
+        self.push(Bytes::from_static(ATOMIC));
+    }
+}
+
+impl Message for EncodedJobs {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        for part in &self.parts {
+            buf.put_slice(part);
+        }
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        // Only ever sent.
+        skip_field(wire_type, tag, buf, ctx)
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.bytes
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// As the API writes durations; what is longer than it can say becomes the longest.
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
+    duration.try_into().unwrap_or(prost_types::Duration {
+        seconds: i64::MAX,
+        nanos: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bananas_proto::v1::{BatchEnqueueRequest, EnqueueRequest};
+
+    use super::*;
+
+    #[test]
+    fn encoded_jobs_are_the_requests_of_the_api() {
+        let spec = JobSpec {
+            routing_key: "q".into(),
+            payload: vec![7; 300].into(),
+            ..JobSpec::default()
+        };
+        let mut one = EncodedJobs::default();
+        one.push(encode_job(&spec));
+        assert_eq!(
+            one.encode_to_vec(),
+            EnqueueRequest {
+                job: Some(spec.clone())
+            }
+            .encode_to_vec()
+        );
+
+        let mut two = one.clone();
+        two.push(encode_job(&JobSpec::default()));
+        two.set_atomic();
+        let request = BatchEnqueueRequest {
+            jobs: vec![spec, JobSpec::default()],
+            atomic: true,
+        };
+        assert_eq!(two.encode_to_vec(), request.encode_to_vec());
+    }
+}

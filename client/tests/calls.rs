@@ -1,0 +1,295 @@
+//! How calls travel: combined, repeated, cut off. Against a fake broker that answers as each test needs.
+#![allow(clippy::unwrap_used, reason = "everything here is part of a test")]
+
+mod fake_broker;
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use bananas_client::{Client, Detail, Enqueued, JobId, LeaseToken, NewJob, Reason, Result};
+use bananas_proto::server::ItemError;
+use bytes::Bytes;
+use fake_broker::{Running, refusal};
+use futures_util::future::join_all;
+use tonic::Code;
+
+fn client(broker: &Running) -> Client {
+    Client::builder()
+        .addresses(broker.address.to_string())
+        .build_lazy()
+        .unwrap()
+}
+
+fn job(job_type: &str) -> NewJob {
+    NewJob::new("q", job_type).payload("{}")
+}
+
+fn spawn_enqueue(client: &Client, job_type: &str) -> tokio::task::JoinHandle<Result<Enqueued>> {
+    let (client, job) = (client.clone(), job(job_type));
+    tokio::spawn(async move { client.enqueue(job).await })
+}
+
+/// Two calls are in flight and not answered: what is enqueued now has to wait.
+async fn with_calls_in_flight(broker: &Running, client: &Client) -> Vec<tokio::task::JoinHandle<Result<Enqueued>>> {
+    broker.fake.gate.forget_permits(usize::MAX);
+    let mut tasks = Vec::new();
+    for count in 1..=2 {
+        tasks.push(spawn_enqueue(client, "t"));
+        broker.saw_calls(count).await;
+    }
+    tasks
+}
+
+async fn until_polled() {
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn jobs_that_wait_travel_in_one_call() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    let mut tasks = with_calls_in_flight(&broker, &client).await;
+    tasks.extend((0..200).map(|_| spawn_enqueue(&client, "t")));
+    until_polled().await;
+    broker.fake.gate.add_permits(100);
+    for result in join_all(tasks).await {
+        assert!(!result.unwrap().unwrap().deduplicated);
+    }
+    let sizes: Vec<usize> = broker.calls().iter().map(|call| call.jobs.len()).collect();
+    assert_eq!(sizes, [1, 1, 200]);
+}
+
+#[tokio::test]
+async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    let error = ItemError {
+        code: 3,
+        reason: "PAYLOAD_TOO_LARGE".into(),
+        message: "job.payload".into(),
+    };
+    *broker.fake.bad_job.lock().unwrap() = Some(("bad".into(), error));
+    let first = with_calls_in_flight(&broker, &client).await;
+    let (good, bad, gone) = (
+        spawn_enqueue(&client, "t"),
+        spawn_enqueue(&client, "bad"),
+        spawn_enqueue(&client, "t"),
+    );
+    until_polled().await;
+    gone.abort();
+    broker.fake.gate.add_permits(100);
+    assert!(good.await.unwrap().is_ok());
+    assert_eq!(bad.await.unwrap().unwrap_err().reason(), Some(Reason::PayloadTooLarge));
+    assert!(gone.await.unwrap_err().is_cancelled());
+    for task in first {
+        assert!(task.await.unwrap().is_ok());
+    }
+    assert_eq!(broker.calls().len(), 3);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_large_goes_in_halves() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    *broker.fake.max_batch_jobs.lock().unwrap() = 30;
+    let mut tasks = with_calls_in_flight(&broker, &client).await;
+    tasks.extend((0..100).map(|_| spawn_enqueue(&client, "t")));
+    until_polled().await;
+    broker.fake.gate.add_permits(100);
+    for result in join_all(tasks).await {
+        result.unwrap().unwrap();
+    }
+    let sizes: Vec<usize> = broker.calls().iter().skip(2).map(|call| call.jobs.len()).collect();
+    assert_eq!(sizes, [100, 50, 25, 25, 50, 25, 25]);
+}
+
+#[tokio::test]
+async fn what_may_succeed_later_is_sent_again_with_the_same_id() {
+    for combine in [true, false] {
+        let broker = Running::start().await;
+        let client = Client::builder()
+            .addresses(broker.address.to_string())
+            .combine(combine)
+            .build_lazy()
+            .unwrap();
+        broker
+            .fake
+            .failures
+            .lock()
+            .unwrap()
+            .push_back(refusal(Code::Unavailable, "STORE_UNAVAILABLE"));
+        let job = job("t");
+        let id = job.job_id();
+        assert_eq!(client.enqueue(job).await.unwrap().job_id, id);
+        let ids: Vec<String> = broker
+            .calls()
+            .into_iter()
+            .map(|call| call.jobs[0].job_id.clone())
+            .collect();
+        assert_eq!(ids, [id.to_string(), id.to_string()]);
+    }
+}
+
+#[tokio::test]
+async fn only_the_items_that_failed_are_sent_again() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    let error = ItemError {
+        code: 8,
+        reason: "OVERLOADED".into(),
+        message: String::new(),
+    };
+    *broker.fake.bad_job.lock().unwrap() = Some(("slow".into(), error));
+    broker.fake.gate.forget_permits(usize::MAX);
+    let batch = tokio::spawn(async move { client.enqueue_batch([job("t"), job("slow"), job("t")]).await });
+    broker.fake.gate.add_permits(1);
+    broker.saw_calls(2).await;
+    *broker.fake.bad_job.lock().unwrap() = None;
+    broker.fake.gate.add_permits(1);
+    assert!(batch.await.unwrap().iter().all(Result::is_ok));
+    let sizes: Vec<usize> = broker.calls().iter().map(|call| call.jobs.len()).collect();
+    assert_eq!(sizes, [3, 1]);
+}
+
+#[tokio::test]
+async fn a_large_batch_goes_in_several_calls_in_order() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    let jobs: Vec<NewJob> = (0..2500).map(|_| job("t")).collect();
+    let ids: Vec<_> = jobs.iter().map(NewJob::job_id).collect();
+    let results = client.enqueue_batch(jobs).await;
+    assert_eq!(results.into_iter().map(|r| r.unwrap().job_id).collect::<Vec<_>>(), ids);
+    let sizes: Vec<usize> = broker.calls().iter().map(|call| call.jobs.len()).collect();
+    assert_eq!(sizes, [1000, 1000, 500]);
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_less_in_one_call_gets_less() {
+    let broker = Running::start().await;
+    *broker.fake.max_batch_jobs.lock().unwrap() = 300;
+    let results = client(&broker).enqueue_batch((0..1000).map(|_| job("t"))).await;
+    assert!(results.len() == 1000 && results.iter().all(Result::is_ok));
+    let sizes: Vec<usize> = broker.calls().iter().map(|call| call.jobs.len()).collect();
+    assert_eq!(sizes, [1000, 500, 250, 250, 500, 250, 250]);
+}
+
+#[tokio::test]
+async fn a_lost_lease_is_never_tried_again() {
+    let broker = Running::start().await;
+    broker
+        .fake
+        .failures
+        .lock()
+        .unwrap()
+        .push_back(refusal(Code::FailedPrecondition, "LEASE_LOST"));
+    let token = LeaseToken::from(Bytes::from_static(b"token"));
+    let error = client(&broker).ack(&token, None).await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::LeaseLost));
+    assert!(!error.is_outcome_unknown());
+    assert_eq!(broker.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn the_deadline_travels_with_the_call_and_ends_it() {
+    let broker = Running::start().await;
+    broker.fake.gate.forget_permits(usize::MAX);
+    let client = client(&broker).with_timeout(Duration::from_millis(100));
+    let error = client.enqueue_atomic([job("t")]).await.unwrap_err();
+    assert!(error.code() == Code::DeadlineExceeded && error.is_outcome_unknown());
+    assert!(broker.calls()[0].timeout.is_some());
+    let error = client.enqueue(job("t")).await.unwrap_err();
+    assert!(error.code() == Code::DeadlineExceeded && error.is_outcome_unknown());
+}
+
+#[tokio::test]
+async fn waits_outlast_a_store_that_is_away_however_many_they_are() {
+    let broker = Running::start().await;
+    // More than any budget of retries.
+    broker.fake.failing_waits.store(500, Relaxed);
+    let client = client(&broker);
+    let wait = || client.wait_job("q", JobId::random(), Duration::from_mins(5), Detail::Brief);
+    for waited in join_all((0..250).map(|_| wait())).await {
+        assert!(waited.unwrap().settled);
+    }
+}
+
+#[tokio::test]
+async fn a_wait_ends_with_the_error_of_a_broker_that_stays_away() {
+    let broker = Running::start().await;
+    broker.fake.failing_waits.store(u32::MAX, Relaxed);
+    let client = client(&broker).with_timeout(Duration::from_millis(100));
+    let wait = client.wait_job("q", JobId::random(), Duration::from_millis(100), Detail::Brief);
+    let error = wait.await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::StoreUnavailable));
+    // A look changes nothing.
+    assert!(!error.is_outcome_unknown());
+}
+
+#[tokio::test]
+async fn an_unreachable_broker_is_not_an_unknown_outcome() {
+    let broker = Running::start().await;
+    let client = client(&broker).with_timeout(Duration::from_millis(200));
+    broker.kill().await;
+    let error = client.enqueue_atomic([job("t")]).await.unwrap_err();
+    assert!(error.is_unreachable() && !error.is_outcome_unknown(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_client_moves_on_to_the_next_broker() {
+    let (first, second) = (Running::start().await, Running::start().await);
+    let addresses = format!("{},{}", first.address, second.address);
+    let client = Client::builder().addresses(addresses).build_lazy().unwrap();
+    client.enqueue(job("t")).await.unwrap();
+    let (used, other) = if first.calls().is_empty() {
+        (second, first)
+    } else {
+        (first, second)
+    };
+    used.kill().await;
+    client.enqueue(job("t")).await.unwrap();
+    assert_eq!(other.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn headers_come_from_the_provider() {
+    let broker = Running::start().await;
+    let client = Client::builder()
+        .addresses(broker.address.to_string())
+        .header_provider(|headers| {
+            headers
+                .entry("traceparent".into())
+                .or_insert_with(|| "00-1-2-01".into());
+        })
+        .build_lazy()
+        .unwrap();
+    client.enqueue(job("t")).await.unwrap();
+    client.enqueue(job("t").header("traceparent", "mine")).await.unwrap();
+    let seen: Vec<String> = broker
+        .calls()
+        .iter()
+        .map(|call| call.jobs[0].headers["traceparent"].clone())
+        .collect();
+    assert_eq!(seen, ["00-1-2-01", "mine"]);
+}
+
+#[test]
+fn a_client_outlives_the_runtime_that_it_first_ran_on() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (first, second) = (runtime(), runtime());
+    let broker = first.block_on(Running::start());
+    let client = {
+        let _entered = first.enter();
+        client(&broker)
+    };
+    first.block_on(client.enqueue(job("t"))).unwrap();
+    drop(first);
+    // Its connection died with the runtime: the call fails, it does not hang or panic.
+    let result = second.block_on(client.with_timeout(Duration::from_millis(200)).enqueue(job("t")));
+    assert!(result.is_err());
+}

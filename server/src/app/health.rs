@@ -1,0 +1,52 @@
+//! `healthcheck`: what a container's health check runs, as its image has no other tool for gRPC.
+
+use super::complain;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+const UNREACHABLE: u8 = 3;
+
+/// 0 if it serves, 1 if it says that it does not, 3 if it cannot be reached.
+pub(super) async fn check(address: SocketAddr, service: String, timeout: Duration) -> ExitCode {
+    match tokio::time::timeout(timeout, ask(reachable(address), service)).await {
+        Ok(Ok(ServingStatus::Serving)) => ExitCode::SUCCESS,
+        Ok(Ok(state)) => {
+            complain(state.as_str_name());
+            ExitCode::FAILURE
+        }
+        Ok(Err(error)) => {
+            complain(&format!("{address}: {error:#}"));
+            ExitCode::from(UNREACHABLE)
+        }
+        Err(_) => {
+            complain(&format!(
+                "{address}: no answer within {}",
+                humantime::format_duration(timeout)
+            ));
+            ExitCode::from(UNREACHABLE)
+        }
+    }
+}
+
+async fn ask(address: SocketAddr, service: String) -> anyhow::Result<ServingStatus> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    match HealthClient::new(channel).check(HealthCheckRequest { service }).await {
+        Ok(answer) => Ok(answer.into_inner().status()),
+        Err(status) if status.code() == tonic::Code::NotFound => Ok(ServingStatus::ServiceUnknown),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// A broker that listens everywhere is asked over loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (Ipv6Addr::LOCALHOST, v6.port()).into(),
+        address => address,
+    }
+}

@@ -1,0 +1,129 @@
+//! From a command to an exit code. What a broker is made of and in which order it starts and ends stands in `serve`.
+
+mod health;
+mod options;
+mod serve;
+mod signals;
+
+use crate::cli::{Cli, Command, ConfigCommand, Output};
+use crate::config::{self, Config, Environment};
+use crate::dev;
+use clap::CommandFactory;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// The configuration is not valid (EX_CONFIG of sysexits.h, which systemd shows by name).
+const INVALID_CONFIG: u8 = 78;
+/// Tasks that have not ended when the program has are given this long.
+const RUNTIME_END: Duration = Duration::from_millis(500);
+
+/// Does what the command says.
+pub fn run(command: Command, environment: &Environment) -> ExitCode {
+    match execute(command, environment) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("error: {}", explain(&error)));
+            if error.is::<config::ConfigError>() {
+                ExitCode::from(INVALID_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn execute(command: Command, environment: &Environment) -> anyhow::Result<ExitCode> {
+    let (path, overrides) = command.sources();
+    let load = || Config::load(environment, path.as_deref(), &overrides);
+    match command {
+        Command::Serve(_) => serve(load()?, None, environment),
+        Command::Dev(dev) => serve(load()?, Some(dev.options()), environment),
+        Command::Healthcheck(check) => {
+            let address = check
+                .address
+                .map_or_else(|| load().map(|config| config.grpc.listen), Ok)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(health::check(address, check.service, check.timeout)))
+        }
+        Command::Config(ConfigCommand::Show { output, .. }) => {
+            let config = load()?;
+            print(&match output {
+                Output::Table => config.show(),
+                Output::Json => config.show_json() + "\n",
+            })
+        }
+        Command::Config(ConfigCommand::Check { .. }) => {
+            for warning in load()?.warnings() {
+                complain(&format!("warning: {warning}"));
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Config(ConfigCommand::Defaults) => print(config::DEFAULT_FILE),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "bananas-broker", &mut text);
+            print(&String::from_utf8_lossy(&text))
+        }
+        Command::Man { dir: Some(dir) } => write_manual(&dir),
+        Command::Man { dir: None } => {
+            let mut text = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+            print(&String::from_utf8_lossy(&text))
+        }
+    }
+}
+
+fn serve(config: Config, dev: Option<dev::Options>, environment: &Environment) -> anyhow::Result<ExitCode> {
+    let threads = match config.runtime.worker_threads {
+        // Redis works on one core; a broker needs less than that for the same jobs, and threads that share work cost more than they bring.
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
+        threads => threads,
+    };
+    let runtime = match threads {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        threads => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build()?,
+    };
+    let ended = runtime.block_on(serve::until_signalled(config, dev, environment));
+    runtime.shutdown_timeout(RUNTIME_END);
+    ended
+}
+
+fn write_manual(directory: &Path) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(Cli::command(), directory)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that stopped reading (`| head`) is no failure of ours.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// The error and its causes, without those that the one above has quoted already.
+fn explain(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .fold(String::new(), |text, cause| {
+            if text.is_empty() {
+                cause
+            } else if text.contains(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        })
+}
+
+fn complain(text: &str) {
+    // Nobody is left to be told if standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,346 @@
+//! Kinds of values that a setting can have: how each is read from text and shown again.
+
+use secrecy::{ExposeSecret, SecretString};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A type that a setting can have. Every source (file, environment, flag) yields text, so there is one way in.
+pub trait Value: Sized {
+    /// What to write, as said in error messages and in the documentation.
+    const KIND: &'static str;
+    /// Whether the value is kept out of everything that is shown, and may come from a file that `<name>_file` names.
+    const SECRET: bool = false;
+    /// Whether it is written in TOML without quotes.
+    const BARE: bool = false;
+    /// Reads it; the error says what is wrong, without repeating the value.
+    fn parse(text: &str) -> Result<Self, String>;
+    /// Writes it so that [`Value::parse`] reads the same, unless it is secret.
+    fn show(&self) -> String;
+}
+
+macro_rules! number {
+    ($($number:ty = $kind:literal),*) => {$(
+        impl Value for $number {
+            const KIND: &'static str = $kind;
+            const BARE: bool = true;
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| format!("not {}", $kind))
+            }
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+number!(
+    u32 = "a whole number",
+    usize = "a whole number",
+    u64 = "a whole number",
+    f64 = "a number"
+);
+
+impl Value for bool {
+    const KIND: &'static str = "true or false";
+    const BARE: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err("not true or false".into()),
+        }
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for String {
+    const KIND: &'static str = "text";
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.into())
+    }
+    fn show(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Value for SocketAddr {
+    const KIND: &'static str = "an IP address and a port, such as 127.0.0.1:8080 or [::]:8080";
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("not {}", Self::KIND))
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for Duration {
+    const KIND: &'static str = "a duration such as 250ms, 30s, 5m or 1h30m";
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::ZERO);
+        }
+        humantime::parse_duration(text).map_err(|_| format!("not {}", Self::KIND))
+    }
+    fn show(&self) -> String {
+        humantime::format_duration(*self).to_string().replace(' ', "")
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// As an index type. A size beyond it is as good as none.
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+const BYTE_UNITS: [(&str, u64); 7] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("kB", 1_000),
+    ("B", 1),
+];
+
+impl Value for ByteSize {
+    const KIND: &'static str = "a size such as 64KiB, 4MiB or a number of bytes";
+    fn parse(text: &str) -> Result<Self, String> {
+        let unit = BYTE_UNITS
+            .into_iter()
+            .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, bytes)));
+        let (digits, bytes) = unit.unwrap_or((text, 1));
+        let count: Option<u64> = digits.trim_end().parse().ok();
+        count
+            .and_then(|count| count.checked_mul(bytes))
+            .map(Self)
+            .ok_or_else(|| format!("not {}", Self::KIND))
+    }
+    fn show(&self) -> String {
+        let unit = BYTE_UNITS[..3]
+            .iter()
+            .find(|(_, bytes)| self.0 >= *bytes && self.0.is_multiple_of(*bytes));
+        unit.map_or_else(
+            || self.0.to_string(),
+            |(unit, bytes)| format!("{}{unit}", self.0 / bytes),
+        )
+    }
+}
+
+/// A path, or nothing.
+impl Value for Option<PathBuf> {
+    const KIND: &'static str = "a path, or empty for none";
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+    fn show(&self) -> String {
+        self.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
+/// A secret, or nothing. Never shown.
+impl Value for Option<SecretString> {
+    const KIND: &'static str = "a secret, or empty for none";
+    const SECRET: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+    fn show(&self) -> String {
+        if self.is_some() {
+            "[redacted]".into()
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// Where Redis is. May carry a password, which is never shown.
+#[derive(Debug, Clone)]
+pub struct RedisUrl(SecretString);
+
+impl RedisUrl {
+    /// The whole URL, with a password if one was written there.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl Value for RedisUrl {
+    const KIND: &'static str = "redis://host:port/db, rediss://… (TLS) or unix:///path";
+    const SECRET: bool = true;
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.contains("$(") || text.contains("${") {
+            return Err("holds a variable that was never expanded: set the password apart, as REDIS_PASSWORD".into());
+        }
+        let schemes = ["redis://", "rediss://", "unix://", "redis+unix://"];
+        if !schemes.iter().any(|scheme| text.starts_with(scheme)) {
+            return Err(format!("not {}", Self::KIND));
+        }
+        if redis::parse_redis_url(text).is_none() {
+            let hint = "a password with characters that mean something in a URL goes apart, into REDIS_PASSWORD";
+            return Err(format!("not a valid URL; {hint}"));
+        }
+        Ok(Self(text.into()))
+    }
+    fn show(&self) -> String {
+        let url = self.expose();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        match rest.rsplit_once('@') {
+            Some((userinfo, host)) => {
+                let user = userinfo.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}:[redacted]@{host}")
+            }
+            None => without_query_secrets(url),
+        }
+    }
+}
+
+/// A unix URL may carry `?pass=`: nothing after the question mark is shown.
+fn without_query_secrets(url: &str) -> String {
+    match url.split_once('?') {
+        Some((url, query)) if query.contains("pass") => format!("{url}?[redacted]"),
+        _ => url.into(),
+    }
+}
+
+macro_rules! choice {
+    ($(#[$attribute:meta])* $name:ident { $($(#[$variant_attribute:meta])* $variant:ident = $text:literal),* } $other:expr) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_attribute])* $variant),* }
+
+        impl Value for $name {
+            const KIND: &'static str = concat!("one of" $(, " ", $text)*);
+            fn parse(text: &str) -> Result<Self, String> {
+                let other: fn(&str) -> Option<&'static str> = $other;
+                match text.to_ascii_lowercase().as_str() {
+                    $($text => Ok(Self::$variant),)*
+                    text => Err(other(text).map_or_else(|| format!("not {}", Self::KIND), String::from)),
+                }
+            }
+            fn show(&self) -> String {
+                match self { $(Self::$variant => $text.into()),* }
+            }
+        }
+    };
+}
+
+choice! {
+    /// How log lines are written.
+    LogFormat {
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// One JSON object per line.
+        Json = "json",
+        /// For people.
+        Text = "text"
+    } |_| None
+}
+
+choice! {
+    /// Where log lines go.
+    LogOutput {
+        /// Standard output.
+        Stdout = "stdout",
+        /// Standard error.
+        Stderr = "stderr",
+        /// The file that log.file names.
+        File = "file"
+    } |text| {
+        (text == "elasticsearch").then_some("the broker does not ship logs: write JSON to a file (log.output = \"file\") and let Filebeat or Vector ship it")
+    }
+}
+
+/// A level, or filter directives such as `info,bananas_broker::dispatch=debug`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLevel(pub String);
+
+impl Value for LogLevel {
+    const KIND: &'static str =
+        "error, warn, info, debug or trace, or directives such as info,bananas_broker::dispatch=debug";
+    fn parse(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let named = ["error", "warn", "info", "debug", "trace", "off"].contains(&lower.as_str());
+        let directives = text.contains('=') && text.parse::<tracing_subscriber::filter::Targets>().is_ok();
+        if named {
+            Ok(Self(lower))
+        } else if directives {
+            Ok(Self(text.into()))
+        } else {
+            Err(format!("not {}", Self::KIND))
+        }
+    }
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_are_shown_as_they_are_read() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("512", 512),
+            ("64KiB", 65_536),
+            ("4MiB", 4 << 20),
+            ("1MB", 1_000_000),
+            ("2 GiB", 2 << 30),
+        ] {
+            let size = ByteSize::parse(text).unwrap();
+            assert_eq!(size.0, bytes, "{text}");
+            assert_eq!(ByteSize::parse(&size.show()).unwrap(), size);
+        }
+        for text in ["", "MiB", "-1", "1.5MiB", "18446744073709551615GiB"] {
+            assert!(ByteSize::parse(text).is_err(), "{text}");
+        }
+        for text in ["250ms", "30s", "5m", "1h30m", "0", "0s", "off", "24h"] {
+            let duration = Duration::parse(text).unwrap();
+            assert_eq!(Duration::parse(&duration.show()).unwrap(), duration, "{text}");
+        }
+        for text in ["", "5", "-5s", "soon"] {
+            assert!(Duration::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_redis_url_never_shows_its_password() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+            ("redis://:hunter2@db:6379/1", "redis://:[redacted]@db:6379/1"),
+            ("rediss://app:hunter2@db:6380", "rediss://app:[redacted]@db:6380"),
+            (
+                "unix:///run/redis.sock?pass=hunter2",
+                "unix:///run/redis.sock?[redacted]",
+            ),
+        ] {
+            let parsed = RedisUrl::parse(url).unwrap();
+            assert_eq!(parsed.show(), shown);
+            assert!(!format!("{parsed:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_redis_url_that_cannot_work_is_refused_with_the_remedy() {
+        for url in [
+            "redis://:$(REDIS_PASSWORD)@redis:6379",
+            "redis://:p#ss/w@rd@host:6379",
+            "127.0.0.1:6379",
+            "http://x",
+        ] {
+            let error = RedisUrl::parse(url).unwrap_err();
+            assert!(
+                error.contains("REDIS_PASSWORD") || error.contains("redis://host"),
+                "{url}: {error}"
+            );
+        }
+    }
+}

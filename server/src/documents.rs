@@ -1,0 +1,18 @@
+//! Tests that keep generated pages of the tree equal to the code they are made from.
+
+use std::path::Path;
+
+/// Compares a file of the tree with what it should be; with `BANANAS_WRITE_DOCS=1` writes it instead.
+#[track_caller]
+pub(crate) fn compare_or_write(path: &str, expected: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    if std::env::var_os("BANANAS_WRITE_DOCS").is_some() {
+        std::fs::write(&file, expected).unwrap();
+        return;
+    }
+    let found = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{path} is not what the code says: run the tests once with BANANAS_WRITE_DOCS=1"
+    );
+}

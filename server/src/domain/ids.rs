@@ -1,0 +1,157 @@
+//! Names. A value of one of these types is valid: it was checked where it entered.
+//!
+//! The only place of the domain that is not pure: a new id has the time and random bits in it, a new nonce random bits. Nothing is decided by them.
+
+use std::{fmt, sync::Arc};
+
+use super::Error;
+
+/// Longest routing key and job type, in bytes.
+pub const NAME_MAX_BYTES: usize = 64;
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= NAME_MAX_BYTES
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $field:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks `text`: 1 to 64 of `[A-Za-z0-9_.-]`.
+            pub fn parse(text: &str) -> Result<Self, Error> {
+                if is_name(text) {
+                    Ok(Self(text.into()))
+                } else if text.is_empty() {
+                    Err(Error::invalid($field, "is required"))
+                } else {
+                    Err(Error::invalid($field, "must be 1 to 64 characters of A-Z a-z 0-9 _ . -"))
+                }
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of a queue. It has no brace in it, so it is safe as the hash tag of Redis keys.
+    RoutingKey,
+    "routing_key"
+);
+name!(
+    /// The name of a handler.
+    JobType,
+    "job_type"
+);
+
+/// A job's id: a UUID, as its 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub [u8; 16]);
+
+impl JobId {
+    /// Reads a hyphenated UUID.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.len() != 36 {
+            return Err(Error::invalid("job_id", "must be a hyphenated UUID"));
+        }
+        uuid::Uuid::try_parse(text)
+            .map(|id| Self(id.into_bytes()))
+            .map_err(|_| Error::invalid("job_id", "must be a hyphenated UUID"))
+    }
+
+    /// A new id, ordered by time (version 7).
+    pub fn new() -> Self {
+        Self(uuid::Uuid::now_v7().into_bytes())
+    }
+
+    /// From the bytes that a script returned.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl Default for JobId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The secret of one lease call: 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Nonce(pub [u8; 16]);
+
+impl Nonce {
+    /// A new secret from the operating system's random numbers (buffered per thread).
+    pub fn new() -> Self {
+        Self(uuid::Uuid::new_v4().into_bytes())
+    }
+}
+
+impl Default for Nonce {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonce(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_braces_spaces_or_colons_are_refused() {
+        for bad in ["", "a{b", "a}b", "a b", "a:b", "ä", "a\n", &"x".repeat(65)] {
+            assert!(RoutingKey::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in ["a", "A.b-c_9", &"x".repeat(64)] {
+            assert!(RoutingKey::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_id_is_a_hyphenated_uuid_and_nothing_else() {
+        let id = JobId::new();
+        assert_eq!(JobId::parse(&id.to_string()).unwrap(), id);
+        for bad in [
+            "",
+            "1",
+            "0190b5a0e0f47d1c8f2a0c1d2e3f4a5b",
+            "{0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5}",
+        ] {
+            assert!(JobId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

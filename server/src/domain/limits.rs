@@ -1,0 +1,143 @@
+//! Every bound of the API, and the defaults of a job. One place; `GetBrokerInfo` and the docs show them.
+
+use std::time::Duration;
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Jobs in one script call: keeps each call under a millisecond or two, and the Lua stack far from its bound of 8,000 values.
+pub const MAX_GROUP_ITEMS: usize = 512;
+/// Bytes in one script call.
+pub const MAX_GROUP_BYTES: usize = 4 << 20;
+/// Routing keys and job types of a selector, each.
+pub const MAX_SELECTOR_NAMES: usize = 64;
+/// Jobs of one Lease call.
+pub const MAX_LEASE_JOBS: u32 = 1_000;
+/// Bytes of one Lease call; below the 4 MiB that clients accept by default.
+pub const DEFAULT_LEASE_BYTES: u64 = 3 << 20;
+/// Bytes of one Lease call, at most.
+pub const MAX_LEASE_BYTES: u64 = 16 << 20;
+/// Jobs of a window.
+pub const MAX_WINDOW_JOBS: u32 = 10_000;
+/// Bytes of a window, default.
+pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
+/// Bytes of a window, at most.
+pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
+/// Tokens presented at a resume.
+pub const MAX_HELD_TOKENS: usize = 10_000;
+/// Leases, in milliseconds: shortest, shortest on a stream, default, longest.
+pub const LEASE_MS: (u64, u64, u64, u64) = (SECOND, 5 * SECOND, 30 * SECOND, 12 * HOUR);
+/// Longest long poll, in milliseconds.
+pub const MAX_WAIT_MS: u64 = MINUTE;
+/// WaitJob without a timeout, in milliseconds.
+pub const DEFAULT_WAIT_JOB_MS: u64 = 30 * SECOND;
+/// How far ahead a job may be scheduled, in milliseconds.
+pub const MAX_AHEAD_MS: u64 = 366 * DAY;
+/// Attempt timeout, in milliseconds: shortest, longest.
+pub const ATTEMPT_TIMEOUT_MS: (u64, u64) = (SECOND, DAY);
+/// Longest backoff, in milliseconds.
+pub const MAX_BACKOFF_MS: u64 = DAY;
+/// Longest retention, in milliseconds.
+pub const MAX_RETENTION_MS: u64 = 30 * DAY;
+/// Most attempts and losses.
+pub const MAX_ATTEMPTS: u32 = 1_000;
+/// Grace of a cancel, in milliseconds: shortest, default, longest.
+pub const CANCEL_GRACE_MS: (u64, u64, u64) = (SECOND, 30 * SECOND, HOUR);
+/// How long a Lease request id is remembered, in milliseconds.
+pub const REQUEST_ID_MS: u64 = MINUTE;
+/// Entries of a page: default, most.
+pub const PAGE: (u32, u32) = (100, 1_000);
+/// Headers: entries, bytes of a key, bytes of a value.
+pub const HEADERS: (usize, usize, usize) = (32, 128, 1_024);
+/// Labels of a job: entries, bytes of a key, bytes of a value.
+pub const LABELS: (usize, usize, usize) = (8, 64, 128);
+/// Bytes of a content type, a unique key and a failure type, each.
+pub const SHORT_TEXT_BYTES: usize = 128;
+/// Bytes of a cancel or pause reason and of a progress message, each.
+pub const REASON_BYTES: usize = 256;
+/// Failure.message and Failure.stack are cut at this many bytes.
+pub const FAILURE_BYTES: (usize, usize) = (4_096, 16_384);
+/// Bytes of a checkpoint.
+pub const CHECKPOINT_BYTES: usize = 65_536;
+/// Failure types that are not worth another attempt.
+pub const NON_RETRYABLE_TYPES: usize = 32;
+
+/// The bounds that an operator may set.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of one payload or result.
+    pub max_payload_bytes: usize,
+    /// Items of one batch.
+    pub max_batch_items: usize,
+    /// Bytes of one batch.
+    pub max_batch_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_payload_bytes: 1 << 20,
+            max_batch_items: 1_000,
+            max_batch_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What holds for a job that does not say otherwise, and how long things are kept.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Attempts before a job is DEAD.
+    pub max_attempts: u32,
+    /// Lost leases before a job is DEAD.
+    pub max_losses: u32,
+    /// Wait after the first failure.
+    pub initial_backoff: Duration,
+    /// Longest wait.
+    pub max_backoff: Duration,
+    /// Growth of the wait.
+    pub multiplier: f64,
+    /// Fraction of the wait that is added at random.
+    pub jitter: f64,
+    /// Longest attempt.
+    pub attempt_timeout: Duration,
+    /// How long a settled job's id is remembered.
+    pub dedupe_window: Duration,
+    /// How many settled ids are remembered per queue and window, at most.
+    pub dedupe_max_ids: u64,
+    /// Whether results are kept at all.
+    pub keep_results: bool,
+    /// How long a result is kept.
+    pub success_retention: Duration,
+    /// How long a cancelled or expired job is kept.
+    pub failure_retention: Duration,
+    /// How many settled jobs are kept per queue.
+    pub retained_max: u64,
+    /// How long a dead letter is kept.
+    pub dead_retention: Duration,
+    /// How many dead letters are kept per queue.
+    pub dead_max: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 10,
+            max_losses: 3,
+            initial_backoff: Duration::from_secs(2),
+            max_backoff: Duration::from_mins(10),
+            multiplier: 2.0,
+            jitter: 0.1,
+            attempt_timeout: Duration::from_mins(5),
+            dedupe_window: Duration::from_mins(1),
+            dedupe_max_ids: 1_000_000,
+            keep_results: true,
+            success_retention: Duration::from_hours(1),
+            failure_retention: Duration::from_hours(24),
+            retained_max: 10_000,
+            dead_retention: Duration::from_hours(168),
+            dead_max: 100_000,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What the broker is about, without clock, IO, Redis or gRPC: names that are valid once they exist, the record of a job, the state table.
+
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod record;
+pub mod state;
+pub mod token;
+
+pub use error::Error;
+pub use ids::{JobId, JobType, Nonce, RoutingKey};
+pub use limits::{Limits, Policy};
+pub use state::JobState;
+pub use token::LeaseToken;

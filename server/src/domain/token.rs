@@ -1,0 +1,106 @@
+//! The lease token: names the queue, the job and one lease of it. Opaque to everyone but this file.
+//!
+//! Layout: version (1), priority (1), length of the routing key (1), routing key, job id (16), nonce (16), lease time in milliseconds (6).
+//! Only id and nonce carry the right; priority and lease time are there for the metrics of whichever broker settles.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Error, JobId, Nonce, RoutingKey};
+
+const VERSION: u8 = 1;
+const FIXED: usize = 3 + 16 + 16 + 6;
+
+/// A lease token, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseToken {
+    /// The queue.
+    pub routing_key: RoutingKey,
+    /// The job.
+    pub job_id: JobId,
+    /// The secret of this lease.
+    pub nonce: Nonce,
+    /// The job's priority, 1 to 9.
+    pub priority: u8,
+    /// When the lease began, by the clock of Redis, in milliseconds.
+    pub leased_ms: u64,
+}
+
+impl LeaseToken {
+    /// The bytes that travel.
+    pub fn encode(routing_key: &RoutingKey, job_id: JobId, nonce: Nonce, priority: u8, leased_ms: u64) -> Bytes {
+        let key = routing_key.as_str().as_bytes();
+        let mut out = BytesMut::with_capacity(FIXED + key.len());
+        out.put_slice(&[VERSION, priority, key.len() as u8]);
+        out.put_slice(key);
+        out.put_slice(&job_id.0);
+        out.put_slice(&nonce.0);
+        out.put_slice(&leased_ms.to_be_bytes()[2..]);
+        out.freeze()
+    }
+
+    /// Reads what `encode` wrote; anything else is [`Error::MalformedToken`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let malformed = || Error::MalformedToken;
+        let (&[version, priority, key_len], rest) = bytes.split_first_chunk::<3>().ok_or_else(malformed)?;
+        if version != VERSION || !(1..=9).contains(&priority) || rest.len() != FIXED - 3 + usize::from(key_len) {
+            return Err(Error::MalformedToken);
+        }
+        let (key, rest) = rest.split_at(usize::from(key_len));
+        let key = std::str::from_utf8(key).map_err(|_| malformed())?;
+        let routing_key = RoutingKey::parse(key).map_err(|_| malformed())?;
+        let (id, rest) = rest.split_first_chunk::<16>().ok_or_else(malformed)?;
+        let (nonce, time) = rest.split_first_chunk::<16>().ok_or_else(malformed)?;
+        let leased_ms = time.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+        Ok(Self {
+            routing_key,
+            job_id: JobId(*id),
+            nonce: Nonce(*nonce),
+            priority,
+            leased_ms,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (LeaseToken, Bytes) {
+        let token = LeaseToken {
+            routing_key: RoutingKey::parse("email.eu-1").unwrap(),
+            job_id: JobId::new(),
+            nonce: Nonce::new(),
+            priority: 7,
+            leased_ms: 1_763_000_000_123,
+        };
+        let bytes = LeaseToken::encode(
+            &token.routing_key,
+            token.job_id,
+            token.nonce,
+            token.priority,
+            token.leased_ms,
+        );
+        (token, bytes)
+    }
+
+    #[test]
+    fn a_token_survives_the_wire() {
+        let (token, bytes) = sample();
+        assert_eq!(LeaseToken::decode(&bytes).unwrap(), token);
+        assert!(bytes.len() <= 128);
+    }
+
+    #[test]
+    fn a_token_of_any_other_length_or_version_is_malformed() {
+        let (_, bytes) = sample();
+        for cut in 0..bytes.len() {
+            assert_eq!(LeaseToken::decode(&bytes[..cut]), Err(Error::MalformedToken));
+        }
+        let mut longer = bytes.to_vec();
+        longer.push(0);
+        assert_eq!(LeaseToken::decode(&longer), Err(Error::MalformedToken));
+        let mut other = bytes.to_vec();
+        other[0] = 9;
+        assert_eq!(LeaseToken::decode(&other), Err(Error::MalformedToken));
+    }
+}

@@ -1,0 +1,157 @@
+//! `BrokerService`: the hot path. `Subscribe` is in its own folder.
+
+use bananas_proto::server::{self as pb, broker_service_server::BrokerService};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Service,
+    bounds::{check_batch, deadline},
+    convert,
+    lease::LeaseCall,
+    settle::{self, note_ack, note_nack, wire_extended, wire_state},
+    status::item_error,
+    subscribe,
+};
+use crate::{
+    domain::{Error, LeaseToken},
+    store::AckItem,
+    telemetry::propagation,
+};
+
+#[tonic::async_trait]
+impl BrokerService for Service {
+    async fn enqueue(&self, request: Request<pb::EnqueueRequest>) -> Result<Response<pb::EnqueueResponse>, Status> {
+        let trace = propagation::to_carry(request.metadata().as_ref());
+        let new = convert::job(&request.into_inner().job, trace.as_ref(), &self.0.limits)?;
+        let queue = self.0.queues.get(&new.routing_key);
+        let enqueued = queue.enqueue.submit(vec![new.item]).one().await?;
+        Ok(Response::new(pb::EnqueueResponse {
+            job_id: enqueued.job_id.to_string(),
+            deduplicated: enqueued.deduplicated,
+        }))
+    }
+
+    async fn batch_enqueue(
+        &self,
+        request: Request<pb::BatchEnqueueRequest>,
+    ) -> Result<Response<pb::BatchEnqueueResponse>, Status> {
+        let trace = propagation::to_carry(request.metadata().as_ref());
+        let request = request.into_inner();
+        let bytes = request.jobs.iter().map(bytes::Bytes::len).sum();
+        check_batch("jobs", request.jobs.len(), bytes, &self.0.limits)?;
+        let results = if request.atomic {
+            self.enqueue_atomic(request.jobs, trace.as_ref()).await?
+        } else {
+            self.enqueue_each(request.jobs, trace.as_ref()).await
+        };
+        let results = results
+            .into_iter()
+            .map(|(id, result)| match result {
+                Ok(enqueued) => pb::EnqueueResult {
+                    job_id: enqueued.job_id.to_string(),
+                    deduplicated: enqueued.deduplicated,
+                    error: None,
+                },
+                Err(error) => pb::EnqueueResult {
+                    job_id: id.map(|id| id.to_string()).unwrap_or_default(),
+                    deduplicated: false,
+                    error: Some(item_error(&error)),
+                },
+            })
+            .collect();
+        Ok(Response::new(pb::BatchEnqueueResponse { results }))
+    }
+
+    async fn lease(&self, request: Request<pb::LeaseRequest>) -> Result<Response<pb::LeaseResponse>, Status> {
+        let deadline = deadline(&request);
+        let call = LeaseCall::check(request.into_inner(), deadline)?;
+        let broker = self.0.clone();
+        let (answer, waits) = tokio::sync::oneshot::channel();
+        let gone = CancellationToken::new();
+        let _caller = gone.clone().drop_guard();
+        // A task of its own: if the caller goes away while a script runs, what it leased is given back.
+        tokio::spawn(async move {
+            let result = call.run(&broker, &gone).await;
+            if let Err(Ok(undelivered)) = answer.send(result) {
+                undelivered.give_back();
+            }
+        });
+        let jobs = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
+        Ok(Response::new(jobs.into_wire(&self.0)))
+    }
+
+    type SubscribeStream = subscribe::Frames;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<pb::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        subscribe::open(&self.0, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ack(&self, request: Request<pb::AckRequest>) -> Result<Response<pb::AckResponse>, Status> {
+        let request = request.into_inner();
+        let token = LeaseToken::decode(&request.lease_token)?;
+        let result = convert::result(request.result, &self.0.limits)?;
+        let queue = self.0.queues.get(&token.routing_key);
+        let item = AckItem {
+            job_id: token.job_id,
+            nonce: token.nonce,
+            result,
+        };
+        let result = queue.ack.submit(vec![item]).one().await;
+        note_ack(&queue, &token, &result);
+        let settled = result?;
+        self.0.sessions.settled_elsewhere(&token);
+        Ok(Response::new(pb::AckResponse {
+            already_settled: settled.already,
+        }))
+    }
+
+    async fn nack(&self, request: Request<pb::NackRequest>) -> Result<Response<pb::NackResponse>, Status> {
+        let request = request.into_inner();
+        let token = LeaseToken::decode(&request.lease_token)?;
+        let item = convert::nack(&token, request.action, request.failure, request.delay.as_ref())?;
+        let action = item.action;
+        let queue = self.0.queues.get(&token.routing_key);
+        let result = queue.nack.submit(vec![item]).one().await;
+        note_nack(&queue, &token, action, &result);
+        let outcome = result?;
+        self.0.sessions.settled_elsewhere(&token);
+        Ok(Response::new(pb::NackResponse {
+            state: outcome.state.map_or(0, |state| wire_state(state) as i32),
+            run_time: outcome.due_ms.map(convert::timestamp),
+            already_settled: outcome.settled.already,
+        }))
+    }
+
+    async fn extend(&self, request: Request<pb::ExtendRequest>) -> Result<Response<pb::ExtendResponse>, Status> {
+        let leases = request.into_inner().leases;
+        check_batch("leases", leases.len(), 0, &self.0.limits)?;
+        let results = settle::extend(&self.0, leases)
+            .await
+            .into_iter()
+            .map(|(_, result)| wire_extended(result))
+            .collect();
+        Ok(Response::new(pb::ExtendResponse { results }))
+    }
+
+    async fn batch_settle(
+        &self,
+        request: Request<pb::BatchSettleRequest>,
+    ) -> Result<Response<pb::BatchSettleResponse>, Status> {
+        let settlements = request.into_inner().settlements;
+        check_batch("settlements", settlements.len(), 0, &self.0.limits)?;
+        let verdicts = settle::settle(&self.0, settlements).await;
+        for token in verdicts
+            .iter()
+            .filter(|verdict| verdict.ended)
+            .filter_map(|verdict| verdict.token.as_ref())
+        {
+            self.0.sessions.settled_elsewhere(token);
+        }
+        let results = verdicts.into_iter().map(|verdict| verdict.wire).collect();
+        Ok(Response::new(pb::BatchSettleResponse { results }))
+    }
+}

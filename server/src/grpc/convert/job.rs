@@ -1,0 +1,326 @@
+//! A job: from the bytes of a `JobSpec` to the record that is stored, and back.
+
+use bananas_proto::server as pb;
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use prost_types::Duration as PbDuration;
+
+use super::{
+    text::{at_most, pairs, payload},
+    time::{duration_ms, timestamp_ms},
+};
+use crate::{
+    clock::now_ms,
+    domain::{
+        Error, JobId, JobType, Limits, RoutingKey, limits as bound,
+        record::{self, Head, JITTER_UNSET, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
+    },
+    grpc::bounds,
+    store::{EnqueueItem, Start, UniqueKey},
+    telemetry::{
+        names::{TRACEPARENT, TRACESTATE},
+        propagation::TraceHeaders,
+    },
+};
+
+/// A checked job and the queue it is for.
+#[derive(Debug)]
+pub(in crate::grpc) struct NewJob {
+    pub(in crate::grpc) routing_key: RoutingKey,
+    pub(in crate::grpc) item: EnqueueItem,
+}
+
+/// Checks an encoded `JobSpec` and makes the record of it. A job without a trace context of its own gets that of the call.
+pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &Limits) -> Result<NewJob, Error> {
+    let decoded = pb::JobSpec::decode(spec.clone()).map_err(|_| Error::invalid("job", "is not a valid message"))?;
+    let routing_key = RoutingKey::parse(&decoded.routing_key)?;
+    let job_type = JobType::parse(&decoded.job_type)?;
+    let id = if decoded.job_id.is_empty() {
+        None
+    } else {
+        Some(JobId::parse(&decoded.job_id)?)
+    };
+    let priority = priority(decoded.priority, "priority")?;
+    payload("payload", &decoded.payload, limits)?;
+    at_most("content_type", &decoded.content_type, bound::SHORT_TEXT_BYTES)?;
+    if !decoded.headers.is_empty() {
+        pairs("headers", &decoded.headers, bound::HEADERS)?;
+        if decoded.headers.keys().any(|key| key.starts_with("bananas-")) {
+            return Err(Error::invalid(
+                "headers",
+                "keys that start with \"bananas-\" are reserved",
+            ));
+        }
+    }
+    if !decoded.labels.is_empty() {
+        pairs("labels", &decoded.labels, bound::LABELS)?;
+        let plain = |key: &String| {
+            key.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        };
+        if !decoded.labels.keys().all(plain) {
+            return Err(Error::invalid("labels", "keys must be of A-Z a-z 0-9 _ . -"));
+        }
+    }
+    let now_ms = now_ms();
+    let start = match &decoded.start {
+        None => Start::Now,
+        Some(pb::job_spec::Start::Delay(delay)) => match duration_ms(delay, "delay", 0, bound::MAX_AHEAD_MS)? {
+            0 => Start::Now,
+            ms => Start::In(ms),
+        },
+        Some(pb::job_spec::Start::RunAt(at)) => Start::At(timestamp_ms(at, "run_at", now_ms)?),
+    };
+    let start_by_ms = decoded
+        .start_by
+        .as_ref()
+        .map(|at| timestamp_ms(at, "start_by", now_ms))
+        .transpose()?;
+    if let (Some(start_by), Start::At(run_at)) = (start_by_ms, start)
+        && start_by < run_at
+    {
+        return Err(Error::invalid("start_by", "is before run_at"));
+    }
+    let unique = decoded.unique.as_ref().map(unique).transpose()?;
+    let (policy, mut flags) = own_policy(&decoded)?;
+    if start_by_ms.is_some() {
+        flags |= flag::START_BY;
+    }
+    if unique.is_some() {
+        flags |= flag::STATE;
+    }
+    let traced = trace
+        .filter(|_| !decoded.headers.contains_key(TRACEPARENT))
+        .map(|trace| with_trace(spec, trace));
+    let spec = traced.as_ref().unwrap_or(spec);
+    let fields = SpecFields::of_spec(spec).ok_or_else(|| Error::invalid("job", "is not a valid message"))?;
+    let head = Head {
+        flags,
+        priority,
+        job_type,
+        created_ms: now_ms,
+        policy,
+    };
+    Ok(NewJob {
+        routing_key,
+        item: EnqueueItem {
+            id: id.unwrap_or_default(),
+            id_is_new: id.is_none(),
+            record: head.encode(&fields),
+            job_type: head.job_type,
+            priority,
+            flags,
+            start,
+            start_by_ms,
+            unique,
+        },
+    })
+}
+
+/// The spec with the trace context among its headers. A map field may be continued at the end of a message.
+fn with_trace(spec: &Bytes, trace: &TraceHeaders) -> Bytes {
+    let mut headers = std::collections::HashMap::from([(TRACEPARENT.to_owned(), trace.traceparent.clone())]);
+    if let Some(state) = &trace.tracestate {
+        headers.insert(TRACESTATE.to_owned(), state.clone());
+    }
+    let mut out = BytesMut::from(spec.as_ref());
+    // Encoding into a buffer that grows cannot fail.
+    let _ = pb::JobSpec {
+        headers,
+        ..pb::JobSpec::default()
+    }
+    .encode(&mut out);
+    out.freeze()
+}
+
+fn unique(unique: &pb::Unique) -> Result<UniqueKey, Error> {
+    if unique.key.is_empty() {
+        return Err(Error::invalid("unique.key", "is required"));
+    }
+    at_most("unique.key", &unique.key, bound::SHORT_TEXT_BYTES)?;
+    let scope =
+        pb::UniqueScope::try_from(unique.scope).map_err(|_| Error::invalid("unique.scope", "is not a known scope"))?;
+    let on_conflict = pb::OnConflict::try_from(unique.on_conflict)
+        .map_err(|_| Error::invalid("unique.on_conflict", "is not a known policy"))?;
+    Ok(UniqueKey {
+        key: unique.key.clone(),
+        until_leased: scope == pb::UniqueScope::UntilLeased,
+        reject: on_conflict == pb::OnConflict::Reject,
+    })
+}
+
+/// What a job sets for itself, and the flags that follow from it.
+fn own_policy(spec: &pb::JobSpec) -> Result<(Option<OwnPolicy>, u8), Error> {
+    let mut own = OwnPolicy::default();
+    let mut flags = 0;
+    if let Some(timeout) = &spec.attempt_timeout {
+        let (least, most) = bound::ATTEMPT_TIMEOUT_MS;
+        own.attempt_timeout_ms = duration_ms(timeout, "attempt_timeout", least, most)? as u32;
+        flags |= flag::ATTEMPT_TIMEOUT;
+    }
+    if let Some(retention) = &spec.retention {
+        own.retention_ms = duration_ms(retention, "retention", 0, bound::MAX_RETENTION_MS)? as u32;
+        flags |= flag::RETENTION;
+    }
+    if let Some(retry) = &spec.retry_policy {
+        let count = |value: u32, field: &str| {
+            bounds::at_most(&format!("retry_policy.{field}"), value, bound::MAX_ATTEMPTS)?;
+            Ok(value as u16)
+        };
+        own.max_attempts = count(retry.max_attempts, "max_attempts")?;
+        own.max_losses = count(retry.max_losses, "max_losses")?;
+        let wait = |value: &Option<PbDuration>, field: &str| match value {
+            None => Ok(0),
+            Some(value) => {
+                duration_ms(value, &format!("retry_policy.{field}"), 1, bound::MAX_BACKOFF_MS).map(|ms| ms as u32)
+            }
+        };
+        own.initial_backoff_ms = wait(&retry.initial_backoff, "initial_backoff")?;
+        own.max_backoff_ms = wait(&retry.max_backoff, "max_backoff")?;
+        if own.max_backoff_ms > 0 && own.max_backoff_ms < own.initial_backoff_ms {
+            return Err(Error::invalid("retry_policy.max_backoff", "is below initial_backoff"));
+        }
+        if retry.multiplier != 0.0 && !(1.0..=100.0).contains(&retry.multiplier) {
+            return Err(Error::invalid("retry_policy.multiplier", "must be 1 to 100"));
+        }
+        own.multiplier_milli = (retry.multiplier * 1_000.0) as u32;
+        own.jitter_milli = match retry.jitter {
+            0.0 => JITTER_UNSET,
+            jitter if jitter < 0.0 => 0,
+            jitter if jitter <= 1.0 => (jitter * 1_000.0) as u16,
+            _ => return Err(Error::invalid("retry_policy.jitter", "must be at most 1")),
+        };
+        if retry.non_retryable_types.len() > bound::NON_RETRYABLE_TYPES {
+            return Err(Error::invalid(
+                "retry_policy.non_retryable_types",
+                format!("has more than {} entries", bound::NON_RETRYABLE_TYPES),
+            ));
+        }
+        for kind in &retry.non_retryable_types {
+            at_most("retry_policy.non_retryable_types", kind, bound::SHORT_TEXT_BYTES)?;
+        }
+        own.non_retryable.clone_from(&retry.non_retryable_types);
+    }
+    debug_assert_eq!(RETENTION_UNSET, OwnPolicy::default().retention_ms);
+    if own == OwnPolicy::default() {
+        return Ok((None, 0));
+    }
+    Ok((Some(own), flags | flag::POLICY))
+}
+
+fn priority(value: u32, field: &str) -> Result<u8, Error> {
+    match value {
+        0 => Ok(record::DEFAULT_PRIORITY),
+        1..=9 => Ok(value as u8),
+        _ => Err(Error::invalid(field, "must be 1 to 9, or 0 for the default")),
+    }
+}
+
+/// A whole `JobSpec` of a stored record; without the payload if it was not asked for.
+pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], with_payload: bool) -> Option<Bytes> {
+    let (head, start) = Head::decode(record)?;
+    let fields = SpecFields::split(&record[start..], |number| {
+        with_payload || number != record::field::PAYLOAD
+    })?;
+    let mut out = BytesMut::with_capacity(record.len() + 64);
+    record::put_head_fields(&mut out, routing_key, id, &head.job_type, head.priority);
+    fields.write(&mut out);
+    Some(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec_with(change: impl FnOnce(&mut pb::JobSpec)) -> Bytes {
+        let mut spec = pb::JobSpec {
+            routing_key: "q".into(),
+            job_type: "t".into(),
+            ..pb::JobSpec::default()
+        };
+        change(&mut spec);
+        spec.encode_to_vec().into()
+    }
+
+    fn refused(change: impl FnOnce(&mut pb::JobSpec)) -> String {
+        match job(&spec_with(change), None, &Limits::default()) {
+            Err(Error::Invalid { field, .. }) => field,
+            Err(Error::PayloadTooLarge { field, .. }) => field.to_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_bad_field_of_a_job_is_named() {
+        assert_eq!(refused(|job| job.routing_key = "a{b}".into()), "routing_key");
+        assert_eq!(refused(|job| job.job_type.clear()), "job_type");
+        assert_eq!(refused(|job| job.job_id = "7".into()), "job_id");
+        assert_eq!(refused(|job| job.priority = 10), "priority");
+        assert_eq!(refused(|job| job.payload = vec![0; (1 << 20) + 1].into()), "payload");
+        assert_eq!(refused(|job| job.content_type = "x".repeat(129)), "content_type");
+        assert_eq!(
+            refused(|job| drop(job.headers.insert("bananas-x".into(), String::new()))),
+            "headers"
+        );
+        assert_eq!(
+            refused(|job| drop(job.labels.insert("a b".into(), String::new()))),
+            "labels"
+        );
+        assert_eq!(
+            refused(|job| job.start = Some(pb::job_spec::Start::Delay(PbDuration { seconds: -1, nanos: 0 }))),
+            "delay"
+        );
+        assert_eq!(
+            refused(|job| job.attempt_timeout = Some(PbDuration::default())),
+            "attempt_timeout"
+        );
+        assert_eq!(refused(|job| job.unique = Some(pb::Unique::default())), "unique.key");
+        let policy = |multiplier| pb::RetryPolicy {
+            multiplier,
+            ..pb::RetryPolicy::default()
+        };
+        assert_eq!(
+            refused(|job| job.retry_policy = Some(policy(0.5))),
+            "retry_policy.multiplier"
+        );
+        assert_eq!(
+            refused(|job| job.retry_policy = Some(policy(f64::NAN))),
+            "retry_policy.multiplier"
+        );
+    }
+
+    #[test]
+    fn a_job_that_sets_nothing_carries_no_policy() {
+        let new = job(&spec_with(|job| job.payload = "hi".into()), None, &Limits::default()).unwrap();
+        assert_eq!(new.item.flags, 0);
+        assert!(new.item.id_is_new);
+        let read = spec(&new.routing_key, new.item.id, &new.item.record, true).unwrap();
+        let read = pb::JobSpec::decode(read).unwrap();
+        assert_eq!(
+            (read.routing_key.as_str(), read.payload.as_ref(), read.priority),
+            ("q", &b"hi"[..], 5)
+        );
+        let bare = spec(&new.routing_key, new.item.id, &new.item.record, false).unwrap();
+        assert!(pb::JobSpec::decode(bare).unwrap().payload.is_empty());
+    }
+
+    #[test]
+    fn a_job_carries_the_trace_of_the_call_unless_it_has_its_own() {
+        let trace = TraceHeaders {
+            traceparent: "of the call".into(),
+            tracestate: None,
+        };
+        let carried = |spec: &Bytes| {
+            let new = job(spec, Some(&trace), &Limits::default()).unwrap();
+            let read = spec_of(&new);
+            read.headers[TRACEPARENT].clone()
+        };
+        assert_eq!(carried(&spec_with(|_| ())), "of the call");
+        let own = spec_with(|job| drop(job.headers.insert(TRACEPARENT.into(), "its own".into())));
+        assert_eq!(carried(&own), "its own");
+    }
+
+    fn spec_of(new: &NewJob) -> pb::JobSpec {
+        pb::JobSpec::decode(spec(&new.routing_key, new.item.id, &new.item.record, true).unwrap()).unwrap()
+    }
+}

@@ -1,0 +1,13 @@
+//! What comes over the wire, checked once and turned into the broker's own types, and back. Every error names its field.
+
+mod job;
+mod selector;
+mod settlement;
+mod text;
+mod time;
+
+pub(super) use job::{job, spec};
+pub(super) use selector::{ask, lease_ms, worker};
+pub(super) use settlement::{Answer, extension, nack, result, settlement};
+pub(super) use text::reason;
+pub(super) use time::{duration, duration_ms, timestamp};

@@ -1,0 +1,139 @@
+//! What a worker says about its leases: done, not done, still at it.
+
+use bananas_proto::server as pb;
+use bytes::Bytes;
+use prost_types::Duration as PbDuration;
+
+use super::{
+    selector::lease_ms,
+    text::{at_most, cut, payload},
+    time::duration_ms,
+};
+use crate::{
+    domain::{Error, LeaseToken, Limits, limits as bound},
+    store::{AckItem, ExtendItem, NackAction, NackItem},
+};
+
+/// A settled lease, as its queue wants it.
+#[derive(Debug)]
+pub(in crate::grpc) enum Answer {
+    Ack(AckItem),
+    Nack(NackItem),
+}
+
+/// Checks a result.
+pub(in crate::grpc) fn result(
+    result: Option<pb::JobResult>,
+    limits: &Limits,
+) -> Result<Option<(String, Bytes)>, Error> {
+    let Some(result) = result else { return Ok(None) };
+    payload("result.data", &result.data, limits)?;
+    at_most("result.content_type", &result.content_type, bound::SHORT_TEXT_BYTES)?;
+    Ok(Some((result.content_type, result.data)))
+}
+
+/// Checks a nack.
+pub(in crate::grpc) fn nack(
+    token: &LeaseToken,
+    action: i32,
+    failure: Option<pb::Failure>,
+    delay: Option<&PbDuration>,
+) -> Result<NackItem, Error> {
+    let action = match pb::NackAction::try_from(action) {
+        Ok(pb::NackAction::Unspecified | pb::NackAction::Retry) => NackAction::Retry,
+        Ok(pb::NackAction::Release) => NackAction::Release,
+        Ok(pb::NackAction::Snooze) => NackAction::Snooze,
+        Ok(pb::NackAction::DeadLetter) => NackAction::DeadLetter,
+        Ok(pb::NackAction::Discard) => NackAction::Discard,
+        Err(_) => return Err(Error::invalid("action", "is not a known action")),
+    };
+    let delay_ms = delay
+        .map(|delay| duration_ms(delay, "delay", 0, bound::MAX_AHEAD_MS))
+        .transpose()?;
+    match (action, delay_ms) {
+        (NackAction::Snooze, None) => return Err(Error::invalid("delay", "is required for SNOOZE")),
+        (NackAction::Release | NackAction::DeadLetter | NackAction::Discard, Some(_)) => {
+            return Err(Error::invalid("delay", "is only for RETRY and SNOOZE"));
+        }
+        _ => {}
+    }
+    let failure = failure.unwrap_or_default();
+    at_most("failure.type", &failure.r#type, bound::SHORT_TEXT_BYTES)?;
+    let (message_bytes, stack_bytes) = bound::FAILURE_BYTES;
+    Ok(NackItem {
+        job_id: token.job_id,
+        nonce: token.nonce,
+        action,
+        delay_ms,
+        if_deadline_ms: None,
+        failure: [
+            failure.r#type,
+            cut(failure.message, message_bytes),
+            cut(failure.stack, stack_bytes),
+        ],
+    })
+}
+
+/// Checks a settlement.
+pub(in crate::grpc) fn settlement(settlement: pb::Settlement, limits: &Limits) -> Result<(LeaseToken, Answer), Error> {
+    let token = LeaseToken::decode(&settlement.lease_token)?;
+    let answer = match settlement.outcome {
+        None => return Err(Error::invalid("outcome", "is required")),
+        Some(pb::settlement::Outcome::Ack(ack)) => Answer::Ack(AckItem {
+            job_id: token.job_id,
+            nonce: token.nonce,
+            result: result(ack.result, limits).map_err(|error| nested("ack", error))?,
+        }),
+        Some(pb::settlement::Outcome::Nack(not)) => Answer::Nack(
+            nack(&token, not.action, not.failure, not.delay.as_ref()).map_err(|error| nested("nack", error))?,
+        ),
+    };
+    Ok((token, answer))
+}
+
+fn nested(outer: &str, error: Error) -> Error {
+    match error {
+        Error::Invalid { field, problem } => Error::Invalid {
+            field: format!("{outer}.{field}"),
+            problem,
+        },
+        other => other,
+    }
+}
+
+/// Checks an extension.
+pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(LeaseToken, ExtendItem), Error> {
+    let token = LeaseToken::decode(&extension.lease_token)?;
+    let duration_ms = lease_ms(extension.duration.as_ref(), "duration", bound::LEASE_MS.0)?;
+    let progress = match extension.progress {
+        None => None,
+        Some(progress) => {
+            if !(0.0..=100.0).contains(&progress.percent) {
+                return Err(Error::invalid("progress.percent", "must be 0 to 100"));
+            }
+            if progress.checkpoint.len() > bound::CHECKPOINT_BYTES {
+                return Err(Error::invalid(
+                    "progress.checkpoint",
+                    format!(
+                        "has {} bytes, the limit is {}",
+                        progress.checkpoint.len(),
+                        bound::CHECKPOINT_BYTES
+                    ),
+                ));
+            }
+            Some((
+                progress.percent,
+                cut(progress.message, bound::REASON_BYTES),
+                progress.checkpoint,
+            ))
+        }
+    };
+    let item = ExtendItem {
+        job_id: token.job_id,
+        nonce: token.nonce,
+        duration_ms,
+        if_deadline_ms: None,
+        progress,
+    };
+    Ok((token, item))
+}

@@ -1,0 +1,192 @@
+//! One call: admitted, bounded in time, guarded against a panic, counted. Streams and long polls pass through here as well.
+
+use super::Edge;
+use super::admission::Class;
+use super::deadline;
+use crate::domain::Error;
+use crate::grpc::status::{refused_by_tonic, status};
+use crate::metrics::{MethodMetrics, Metrics};
+use crate::telemetry;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
+use tonic::{Code, Status};
+use tower::Service;
+use tracing::Instrument;
+
+/// Answers one request. Never fails: what goes wrong is a gRPC status.
+pub(super) async fn handle(
+    mut request: Request<Incoming>,
+    info: TcpConnectInfo,
+    edge: Arc<Edge>,
+) -> Result<Response<CountedBody>, Infallible> {
+    let class = Class::of(request.uri().path());
+    let count = Count::begin(request.uri().path(), class, &edge.metrics);
+    let Some(place) = edge.admission.enter(class) else {
+        return Ok(count.answered(status(&Error::Overloaded).into_http(), None));
+    };
+    request.extensions_mut().insert(info);
+    let deadline = deadline::of(request.headers(), class, edge.options.max_call_duration);
+    if let Some(deadline) = deadline {
+        request.extensions_mut().insert(deadline);
+    }
+    // Cloning is one reference count; poll_ready of the routes is always ready.
+    let span = telemetry::call_span(request.uri().path(), request.headers());
+    let answer = AssertUnwindSafe(edge.routes.clone().call(request))
+        .catch_unwind()
+        .instrument(span);
+    let answer = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.0, answer).await,
+        None => Ok(answer.await),
+    };
+    drop(place);
+    let response = match answer {
+        Ok(Ok(Ok(response))) => explained(response),
+        Ok(Ok(Err(never))) => match never {},
+        // The panic hook has written what happened.
+        Ok(Err(_panic)) => status(&Error::Bug("a handler panicked".into())).into_http(),
+        Err(_elapsed) => status(&Error::DeadlineExceeded).into_http(),
+    };
+    let end = (class == Class::Stream).then(|| Box::pin(edge.shutdown.clone().cancelled_owned()));
+    Ok(count.answered(response, end))
+}
+
+/// Where tonic refused the call by itself, the caller is told in our words: with a reason, like everything else that fails.
+fn explained(response: Response<Body>) -> Response<Body> {
+    let headers = response.headers();
+    let Some(code) = headers.get(Status::GRPC_STATUS) else {
+        return response;
+    };
+    if headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return response;
+    }
+    let error = match Code::from_bytes(code.as_bytes()) {
+        Code::Unimplemented if !headers.contains_key(Status::GRPC_MESSAGE) => Some(Error::UnknownMethod),
+        code => refused_by_tonic(code),
+    };
+    error.map_or(response, |error| status(&error).into_http())
+}
+
+/// Counts one call when it ends, however it ends.
+struct Count {
+    method: Arc<MethodMetrics>,
+    started: Instant,
+    open_stream: Option<Arc<Metrics>>,
+    recorded: bool,
+}
+
+impl Count {
+    fn begin(path: &str, class: Class, metrics: &Arc<Metrics>) -> Self {
+        let open_stream = (class == Class::Stream).then(|| metrics.clone());
+        if let Some(metrics) = &open_stream {
+            metrics.open_streams.inc();
+        }
+        Self {
+            method: metrics.calls.method(path),
+            started: Instant::now(),
+            open_stream,
+            recorded: false,
+        }
+    }
+
+    /// The headers are there. A failed call has its status in them; otherwise it comes after the body.
+    fn answered(mut self, response: Response<Body>, end: Option<StreamEnd>) -> Response<CountedBody> {
+        self.record_status_in(response.headers());
+        response.map(|inner| CountedBody {
+            inner,
+            count: self,
+            end,
+        })
+    }
+
+    fn record_status_in(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get("grpc-status") {
+            self.record(Code::from_bytes(status.as_bytes()));
+        }
+    }
+
+    fn record(&mut self, code: Code) {
+        if !self.recorded {
+            self.recorded = true;
+            self.method.record(code, self.started.elapsed());
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        // Dropped without a status: the caller is gone.
+        self.record(Code::Cancelled);
+        if let Some(metrics) = &self.open_stream {
+            metrics.open_streams.dec();
+        }
+    }
+}
+
+/// The moment at which a stream that is still open is ended by us.
+type StreamEnd = Pin<Box<WaitForCancellationFutureOwned>>;
+
+/// A response body that looks at its trailers as they pass. A stream that does not end by itself (a watch of health, a forgotten
+/// reflection) is ended when the edge shuts down; otherwise one of them would hold up the drain to its hard end.
+pub(super) struct CountedBody {
+    inner: Body,
+    count: Count,
+    end: Option<StreamEnd>,
+}
+
+impl CountedBody {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut self.end {
+            Some(end) => ready!(end.as_mut().poll(cx)),
+            None => return Poll::Pending,
+        }
+        self.end = None;
+        self.inner = Body::empty();
+        let status = status(&Error::ShuttingDown);
+        self.count.record(status.code());
+        let mut trailers = HeaderMap::new();
+        // Fails only for a message that is no header value, and this one is.
+        let _ = status.add_header(&mut trailers);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            return self.poll_end(cx);
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.count.record_status_in(trailers);
+                }
+            }
+            Some(Err(status)) => self.count.record(status.code()),
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,341 @@
+//! The edge against real sockets: what a client may do wrong, and what the end looks like.
+
+use super::*;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+
+fn options() -> Options {
+    Options {
+        max_connections: 100,
+        max_connections_per_peer: 0,
+        max_streams_per_connection: 100,
+        max_in_flight: 100,
+        max_header_bytes: 16 * 1024,
+        preface_timeout: Duration::from_mins(1),
+        keepalive_interval: Duration::from_secs(20),
+        keepalive_timeout: Duration::from_secs(10),
+        max_connection_age: Duration::ZERO,
+        connection_window: 1 << 20,
+        stream_window: 1 << 20,
+        max_call_duration: Duration::from_mins(1),
+    }
+}
+
+/// Paths that end the way their names say.
+#[derive(Clone)]
+struct Fake {
+    gate: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl tonic::server::NamedService for Fake {
+    const NAME: &'static str = "bananas.v1.BrokerService";
+}
+
+impl tower::Service<Request<Body>> for Fake {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let fake = self.clone();
+        Box::pin(async move {
+            let path = request.uri().path();
+            assert!(!path.ends_with("Nack"), "a defect");
+            if path.ends_with("Enqueue") {
+                fake.waiting.add_permits(1);
+                let _permit = fake.gate.acquire().await;
+            }
+            if path.ends_with("Subscribe") {
+                let silent = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, tonic::Status>>();
+                return Ok(Response::new(Body::new(http_body_util::StreamBody::new(silent))));
+            }
+            Ok(tonic::Status::ok("").into_http())
+        })
+    }
+}
+
+struct Running {
+    handle: Handle,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+    fake: Fake,
+}
+
+fn start(options: Options) -> Running {
+    let metrics = Metrics::new();
+    let shutdown = CancellationToken::new();
+    let fake = Fake {
+        gate: Arc::new(Semaphore::new(0)),
+        waiting: Arc::new(Semaphore::new(0)),
+    };
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let health = tonic_health::server::HealthService::from_health_reporter(tonic_health::server::HealthReporter::new());
+    let routes = Routes::new(fake.clone()).add_service(tonic_health::pb::health_server::HealthServer::new(health));
+    let handle = serve(listener, routes, options, metrics.clone(), shutdown.clone()).unwrap();
+    Running {
+        handle,
+        metrics,
+        shutdown,
+        fake,
+    }
+}
+
+type Sender = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
+
+async fn connect(running: &Running) -> Sender {
+    let stream = TcpStream::connect(running.handle.address()).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Calls a method and yields the value of grpc-status.
+async fn call(sender: &mut Sender, method: &str, timeout: Option<&str>) -> String {
+    let mut request = Request::builder()
+        .uri(format!("http://broker/bananas.v1.BrokerService/{method}"))
+        .method("POST");
+    if let Some(timeout) = timeout {
+        request = request.header("grpc-timeout", timeout);
+    }
+    let response = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+    let status = response.headers()["grpc-status"].to_str().unwrap().to_owned();
+    response.into_body().collect().await.unwrap();
+    status
+}
+
+/// Reads until the other side closes; a reset counts as closing.
+async fn read_to_close(stream: &mut TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received).await;
+    received
+}
+
+/// Waits until so many connections were rejected for this reason: they are counted just after they are closed.
+async fn rejected(running: &Running, reason: &'static str, count: u64) {
+    while running.metrics.connections_rejected.get(reason).get() != count {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_http1_are_cut_at_once_and_the_next_client_is_served() {
+    let running = start(options());
+    let mut garbage = TcpStream::connect(running.handle.address()).await.unwrap();
+    garbage.write_all(&[0xff; 64]).await.unwrap();
+    assert_eq!(read_to_close(&mut garbage).await, b"");
+    let mut browser = TcpStream::connect(running.handle.address()).await.unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = String::from_utf8(read_to_close(&mut browser).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505"), "{answer}");
+    assert!(answer.ends_with("the other one.\n"), "{answer}");
+    drop(browser);
+    // Valid preface, then garbage instead of frames.
+    let mut half = TcpStream::connect(running.handle.address()).await.unwrap();
+    half.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff")
+        .await
+        .unwrap();
+    read_to_close(&mut half).await;
+    assert_eq!(call(&mut connect(&running).await, "Ack", None).await, "0");
+    rejected(&running, "preface", 2).await;
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_is_cut_after_the_preface_timeout() {
+    let running = start(Options {
+        preface_timeout: Duration::from_millis(20),
+        ..options()
+    });
+    let mut silent = TcpStream::connect(running.handle.address()).await.unwrap();
+    assert_eq!(read_to_close(&mut silent).await, b"");
+    let mut slow = TcpStream::connect(running.handle.address()).await.unwrap();
+    slow.write_all(b"PRI * HT").await.unwrap();
+    read_to_close(&mut slow).await;
+    rejected(&running, "preface", 2).await;
+}
+
+#[tokio::test]
+async fn connections_above_the_limits_are_closed_and_those_within_go_on() {
+    for (options, reason) in [
+        (
+            Options {
+                max_connections: 1,
+                ..options()
+            },
+            "limit",
+        ),
+        (
+            Options {
+                max_connections_per_peer: 1,
+                ..options()
+            },
+            "peer_limit",
+        ),
+    ] {
+        let running = start(options);
+        let mut first = connect(&running).await;
+        assert_eq!(call(&mut first, "Ack", None).await, "0");
+        let mut second = TcpStream::connect(running.handle.address()).await.unwrap();
+        assert_eq!(read_to_close(&mut second).await, b"");
+        rejected(&running, reason, 1).await;
+        assert_eq!(call(&mut first, "Ack", None).await, "0");
+    }
+}
+
+#[tokio::test]
+async fn a_panicking_handler_is_an_internal_error_and_the_connection_lives() {
+    let running = start(options());
+    let mut sender = connect(&running).await;
+    assert_eq!(call(&mut sender, "Nack", None).await, "13");
+    assert_eq!(call(&mut sender, "Ack", None).await, "0");
+}
+
+/// Sends raw bytes to a method and yields how it refuses them.
+async fn refusal(running: &Running, path: &str, message: &'static [u8]) -> tonic::Status {
+    let stream = TcpStream::connect(running.handle.address()).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .uri(format!("http://broker/{path}"))
+        .method("POST")
+        .header("content-type", "application/grpc");
+    let body = Full::new(Bytes::from_static(message));
+    let response = sender.send_request(request.body(body).unwrap()).await.unwrap();
+    tonic::Status::from_header_map(response.headers()).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_refused_before_a_service_sees_it_has_a_reason_too() {
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+    let running = start(options());
+    // Five bytes begin a message: not compressed, and its length.
+    let cases: [(&str, &'static [u8], Code, &str); 4] = [
+        (
+            "grpc.health.v1.Health/Check",
+            &[0, 1, 0, 0, 0],
+            Code::InvalidArgument,
+            "BATCH_TOO_LARGE",
+        ),
+        (
+            "grpc.health.v1.Health/Check",
+            &[0, 0, 0, 0, 1, 0xff],
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+        ),
+        (
+            "grpc.health.v1.Health/Nothing",
+            &[],
+            Code::Unimplemented,
+            "UNKNOWN_METHOD",
+        ),
+        ("bananas.v9.Nothing/Nothing", &[], Code::Unimplemented, "UNKNOWN_METHOD"),
+    ];
+    for (path, message, code, reason) in cases {
+        let status = refusal(&running, path, message).await;
+        let details = status.get_error_details();
+        let found = details.error_info().map(|info| info.reason.as_str());
+        assert_eq!((status.code(), found), (code, Some(reason)), "{path}: {status:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_callers_deadline_ends_a_call() {
+    let running = start(options());
+    assert_eq!(call(&mut connect(&running).await, "Enqueue", Some("5m")).await, "4");
+    assert_eq!(running.metrics.calls_in_flight.get("call").get(), 0);
+}
+
+#[tokio::test]
+async fn a_full_broker_refuses_calls_but_not_settlements() {
+    let running = start(Options {
+        max_in_flight: 1,
+        ..options()
+    });
+    let mut sender = connect(&running).await;
+    let mut other = sender.clone();
+    let waiting = tokio::spawn(async move { call(&mut other, "Enqueue", None).await });
+    running.fake.waiting.acquire().await.unwrap().forget();
+    assert_eq!(call(&mut sender, "BatchEnqueue", None).await, "8");
+    assert_eq!(call(&mut sender, "Ack", None).await, "0");
+    running.fake.gate.add_permits(1);
+    assert_eq!(waiting.await.unwrap(), "0");
+    assert_eq!(running.metrics.calls_shed.get("call").get(), 1);
+}
+
+#[tokio::test]
+async fn drain_lets_open_calls_end_and_cuts_the_silent() {
+    let running = start(options());
+    let mut sender = connect(&running).await;
+    let waiting = tokio::spawn(async move { call(&mut sender, "Enqueue", None).await });
+    running.fake.waiting.acquire().await.unwrap().forget();
+    let mut silent = TcpStream::connect(running.handle.address()).await.unwrap();
+    running.shutdown.cancel();
+    running.fake.gate.add_permits(1);
+    assert_eq!(running.handle.drain(Instant::now() + Duration::from_mins(1)).await, 0);
+    assert_eq!(waiting.await.unwrap(), "0");
+    assert_eq!(read_to_close(&mut silent).await, b"");
+    assert!(TcpStream::connect(running.handle.address()).await.is_err());
+}
+
+#[tokio::test]
+async fn drain_ends_streams_that_do_not_end_by_themselves() {
+    let running = start(options());
+    let mut sender = connect(&running).await;
+    let request = Request::builder()
+        .uri("http://broker/bananas.v1.BrokerService/Subscribe")
+        .method("POST");
+    let response = sender
+        .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(running.metrics.open_streams.get(), 1);
+    running.shutdown.cancel();
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().unwrap()["grpc-status"], "14");
+    assert_eq!(running.handle.drain(Instant::now() + Duration::from_mins(1)).await, 0);
+    assert_eq!(running.metrics.open_streams.get(), 0);
+}
+
+#[tokio::test]
+async fn drain_is_bounded_when_a_call_never_ends() {
+    let running = start(options());
+    let mut sender = connect(&running).await;
+    let request = Request::builder()
+        .uri("http://broker/bananas.v1.BrokerService/Enqueue")
+        .method("POST");
+    let stuck = tokio::spawn(async move { sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await });
+    running.fake.waiting.acquire().await.unwrap().forget();
+    running.shutdown.cancel();
+    assert_eq!(running.handle.drain(Instant::now()).await, 1);
+    assert!(stuck.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_connection_is_asked_to_go_at_its_age() {
+    let running = start(Options {
+        max_connection_age: Duration::from_millis(20),
+        ..options()
+    });
+    let stream = TcpStream::connect(running.handle.address()).await.unwrap();
+    let (_sender, connection) =
+        hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    // Ends by itself, without an error, because of the GOAWAY.
+    connection.await.unwrap();
+}

@@ -1,0 +1,78 @@
+//! Batches of jobs: each for itself, or all or none.
+
+use super::{Service, convert};
+use crate::{
+    domain::{Error, JobId},
+    queue::PerQueue,
+    store::{EnqueueItem, Enqueued},
+    telemetry::propagation::TraceHeaders,
+};
+
+/// The answers in the order of the jobs, with the id where the job could be read.
+pub(super) type EachEnqueued = Vec<(Option<JobId>, Result<Enqueued, Error>)>;
+
+impl Service {
+    /// Every job for itself.
+    pub(super) async fn enqueue_each(&self, specs: Vec<bytes::Bytes>, trace: Option<&TraceHeaders>) -> EachEnqueued {
+        let mut results: EachEnqueued = Vec::with_capacity(specs.len());
+        let mut queues: PerQueue<(Vec<usize>, Vec<EnqueueItem>)> = PerQueue::default();
+        for (index, spec) in specs.iter().enumerate() {
+            match convert::job(spec, trace, &self.0.limits) {
+                Err(error) => results.push((None, Err(error.at("jobs", index)))),
+                Ok(new) => {
+                    results.push((Some(new.item.id), Err(Error::ShuttingDown)));
+                    let (_, (indexes, items)) = queues.of(&new.routing_key, || self.0.queues.get(&new.routing_key));
+                    indexes.push(index);
+                    items.push(new.item);
+                }
+            }
+        }
+        // All leave before any is waited for.
+        let pending: Vec<_> = queues
+            .into_iter()
+            .map(|(queue, (indexes, items))| (indexes, queue.enqueue.submit(items)))
+            .collect();
+        for (indexes, pending) in pending {
+            for (index, answer) in indexes.into_iter().zip(pending.all().await) {
+                results[index].1 = answer;
+            }
+        }
+        results
+    }
+
+    /// All or none: every job is checked first, and all go to Redis in one script call.
+    pub(super) async fn enqueue_atomic(
+        &self,
+        specs: Vec<bytes::Bytes>,
+        trace: Option<&TraceHeaders>,
+    ) -> Result<EachEnqueued, Error> {
+        let mut items = Vec::with_capacity(specs.len());
+        let mut routing_key = None;
+        for (index, spec) in specs.iter().enumerate() {
+            let new = convert::job(spec, trace, &self.0.limits).map_err(|error| error.at("jobs", index))?;
+            match &routing_key {
+                None => routing_key = Some(new.routing_key),
+                Some(first) if *first != new.routing_key => {
+                    return Err(Error::CrossQueueAtomic {
+                        first: first.to_string(),
+                        second: new.routing_key.to_string(),
+                    });
+                }
+                Some(_) => {}
+            }
+            if new.item.unique.as_ref().is_some_and(|unique| unique.reject) {
+                return Err(
+                    Error::invalid("unique.on_conflict", "REJECT cannot be part of an atomic batch").at("jobs", index),
+                );
+            }
+            items.push(new.item);
+        }
+        let routing_key = routing_key.ok_or_else(|| Error::invalid("jobs", "must have at least one entry"))?;
+        let ids: Vec<JobId> = items.iter().map(|item| item.id).collect();
+        let answers = self.0.queues.get(&routing_key).enqueue.submit(items).all().await;
+        if let Some(Err(error)) = answers.first() {
+            return Err(error.clone());
+        }
+        Ok(ids.into_iter().map(Some).zip(answers).collect())
+    }
+}

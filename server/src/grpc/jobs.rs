@@ -1,0 +1,209 @@
+//! `JobService`: one job, read, waited for, cancelled.
+
+use std::time::Duration;
+
+use bananas_proto::server::{self as pb, job_service_server::JobService};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Service,
+    bounds::{answer_by, deadline},
+    convert,
+    settle::wire_state,
+};
+use crate::{
+    domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
+    store::JobView,
+};
+
+/// Even without a signal, a waiting call looks this often.
+const SAFETY_LOOK: Duration = Duration::from_secs(5);
+
+#[tonic::async_trait]
+impl JobService for Service {
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::GetJobResponse>, Status> {
+        let request = request.into_inner();
+        let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
+        let job = self.read(&key, id, request.full).await?;
+        Ok(Response::new(pb::GetJobResponse { job: Some(job) }))
+    }
+
+    async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
+        let deadline = deadline(&request);
+        let request = request.into_inner();
+        let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
+        let wait_ms = request
+            .timeout
+            .as_ref()
+            .map_or(Ok(bound::DEFAULT_WAIT_JOB_MS), |timeout| {
+                convert::duration_ms(timeout, "timeout", 0, bound::MAX_WAIT_MS)
+            })?;
+        self.wait(&key, id, answer_by(wait_ms, deadline)).await?;
+        let job = self.read(&key, id, request.full).await?;
+        let settled = pb::JobState::try_from(job.state).is_ok_and(is_final);
+        Ok(Response::new(pb::WaitJobResponse {
+            job: Some(job),
+            settled,
+        }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<pb::CancelJobRequest>,
+    ) -> Result<Response<pb::CancelJobResponse>, Status> {
+        let request = request.into_inner();
+        let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
+        convert::reason(&request.reason)?;
+        let (least, default, most) = bound::CANCEL_GRACE_MS;
+        let grace_ms = request
+            .grace
+            .as_ref()
+            .map_or(Ok(default), |grace| convert::duration_ms(grace, "grace", least, most))?;
+        let queue = self.0.queues.get(&key);
+        // A task of its own: a caller that goes away does not cancel the cancel.
+        let state = tokio::spawn(async move {
+            let state = queue.store().cancel(queue.keys(), id, &request.reason, grace_ms).await;
+            if matches!(state, Ok(Some(JobState::Cancelled))) {
+                queue.metrics().cancelled.inc();
+            }
+            state
+        })
+        .await
+        .map_err(|error| Error::Bug(error.to_string()))??;
+        let state = state.ok_or(Error::JobNotFound)?;
+        Ok(Response::new(pb::CancelJobResponse {
+            state: wire_state(state).into(),
+        }))
+    }
+}
+
+const fn is_final(state: pb::JobState) -> bool {
+    matches!(
+        state,
+        pb::JobState::Succeeded | pb::JobState::Dead | pb::JobState::Cancelled | pb::JobState::Expired
+    )
+}
+
+impl Service {
+    async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
+        let queue = self.0.queues.get(key);
+        let view = queue.store().look(queue.keys(), id).await?.ok_or(Error::JobNotFound)?;
+        Ok(job(key, id, &view, full))
+    }
+
+    /// Waits until the job is in a final state or the time is up.
+    async fn wait(&self, key: &RoutingKey, id: JobId, until: Instant) -> Result<(), Error> {
+        let queue = self.0.queues.get(key);
+        let (settled, listening) = queue.wakers().on_settled(id);
+        // Forgotten on every way out, also when the caller goes away.
+        let _forget = Forget {
+            queue: queue.clone(),
+            id,
+        };
+        let mut listening = Some(listening);
+        loop {
+            let mut notified = std::pin::pin!(settled.notified());
+            notified.as_mut().enable();
+            let left = until.saturating_duration_since(Instant::now());
+            let wait_ms = (left + SAFETY_LOOK).as_millis() as u64;
+            match queue.store().await_settled(queue.keys(), id, wait_ms).await? {
+                None => return Err(Error::JobNotFound),
+                Some(true) => return Ok(()),
+                Some(false) => {}
+            }
+            if left.is_zero() || self.0.draining.is_cancelled() {
+                return Ok(());
+            }
+            if let Some(listening) = listening.take() {
+                // From here on nothing is missed; what was settled in between is seen by the next look.
+                listening.sure().await;
+                continue;
+            }
+            tokio::select! {
+                () = notified => {}
+                () = tokio::time::sleep(left.min(SAFETY_LOOK)) => {}
+                () = self.0.draining.cancelled() => {}
+            }
+        }
+    }
+}
+
+struct Forget {
+    queue: std::sync::Arc<crate::queue::Queue>,
+    id: JobId,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.queue.wakers().forget_settled(self.id);
+    }
+}
+
+/// A job as its readers see it.
+fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
+    let hash = &view.hash;
+    let time = |name: &str| hash.number::<u64>(name).map(convert::timestamp);
+    let spec = view
+        .record
+        .as_ref()
+        .and_then(|record| convert::spec(key, id, record, full));
+    let created = view
+        .record
+        .as_ref()
+        .and_then(|record| Head::decode(record))
+        .map(|(head, _)| head.created_ms);
+    let failure = hash.text("fm").map(|message| pb::Failure {
+        r#type: hash.text("ft").unwrap_or_default(),
+        message,
+        stack: if full {
+            hash.text("fs").unwrap_or_default()
+        } else {
+            String::new()
+        },
+    });
+    let result = hash.bytes("rd").map(|data| pb::JobResult {
+        data: if full { data } else { bytes::Bytes::new() },
+        content_type: hash.text("rt").unwrap_or_default(),
+    });
+    let progress = hash.number("pp").map(|percent| pb::Progress {
+        percent,
+        message: hash.text("pm").unwrap_or_default(),
+        checkpoint: if full {
+            hash.bytes("cp").unwrap_or_default()
+        } else {
+            bytes::Bytes::new()
+        },
+    });
+    pb::Job {
+        // Where only the id is remembered, the spec is just that.
+        spec: spec.unwrap_or_else(|| {
+            use prost::Message as _;
+            pb::JobSpec {
+                routing_key: key.to_string(),
+                job_id: id.to_string(),
+                ..pb::JobSpec::default()
+            }
+            .encode_to_vec()
+            .into()
+        }),
+        state: wire_state(view.state).into(),
+        attempts: hash.number("a").unwrap_or(0),
+        losses: hash.number("l").unwrap_or(0),
+        create_time: created.map(convert::timestamp),
+        run_time: view.due_ms.map(convert::timestamp),
+        lease_time: view.lease.as_ref().map(|(since_ms, _)| convert::timestamp(*since_ms)),
+        lease_expire_time: view.lease_expires_ms.map(convert::timestamp),
+        worker_id: view
+            .lease
+            .as_ref()
+            .map(|(_, holder)| holder.clone())
+            .unwrap_or_default(),
+        settle_time: time("at"),
+        failure,
+        result,
+        progress,
+        cancel_requested: view.state == JobState::Leased && hash.text("cr").is_some(),
+        cancel_reason: hash.text("cr").unwrap_or_default(),
+    }
+}

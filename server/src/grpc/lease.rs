@@ -1,0 +1,291 @@
+//! `Lease`: one look, and a long poll if there was nothing.
+
+use std::{sync::Arc, time::Duration};
+
+use bananas_proto::server as pb;
+use prost::Message as _;
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bounds::{answer_by, at_most},
+    convert, leased,
+};
+use crate::{
+    broker::Broker,
+    dispatch::{Ask, Delivery, Taker},
+    domain::{Error, JobId, limits as bound},
+    queue::Queue,
+    store::{Claim, LeaseAsk, Look},
+    telemetry::propagation,
+};
+
+/// With less time than this left, no job is leased: the answer could not be used.
+const MIN_LEFT: Duration = Duration::from_millis(20);
+
+/// A Lease call, checked.
+#[derive(Debug)]
+pub(super) struct LeaseCall {
+    ask: Ask,
+    worker_id: String,
+    max_jobs: u32,
+    max_bytes: u64,
+    until: Instant,
+    deadline: Option<Instant>,
+    request_id: Option<String>,
+}
+
+/// What a Lease call got.
+#[derive(Debug, Default)]
+pub(super) struct Got {
+    deliveries: Vec<Delivery>,
+    paused: bool,
+    draining: bool,
+}
+
+impl LeaseCall {
+    pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Result<Self, Error> {
+        let lease_ms = convert::lease_ms(request.lease_duration.as_ref(), "lease_duration", bound::LEASE_MS.0)?;
+        let ask = convert::ask(request.selector.as_ref(), lease_ms)?;
+        let worker = convert::worker(request.worker.as_ref())?;
+        at_most("max_jobs", request.max_jobs, bound::MAX_LEASE_JOBS)?;
+        at_most("max_bytes", request.max_bytes, bound::MAX_LEASE_BYTES)?;
+        let wait_ms = request
+            .wait
+            .as_ref()
+            .map_or(Ok(0), |wait| convert::duration_ms(wait, "wait", 0, bound::MAX_WAIT_MS))?;
+        let request_id = if request.request_id.is_empty() {
+            None
+        } else {
+            JobId::parse(&request.request_id).map_err(|_| Error::invalid("request_id", "must be a hyphenated UUID"))?;
+            if ask.routing_keys.len() > 1 {
+                return Err(Error::invalid(
+                    "request_id",
+                    "is only for selectors with one routing key",
+                ));
+            }
+            Some(request.request_id)
+        };
+        Ok(Self {
+            ask,
+            worker_id: worker.worker_id,
+            max_jobs: request.max_jobs.max(1),
+            max_bytes: if request.max_bytes == 0 {
+                bound::DEFAULT_LEASE_BYTES
+            } else {
+                request.max_bytes
+            },
+            until: answer_by(wait_ms, deadline),
+            deadline,
+            request_id,
+        })
+    }
+
+    /// Looks at once; then, if there was nothing and the caller waits, shares a selector with everybody who asks for the same.
+    pub(super) async fn run(self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
+        if broker.draining.is_cancelled() {
+            return Ok(Got {
+                draining: true,
+                ..Got::default()
+            });
+        }
+        let no_time = self
+            .deadline
+            .is_some_and(|deadline| deadline < Instant::now() + MIN_LEFT);
+        if gone.is_cancelled() || no_time {
+            return Ok(Got::default());
+        }
+        if self.request_id.is_some() {
+            return self.run_repeatable(broker, gone).await;
+        }
+        let mut got = Got {
+            paused: true,
+            ..Got::default()
+        };
+        let mut left = self.max_jobs;
+        let mut room = self.max_bytes;
+        for index in self.ask.order(0..self.ask.routing_keys.len()) {
+            let queue = broker.queues.get(&self.ask.routing_keys[index]);
+            let look = self.look(&queue, left, room, got.deliveries.is_empty(), None).await;
+            let look = match look {
+                Ok(look) => look,
+                // What earlier queues gave is not thrown away for the error of a later one.
+                Err(_) if !got.deliveries.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            got.paused &= look.paused;
+            if !look.jobs.is_empty() {
+                left -= look.jobs.len() as u32;
+                let delivery = Delivery::new(queue, look);
+                room = room.saturating_sub(delivery.bytes());
+                got.deliveries.push(delivery);
+            }
+            if left == 0 || room == 0 {
+                break;
+            }
+        }
+        if !got.deliveries.is_empty() || Instant::now() >= self.until {
+            return Ok(got);
+        }
+        self.wait(broker, gone, got.paused).await
+    }
+
+    async fn look(
+        &self,
+        queue: &Queue,
+        jobs: u32,
+        room: u64,
+        alone: bool,
+        request: Option<(&str, &str)>,
+    ) -> Result<Look, Error> {
+        let room = room as i64;
+        let claims = [Claim {
+            holder: self.worker_id.clone(),
+            jobs,
+            room_bytes: if alone { room } else { -room },
+        }];
+        let ask = LeaseAsk {
+            priorities: &self.ask.filter.priorities,
+            job_types: &self.ask.filter.job_types,
+            lease_ms: self.ask.lease_ms,
+            claims: &claims,
+            request,
+        };
+        let look = queue.store().lease(queue.keys(), &ask).await?;
+        queue.note_leased(&look);
+        Ok(look)
+    }
+
+    async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Result<Got, Error> {
+        let (sender, mut deliveries) = mpsc::unbounded_channel::<Delivery>();
+        let sink = Box::new(move |delivery| sender.send(delivery).map_err(|error| error.0));
+        let taker = Taker::new(
+            self.worker_id.clone(),
+            self.max_jobs,
+            self.max_bytes,
+            sink,
+            Box::new(|_| ()),
+        );
+        broker.metrics.lease_waiters.inc();
+        broker.dispatcher.attach(&self.ask, &taker);
+        let first = tokio::select! {
+            delivery = deliveries.recv() => delivery,
+            () = tokio::time::sleep_until(self.until) => None,
+            () = broker.draining.cancelled() => None,
+            () = gone.cancelled() => None,
+        };
+        taker.close();
+        broker.metrics.lease_waiters.dec();
+        deliveries.close();
+        let mut got = Got {
+            deliveries: first.into_iter().collect(),
+            paused,
+            draining: broker.draining.is_cancelled(),
+        };
+        // What came while the taker was being closed.
+        while let Ok(delivery) = deliveries.try_recv() {
+            got.deliveries.push(delivery);
+        }
+        Ok(got)
+    }
+
+    /// With a request id the leases belong to this call alone, so it looks for itself.
+    async fn run_repeatable(&self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
+        let queue = broker.queues.get(&self.ask.routing_keys[0]);
+        let nudge = Arc::new(tokio::sync::Notify::new());
+        let woken = nudge.clone();
+        let (sleeper, listening) = queue
+            .wakers()
+            .on_lanes(self.ask.filter.clone(), Box::new(move || woken.notify_one()));
+        let fingerprint = format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes);
+        let request = (self.request_id.as_deref().unwrap_or_default(), fingerprint.as_str());
+        let mut listening = Some(listening);
+        let result = loop {
+            let look = match self
+                .look(&queue, self.max_jobs, self.max_bytes, true, Some(request))
+                .await
+            {
+                Ok(look) => look,
+                Err(error) => break Err(error),
+            };
+            let paused = look.paused;
+            let due = look
+                .next_due_ms
+                .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(look.now_us / 1_000).max(1)));
+            let draining = broker.draining.is_cancelled();
+            if !look.jobs.is_empty() {
+                break Ok(Got {
+                    deliveries: vec![Delivery::new(queue.clone(), look)],
+                    paused,
+                    draining,
+                });
+            }
+            if Instant::now() >= self.until || draining || gone.is_cancelled() {
+                break Ok(Got {
+                    deliveries: Vec::new(),
+                    paused,
+                    draining,
+                });
+            }
+            if let Some(listening) = listening.take() {
+                listening.sure().await;
+                continue;
+            }
+            tokio::select! {
+                () = nudge.notified() => {}
+                () = tokio::time::sleep_until(due.map_or(self.until, |due| due.min(self.until))) => {}
+                () = broker.draining.cancelled() => {}
+                () = gone.cancelled() => {}
+            }
+        };
+        queue.wakers().forget_lanes(sleeper);
+        result
+    }
+}
+
+/// Links the span of a Lease call to the one that enqueued the job. Costs nothing while the broker does not trace.
+fn link_trace(job: &bytes::Bytes) {
+    if crate::telemetry::is_tracing()
+        && let Ok(job) = pb::LeasedJob::decode(job.clone())
+    {
+        propagation::link_job(&tracing::Span::current(), |name| {
+            job.headers.get(name).map(String::as_str)
+        });
+    }
+}
+
+impl Got {
+    /// The answer to the caller.
+    pub(super) fn into_wire(self, broker: &Broker) -> pb::LeaseResponse {
+        let mut jobs = Vec::new();
+        for delivery in &self.deliveries {
+            for job in &delivery.jobs {
+                if let Some(job) = leased::encode(delivery, job, broker.store.policy()) {
+                    link_trace(&job.wire);
+                    jobs.push(job.wire);
+                } else {
+                    tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
+                }
+            }
+        }
+        let advice = jobs.is_empty().then(|| {
+            let (reason, retry_ms) = match (self.draining, self.paused) {
+                (true, _) => (pb::AdviceReason::Draining, 0),
+                (false, true) => (pb::AdviceReason::Paused, 5_000),
+                (false, false) => (pb::AdviceReason::Empty, 1_000),
+            };
+            pb::Advice {
+                reason: reason.into(),
+                retry_after: Some(convert::duration(retry_ms)),
+            }
+        });
+        pb::LeaseResponse { jobs, advice }
+    }
+
+    /// Nobody is there to take the jobs.
+    pub(super) fn give_back(self) {
+        for delivery in &self.deliveries {
+            delivery.give_back();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Lists come in pages. A page token is the last name of the page before, in hexadecimal: opaque, and valid at every broker.
+
+use super::bounds::at_most;
+use crate::domain::{Error, limits as bound};
+
+/// Which page of a list is wanted.
+#[derive(Debug)]
+pub(super) struct Page {
+    size: usize,
+    after: String,
+}
+
+impl Page {
+    /// Checks what a request says of the page; a size of 0 is the default.
+    pub(super) fn read(size: u32, token: &str) -> Result<Self, Error> {
+        let (default, most) = bound::PAGE;
+        at_most("page_size", size, most)?;
+        let size = if size == 0 { default } else { size };
+        Ok(Self {
+            size: size as usize,
+            after: read_token(token)?,
+        })
+    }
+
+    /// This page of a list, in the order of names, and the token of the next; empty after the last.
+    pub(super) fn cut<T>(&self, items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
+        let mut named: Vec<(String, T)> = items
+            .into_iter()
+            .map(|item| (name(&item), item))
+            .filter(|(name, _)| *name > self.after)
+            .collect();
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        let more = named.len() > self.size;
+        named.truncate(self.size);
+        let next = match named.last() {
+            Some((last, _)) if more => token(last),
+            _ => String::new(),
+        };
+        (named.into_iter().map(|(_, item)| item).collect(), next)
+    }
+}
+
+fn token(last: &str) -> String {
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+    last.bytes()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)])
+        .collect()
+}
+
+fn read_token(token: &str) -> Result<String, Error> {
+    let wrong = || Error::invalid("page_token", "was not made by this call");
+    if !token.len().is_multiple_of(2) || !token.is_ascii() {
+        return Err(wrong());
+    }
+    let bytes = (0..token.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&token[at..at + 2], 16))
+        .collect::<Result<Vec<_>, _>>();
+    String::from_utf8(bytes.map_err(|_| wrong())?).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_names_where_to_go_on_and_nothing_else_is_one() {
+        assert_eq!(read_token(&token("email.eu-1")).unwrap(), "email.eu-1");
+        for bad in ["x", "xy", "é", "ff"] {
+            assert!(read_token(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn pages_put_together_are_the_list_in_order_without_repetition() {
+        let mut token = String::new();
+        let mut seen = Vec::new();
+        loop {
+            let page = Page::read(2, &token).unwrap();
+            let (items, next) = page.cut(vec!["c", "a", "e", "b", "d"], |name| (*name).to_owned());
+            assert!(items.len() <= 2);
+            seen.extend(items);
+            if next.is_empty() {
+                break;
+            }
+            token = next;
+        }
+        assert_eq!(seen, ["a", "b", "c", "d", "e"]);
+        assert!(Page::read(bound::PAGE.1 + 1, "").is_err());
+    }
+}

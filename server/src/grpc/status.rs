@@ -1,0 +1,219 @@
+//! Errors as gRPC tells them: the only file that gives an error its code. Its inverse is in the client library; a test there goes both ways.
+
+use std::time::Duration;
+
+use bananas_proto::{
+    metadata::{EXISTING_JOB_ID, OUTCOME, OUTCOME_NOT_APPLIED, OUTCOME_UNKNOWN},
+    reason::{self, DOMAIN},
+    server::ItemError,
+};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::domain::Error;
+
+/// How long a caller should wait before it tries again.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Code and reason of an error.
+fn code_and_reason(error: &Error) -> (Code, &'static str) {
+    match error {
+        Error::Invalid { .. } => (Code::InvalidArgument, reason::INVALID_FIELD),
+        Error::PayloadTooLarge { .. } => (Code::InvalidArgument, reason::PAYLOAD_TOO_LARGE),
+        Error::BatchTooLarge { .. } | Error::MessageTooLarge => (Code::InvalidArgument, reason::BATCH_TOO_LARGE),
+        Error::MalformedToken => (Code::InvalidArgument, reason::MALFORMED_TOKEN),
+        Error::RequestIdReused => (Code::InvalidArgument, reason::REQUEST_ID_REUSED),
+        Error::CrossQueueAtomic { .. } => (Code::InvalidArgument, reason::CROSS_QUEUE_ATOMIC),
+        Error::JobNotFound => (Code::NotFound, reason::JOB_NOT_FOUND),
+        Error::QueueNotFound(_) => (Code::NotFound, reason::QUEUE_NOT_FOUND),
+        Error::DuplicateJob { .. } => (Code::AlreadyExists, reason::DUPLICATE_JOB),
+        Error::LeaseLost => (Code::FailedPrecondition, reason::LEASE_LOST),
+        Error::AlreadySettled => (Code::FailedPrecondition, reason::ALREADY_SETTLED),
+        Error::QueuePausedForEnqueue(_) => (Code::FailedPrecondition, reason::QUEUE_PAUSED_FOR_ENQUEUE),
+        Error::HeartbeatTimeout(_) => (Code::Aborted, reason::HEARTBEAT_TIMEOUT),
+        Error::DeadlineExceeded => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
+        Error::UnknownMethod => (Code::Unimplemented, reason::UNKNOWN_METHOD),
+        Error::StoreOutOfMemory => (Code::ResourceExhausted, reason::STORE_OUT_OF_MEMORY),
+        Error::Overloaded => (Code::ResourceExhausted, reason::OVERLOADED),
+        Error::StoreUnavailable { .. } => (Code::Unavailable, reason::STORE_UNAVAILABLE),
+        Error::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
+        Error::Bug(_) => (Code::Internal, reason::BUG),
+    }
+}
+
+/// The status of a failed call.
+pub(super) fn status(error: &Error) -> Status {
+    let (code, reason) = code_and_reason(error);
+    let mut details = ErrorDetails::new();
+    let mut metadata = std::collections::HashMap::new();
+    match error {
+        Error::Invalid { field, problem } => {
+            details.add_bad_request_violation(field, problem);
+        }
+        Error::PayloadTooLarge { field, .. } => {
+            details.add_bad_request_violation(*field, error.to_string());
+        }
+        Error::MalformedToken => {
+            details.add_bad_request_violation("lease_token", error.to_string());
+        }
+        Error::RequestIdReused => {
+            details.add_bad_request_violation("request_id", error.to_string());
+        }
+        Error::DuplicateJob { existing } => {
+            metadata.insert(EXISTING_JOB_ID.to_owned(), existing.to_string());
+        }
+        Error::StoreUnavailable { unknown, .. } => {
+            metadata.insert(
+                OUTCOME.to_owned(),
+                if *unknown { OUTCOME_UNKNOWN } else { OUTCOME_NOT_APPLIED }.to_owned(),
+            );
+        }
+        Error::Bug(text) => tracing::error!(error = text, "internal error"),
+        _ => {}
+    }
+    if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
+        details.set_retry_info(Some(RETRY_AFTER));
+    }
+    details.set_error_info(reason, DOMAIN, metadata);
+    Status::with_error_details(code, error.to_string(), details)
+}
+
+/// What tonic refuses before any code of ours sees it, as an error of ours. `None` for what it says of connections and of services that are not ours.
+pub(super) fn refused_by_tonic(code: Code) -> Option<Error> {
+    match code {
+        Code::OutOfRange => Some(Error::MessageTooLarge),
+        Code::Internal => Some(Error::invalid("message", "cannot be decoded")),
+        _ => None,
+    }
+}
+
+/// A frame that could not be read; `None` if it is the connection that broke.
+pub(super) fn unreadable(status: &Status) -> Option<Error> {
+    use std::error::Error as _;
+    // What the connection does has a source.
+    status
+        .source()
+        .is_none()
+        .then(|| refused_by_tonic(status.code()))
+        .flatten()
+}
+
+/// The error of one item of a batch.
+pub(super) fn item_error(error: &Error) -> ItemError {
+    let (code, reason) = code_and_reason(error);
+    if let Error::Bug(text) = error {
+        tracing::error!(error = text, "internal error");
+    }
+    let mut message = error.to_string();
+    if let Error::DuplicateJob { existing } = error {
+        message = format!("the unique key is held by job {existing}");
+    }
+    ItemError {
+        code: code as i32,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        status(&error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::JobId;
+
+    fn one_of_each() -> Vec<Error> {
+        vec![
+            Error::invalid("priority", "is too high"),
+            Error::PayloadTooLarge {
+                field: "payload",
+                size: 2,
+                limit: 1,
+            },
+            Error::BatchTooLarge {
+                size: 2,
+                limit: 1,
+                unit: "items",
+            },
+            Error::MessageTooLarge,
+            Error::MalformedToken,
+            Error::RequestIdReused,
+            Error::CrossQueueAtomic {
+                first: "a".into(),
+                second: "b".into(),
+            },
+            Error::JobNotFound,
+            Error::QueueNotFound("a".into()),
+            Error::DuplicateJob { existing: JobId::new() },
+            Error::LeaseLost,
+            Error::AlreadySettled,
+            Error::QueuePausedForEnqueue("why".into()),
+            Error::HeartbeatTimeout(Duration::from_secs(30)),
+            Error::DeadlineExceeded,
+            Error::UnknownMethod,
+            Error::StoreOutOfMemory,
+            Error::Overloaded,
+            Error::StoreUnavailable {
+                what: "busy",
+                unknown: false,
+            },
+            Error::ShuttingDown,
+            Error::Bug("secret detail".into()),
+        ]
+    }
+
+    #[test]
+    fn every_reason_is_raised_by_some_error_and_named_in_its_details() {
+        let mut raised: Vec<String> = one_of_each()
+            .iter()
+            .map(|error| {
+                let status = status(error);
+                let info = status.get_error_details().error_info().cloned().unwrap();
+                assert_eq!(info.domain, DOMAIN);
+                assert_eq!(info.reason, item_error(error).reason);
+                info.reason
+            })
+            .collect();
+        raised.sort();
+        raised.dedup();
+        let mut all: Vec<&str> = reason::ALL.to_vec();
+        all.sort_unstable();
+        assert_eq!(raised, all);
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_read_is_told_apart_from_a_connection_that_broke() {
+        assert_eq!(
+            unreadable(&Status::out_of_range("found 7")),
+            Some(Error::MessageTooLarge)
+        );
+        assert!(matches!(
+            unreadable(&Status::internal("wire type")),
+            Some(Error::Invalid { .. })
+        ));
+        let mut broken = Status::internal("h2 protocol error");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
+        assert_eq!(unreadable(&broken), None);
+        assert_eq!(unreadable(&Status::cancelled("")), None);
+    }
+
+    #[test]
+    fn the_text_of_a_defect_stays_in_the_log() {
+        assert!(!status(&Error::Bug("secret detail".into())).message().contains("secret"));
+    }
+
+    #[test]
+    fn every_reason_has_its_entry_on_the_errors_page() {
+        let page = include_str!("../../../docs/errors.md");
+        for reason in reason::ALL {
+            assert!(
+                page.contains(&format!("## {reason}")),
+                "docs/errors.md has no entry for {reason}"
+            );
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! One stream's side of the broker: what the worker holds, what it was told, and how much more it may get.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bananas_proto::server::{self as pb, subscribe_response::Frame};
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+use tonic::Status;
+
+use super::Opening;
+use crate::{
+    broker::Broker,
+    clock::now_ms,
+    dispatch::{Delivery, Taker},
+    domain::{Error, JobId, LeaseToken, Nonce},
+    grpc::{
+        convert,
+        leased::{self, LeasedJob},
+        settle::Verdict,
+    },
+    queue::Queue,
+};
+
+/// A frame of jobs is closed at this size, so that no client's message limit is in its way.
+const FRAME_BYTES: usize = 1 << 20;
+
+/// One job that the worker holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) queue: Arc<Queue>,
+    pub(super) nonce: Nonce,
+    pub(super) token: Bytes,
+    pub(super) bytes: u64,
+    /// The frame that it came with; 0 if it was held before this stream.
+    pub(super) delivery: u64,
+    /// When the lease ends, by the clock of Redis, in milliseconds.
+    pub(super) deadline_ms: u64,
+    pub(super) renew_at: Instant,
+    pub(super) attempt_ends: Instant,
+    pub(super) cancelled: bool,
+}
+
+/// What changes while a stream lives.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) held: HashMap<JobId, Held>,
+    /// The number of the last frame of jobs that was sent, and of the last that the worker has.
+    pub(super) delivery: u64,
+    pub(super) received: u64,
+    pub(super) flow: pb::Flow,
+    pub(super) draining: bool,
+}
+
+/// One stream's side of the broker.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: String,
+    worker: pb::WorkerInfo,
+    selector: pb::Selector,
+    opened_ms: u64,
+    pub(super) lease: Duration,
+    out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
+    taker: OnceLock<Arc<Taker>>,
+    state: Mutex<State>,
+    /// Wakes the driver when there is something to keep alive.
+    pub(super) rouse: Notify,
+    /// Something other than the number of jobs held changed that ListWorkers shows.
+    changed: AtomicBool,
+    /// Jobs held according to the last report.
+    reported: AtomicUsize,
+}
+
+impl Session {
+    pub(super) fn new(
+        broker: &Arc<Broker>,
+        opening: &Opening,
+        out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
+    ) -> Arc<Self> {
+        let session = Arc::new(Self {
+            id: if opening.session_id.is_empty() {
+                uuid::Uuid::now_v7().to_string()
+            } else {
+                opening.session_id.clone()
+            },
+            worker: opening.worker.clone(),
+            selector: opening.selector.clone(),
+            opened_ms: now_ms(),
+            lease: Duration::from_millis(opening.ask.lease_ms),
+            out,
+            taker: OnceLock::new(),
+            state: Mutex::new(State {
+                flow: opening.flow,
+                ..State::default()
+            }),
+            rouse: Notify::new(),
+            changed: AtomicBool::new(true),
+            reported: AtomicUsize::new(0),
+        });
+        let to = Arc::downgrade(&session);
+        let store = broker.store.clone();
+        let sink = Box::new(move |delivery| match to.upgrade() {
+            Some(session) => session.deliver(delivery, store.policy()),
+            None => Err(delivery),
+        });
+        let to = Arc::downgrade(&session);
+        let pause_notice = Box::new(move |paused| {
+            if let Some(session) = to.upgrade() {
+                let reason = if paused {
+                    pb::AdviceReason::Paused
+                } else {
+                    pb::AdviceReason::Empty
+                };
+                session.send(Frame::Advice(pb::Advice {
+                    reason: reason.into(),
+                    retry_after: None,
+                }));
+            }
+        });
+        let flow = opening.flow;
+        let taker = Taker::new(
+            opening.worker.worker_id.clone(),
+            flow.max_jobs,
+            flow.max_bytes,
+            sink,
+            pause_notice,
+        );
+        let _ = session.taker.set(taker);
+        session
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    #[allow(clippy::expect_used, reason = "set in `new`, before anybody has the session")]
+    pub(super) fn taker(&self) -> &Arc<Taker> {
+        self.taker.get().expect("set in new")
+    }
+
+    /// Sends a frame; to a worker that is gone it goes nowhere.
+    pub(super) fn send(&self, frame: Frame) {
+        let _ = self.out.send(Ok(pb::SubscribeResponse { frame: Some(frame) }));
+    }
+
+    /// Ends the stream with a status; without one it ends well.
+    pub(super) fn fail(&self, status: Status) {
+        let _ = self.out.send(Err(status));
+    }
+
+    /// The worker's end is gone.
+    pub(super) async fn closed(&self) {
+        self.out.closed().await;
+    }
+
+    /// Keeps what was leased for this worker and sends it, in frames of bounded size.
+    fn deliver(&self, delivery: Delivery, policy: &crate::domain::Policy) -> Result<(), Delivery> {
+        if self.out.is_closed() {
+            return Err(delivery);
+        }
+        let now = Instant::now();
+        let leased_ms = delivery.leased_us / 1_000;
+        let mut state = self.lock();
+        let was_empty = state.held.is_empty();
+        let mut frame = Vec::with_capacity(delivery.jobs.len());
+        let mut frame_bytes = 0;
+        state.delivery += 1;
+        for job in &delivery.jobs {
+            let Some(LeasedJob {
+                wire,
+                token,
+                attempt_timeout_ms,
+            }) = leased::encode(&delivery, job, policy)
+            else {
+                tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
+                continue;
+            };
+            let number = state.delivery;
+            state.held.insert(
+                job.job_id,
+                Held {
+                    queue: delivery.queue.clone(),
+                    nonce: delivery.nonce,
+                    token,
+                    bytes: job.record.len() as u64,
+                    delivery: number,
+                    deadline_ms: leased_ms + job.lease_ms,
+                    renew_at: self.renew_at(now, job.lease_ms),
+                    attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
+                    cancelled: false,
+                },
+            );
+            frame_bytes += wire.len();
+            frame.push(wire);
+            if frame_bytes >= FRAME_BYTES {
+                self.send(Frame::Jobs(pb::Jobs {
+                    jobs: std::mem::take(&mut frame),
+                    delivery: state.delivery,
+                }));
+                state.delivery += 1;
+                frame_bytes = 0;
+            }
+        }
+        if frame.is_empty() {
+            state.delivery -= 1;
+        } else {
+            self.send(Frame::Jobs(pb::Jobs {
+                jobs: frame,
+                delivery: state.delivery,
+            }));
+        }
+        drop(state);
+        if was_empty {
+            self.rouse.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Everything up to this frame is in the worker's memory.
+    pub(super) fn received(&self, delivery: u64) -> Result<(), Error> {
+        let mut state = self.lock();
+        if delivery > state.delivery {
+            return Err(Error::invalid("received.delivery", "was not sent yet"));
+        }
+        state.received = state.received.max(delivery);
+        Ok(())
+    }
+
+    /// Changes the window.
+    pub(super) fn set_flow(&self, flow: pb::Flow) {
+        let mut state = self.lock();
+        state.flow = flow;
+        let draining = state.draining;
+        drop(state);
+        if !draining {
+            self.taker().set_window(flow.max_jobs, flow.max_bytes);
+        }
+        self.changed.store(true, Relaxed);
+    }
+
+    /// No more jobs come.
+    pub(super) fn stop_taking(&self) {
+        self.lock().draining = true;
+        self.taker().close();
+        self.changed.store(true, Relaxed);
+    }
+
+    /// Takes note of settlements.
+    pub(super) fn settled(&self, verdicts: &[Verdict]) {
+        let ids = verdicts
+            .iter()
+            .filter(|verdict| verdict.ended)
+            .filter_map(|verdict| Some(verdict.token.as_ref()?.job_id));
+        self.forget(ids);
+    }
+
+    /// Does not hold these any more; there is room for others.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = JobId>) {
+        let (mut jobs, mut bytes) = (0, 0);
+        let mut state = self.lock();
+        for id in ids {
+            if let Some(held) = state.held.remove(&id) {
+                jobs += 1;
+                bytes += held.bytes;
+            }
+        }
+        drop(state);
+        self.taker().let_go(jobs, bytes);
+    }
+
+    /// Whether this lease is held over this stream.
+    pub(super) fn holds(&self, token: &LeaseToken) -> bool {
+        self.lock()
+            .held
+            .get(&token.job_id)
+            .is_some_and(|held| held.nonce == token.nonce)
+    }
+
+    /// Jobs held.
+    pub(super) fn held_count(&self) -> usize {
+        self.lock().held.len()
+    }
+
+    /// The window, for the metrics.
+    pub(super) fn window(&self) -> u32 {
+        self.lock().flow.max_jobs
+    }
+
+    /// Asks the worker to give up a job, once.
+    pub(super) fn cancel(&self, job: JobId, grace: Duration, reason: &str) -> bool {
+        let mut state = self.lock();
+        let Some(held) = state.held.get_mut(&job) else {
+            return false;
+        };
+        if self.ask_to_give_up(held, grace.as_millis() as u64, reason.to_owned()) {
+            // The lease ends with the grace, whatever else happens.
+            held.renew_at = held.renew_at.min(Instant::now() + grace);
+        }
+        true
+    }
+
+    /// Tells the worker to give up a job within `grace_ms`; `false` if it was told before.
+    pub(super) fn ask_to_give_up(&self, held: &mut Held, grace_ms: u64, reason: String) -> bool {
+        let is_new = !std::mem::replace(&mut held.cancelled, true);
+        if is_new {
+            self.send(Frame::Cancel(pb::CancelLease {
+                lease_token: held.token.clone(),
+                reason,
+                grace: Some(convert::duration(grace_ms)),
+            }));
+        }
+        is_new
+    }
+
+    /// Whether ListWorkers would show something new; asked once per report.
+    pub(super) fn has_changed(&self) -> bool {
+        let held = self.held_count();
+        self.changed.swap(false, Relaxed) | (self.reported.swap(held, Relaxed) != held)
+    }
+
+    /// As ListWorkers shows it.
+    pub(super) fn report(&self, broker_id: &str) -> pb::Worker {
+        let state = self.lock();
+        pb::Worker {
+            info: Some(self.worker.clone()),
+            session_id: self.id.clone(),
+            broker_id: broker_id.to_owned(),
+            selector: Some(self.selector.clone()),
+            flow: Some(state.flow),
+            held_jobs: state.held.len() as u32,
+            open_time: Some(convert::timestamp(self.opened_ms)),
+            draining: state.draining,
+        }
+    }
+
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

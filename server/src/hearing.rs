@@ -1,0 +1,35 @@
+//! What other brokers and the scripts of this one tell over Redis, passed on to those who wait for it here.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::{broker::Broker, domain::RoutingKey, store::Signal};
+
+/// Runs until Redis is not listened to any more.
+pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(String, Signal)>) {
+    while let Some((channel, signal)) = incoming.recv().await {
+        if signal == Signal::Missed {
+            for queue in broker.queues.all() {
+                queue.wakers().missed();
+            }
+            continue;
+        }
+        let Some(queue) = routing_key_of(&channel).and_then(|key| broker.queues.known(&key)) else {
+            continue;
+        };
+        match signal {
+            // Our own enqueues have woken our own sleepers already.
+            Signal::LaneReady { by_us: true, .. } | Signal::Missed => {}
+            Signal::LaneReady { priority, job_type, .. } => queue.wakers().lane_ready(priority, &job_type),
+            Signal::DueEarlier(_) => queue.wakers().due_earlier(),
+            Signal::Settled(job) => queue.wakers().settled(job),
+            Signal::Cancel { job_id, grace, reason } => broker.sessions.cancel(job_id, grace, &reason),
+        }
+    }
+}
+
+fn routing_key_of(channel: &str) -> Option<RoutingKey> {
+    let key = channel.split_once('{')?.1.split_once('}')?.0;
+    RoutingKey::parse(key).ok()
+}

@@ -1,0 +1,106 @@
+//! The second port: /metrics for Prometheus, /livez and /readyz for orchestrators and people. HTTP/1, no secrets, no actions.
+
+use crate::metrics::{self, Metrics};
+use crate::readiness::Readiness;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Clone)]
+struct Shared {
+    registry: Arc<Registry>,
+    readiness: Arc<Readiness>,
+}
+
+/// Serves until `stop` is cancelled.
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<Readiness>, stop: CancellationToken) {
+    let shared = Shared {
+        registry: Arc::new(metrics.registry()),
+        readiness,
+    };
+    let router = Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics_page))
+        .route("/livez", get(live))
+        .route("/readyz", get(ready))
+        .with_state(shared);
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the port of metrics and health ended");
+    }
+}
+
+async fn index() -> &'static str {
+    "bananas-broker\n\n/metrics  OpenMetrics\n/livez    whether the process runs\n/readyz   whether it should get traffic\n"
+}
+
+async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {
+    // Also brings the gauge of readiness up to date.
+    shared.readiness.why_not();
+    (
+        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        metrics::render(&shared.registry),
+    )
+}
+
+/// Independent of Redis: a restart of this process would not bring Redis back.
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
+    match shared.readiness.why_not() {
+        None => (StatusCode::OK, "ok\n".into()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn readiness_follows_start_redis_and_drain_while_liveness_stays() {
+        let metrics = Metrics::new();
+        let readiness = Readiness::new(metrics.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, metrics.clone(), readiness.clone(), stop.clone()));
+
+        assert!(get(address, "/readyz").await.contains("503") && get(address, "/readyz").await.contains("starting"));
+        readiness.set_started();
+        assert!(get(address, "/readyz").await.contains("Redis does not answer"));
+        metrics.redis_up.set(1);
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/metrics").await.contains("\nbananas_ready 1\n"));
+        readiness.set_draining();
+        assert!(get(address, "/readyz").await.contains("draining"));
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
+        assert!(get(address, "/metrics").await.ends_with("# EOF\n"));
+        assert!(get(address, "/nothing").await.starts_with("HTTP/1.1 404"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+}

@@ -1,0 +1,34 @@
+//! A metric with one label whose values are few and known in the code.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// One metric per label value, made when first asked for. Keep the handle where it is bumped often.
+#[derive(Debug)]
+pub struct Labelled<M> {
+    children: RwLock<BTreeMap<&'static str, Arc<M>>>,
+    make: fn() -> M,
+}
+
+impl<M> Labelled<M> {
+    pub(super) fn new(make: fn() -> M) -> Self {
+        Self {
+            children: RwLock::default(),
+            make,
+        }
+    }
+
+    /// The handle for this label value.
+    pub fn get(&self, value: &'static str) -> Arc<M> {
+        if let Some(child) = self.children.read().unwrap_or_else(PoisonError::into_inner).get(value) {
+            return child.clone();
+        }
+        let mut children = self.children.write().unwrap_or_else(PoisonError::into_inner);
+        children.entry(value).or_insert_with(|| Arc::new((self.make)())).clone()
+    }
+
+    pub(super) fn all(&self) -> Vec<(&'static str, Arc<M>)> {
+        let children = self.children.read().unwrap_or_else(PoisonError::into_inner);
+        children.iter().map(|(value, child)| (*value, child.clone())).collect()
+    }
+}

@@ -1,0 +1,170 @@
+//! enqueue.lua: storing jobs.
+
+use bytes::Bytes;
+
+use super::{QueueKeys, Store, keys::part, reply::Reply};
+use crate::domain::{Error, JobId, JobType, record::flag};
+
+/// When a job may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At once.
+    Now,
+    /// This many milliseconds from now, by the clock of Redis.
+    In(u64),
+    /// At this time, in milliseconds.
+    At(u64),
+}
+
+/// A key under which only one job may live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueKey {
+    /// The key.
+    pub key: String,
+    /// Released at the first lease instead of at the end.
+    pub until_leased: bool,
+    /// A second job is refused instead of answered with the first.
+    pub reject: bool,
+}
+
+/// A job to store.
+#[derive(Clone, Debug)]
+pub struct EnqueueItem {
+    /// Its id.
+    pub id: JobId,
+    /// The broker made the id just now: nobody can have used it before.
+    pub id_is_new: bool,
+    /// The handler.
+    pub job_type: JobType,
+    /// 1 to 9.
+    pub priority: u8,
+    /// The flags of its record.
+    pub flags: u8,
+    /// Its record.
+    pub record: Bytes,
+    /// When it may start.
+    pub start: Start,
+    /// In milliseconds.
+    pub start_by_ms: Option<u64>,
+    /// Its unique key.
+    pub unique: Option<UniqueKey>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// The job that lives: the new one, or the one that was there.
+    pub job_id: JobId,
+    /// It was there already.
+    pub deduplicated: bool,
+}
+
+impl EnqueueItem {
+    fn kind(&self) -> u8 {
+        if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
+            b'x'
+        } else if self.id_is_new {
+            b'n'
+        } else {
+            b'p'
+        }
+    }
+
+    fn same_group(&self, other: &Self) -> bool {
+        self.kind() == other.kind()
+            && self.priority == other.priority
+            && self.flags == other.flags
+            && self.job_type == other.job_type
+    }
+}
+
+impl Store {
+    /// Stores jobs; no two of them may have the same id. Each has its own answer; an error of the call is everybody's.
+    pub async fn enqueue(
+        &self,
+        keys: &QueueKeys,
+        items: &[&EnqueueItem],
+    ) -> Result<Vec<Result<Enqueued, Error>>, Error> {
+        // Groups of jobs that share a lane; nearly always there is one.
+        let mut groups: Vec<Vec<usize>> = Vec::with_capacity(1);
+        for (index, item) in items.iter().enumerate() {
+            match groups.iter_mut().find(|group| items[group[0]].same_group(item)) {
+                Some(group) => group.push(index),
+                None => groups.push(vec![index]),
+            }
+        }
+        let data_bytes = items.iter().map(|item| item.record.len() + 48).sum();
+        let parts = [part::META, part::LANES, part::SCHEDULED, part::UNIQUE, part::START_BY];
+        let mut call = self.scripts.enqueue.call(keys, &parts, data_bytes);
+        call.text(&self.tag);
+        let mut order = Vec::with_capacity(items.len());
+        for group in &groups {
+            let first = items[group[0]];
+            let kind = first.kind();
+            call.bytes(&[kind])
+                .text(&lane(first.priority, &first.job_type))
+                .int(u64::from(first.flags & (flag::POLICY - 1)))
+                .int(group.len() as u64);
+            for &index in group {
+                let item = items[index];
+                order.push(index);
+                call.bytes(&item.id.0).bytes(&item.record);
+                if kind == b'x' {
+                    match item.start {
+                        Start::Now => call.text(""),
+                        Start::In(ms) => call.text(&format!("d{ms}")),
+                        Start::At(ms) => call.text(&format!("a{ms}")),
+                    };
+                    call.text(&item.start_by_ms.map(|ms| ms.to_string()).unwrap_or_default());
+                    match &item.unique {
+                        Some(unique) => call.text(&unique.key).text(if unique.until_leased { "L" } else { "S" }),
+                        None => call.text("").text(""),
+                    };
+                }
+            }
+        }
+        // Repeatable: a job that the lost call stored is found by its id. An id that is new to us is not looked up, so that call is not repeated.
+        let repeatable = items.iter().all(|item| !item.id_is_new);
+        let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, repeatable).await?)?;
+        let _now = reply.uint()?;
+        let mut duplicates = reply.list()?;
+        if let Some(reason) = reply.maybe_bytes()? {
+            return Err(Error::QueuePausedForEnqueue(
+                String::from_utf8_lossy(&reason).into_owned(),
+            ));
+        }
+        let mut results: Vec<Result<Enqueued, Error>> = items
+            .iter()
+            .map(|item| {
+                Ok(Enqueued {
+                    job_id: item.id,
+                    deduplicated: false,
+                })
+            })
+            .collect();
+        while duplicates.left() > 0 {
+            let number = duplicates.uint()? as usize;
+            let index = *number
+                .checked_sub(1)
+                .and_then(|n| order.get(n))
+                .ok_or_else(super::reply::malformed)?;
+            let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
+            let rejects =
+                existing != items[index].id && items[index].unique.as_ref().is_some_and(|unique| unique.reject);
+            results[index] = if rejects {
+                Err(Error::DuplicateJob { existing })
+            } else {
+                Ok(Enqueued {
+                    job_id: existing,
+                    deduplicated: true,
+                })
+            };
+        }
+        Ok(results)
+    }
+}
+
+/// The name of a lane.
+pub(super) fn lane(priority: u8, job_type: &JobType) -> String {
+    format!("{priority}:{job_type}")
+}

@@ -1,0 +1,155 @@
+//! look.lua, wait.lua and cancel.lua: one job, read, waited for, cancelled.
+
+use bytes::Bytes;
+
+use super::{
+    QueueKeys, Store,
+    keys::part,
+    reply::{Reply, malformed},
+};
+use crate::domain::{Error, JobId, JobState};
+
+/// The state hash of a job: what became of it.
+#[derive(Clone, Debug, Default)]
+pub struct StateHash {
+    fields: Vec<(Bytes, Bytes)>,
+}
+
+impl StateHash {
+    /// A field, as bytes.
+    pub fn bytes(&self, name: &str) -> Option<Bytes> {
+        self.fields
+            .iter()
+            .find(|(field, _)| field == name.as_bytes())
+            .map(|(_, value)| value.clone())
+    }
+
+    /// A field, as text.
+    pub fn text(&self, name: &str) -> Option<String> {
+        self.bytes(name)
+            .map(|value| String::from_utf8_lossy(&value).into_owned())
+    }
+
+    /// A field, as a number.
+    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        std::str::from_utf8(&self.bytes(name)?).ok()?.parse().ok()
+    }
+}
+
+/// Everything there is about a job.
+#[derive(Clone, Debug)]
+pub struct JobView {
+    /// Where it is.
+    pub state: JobState,
+    /// Its record; gone where only the id is remembered.
+    pub record: Option<Bytes>,
+    /// What became of it.
+    pub hash: StateHash,
+    /// LEASED: since when, in milliseconds, and by whom.
+    pub lease: Option<(u64, String)>,
+    /// LEASED: until when, in milliseconds.
+    pub lease_expires_ms: Option<u64>,
+    /// SCHEDULED: until when, in milliseconds.
+    pub due_ms: Option<u64>,
+}
+
+fn state_of(letter: &[u8]) -> Option<JobState> {
+    // A nack is remembered with the state it led to; without a body only a final one can be true.
+    letter
+        .first()
+        .and_then(|letter| JobState::from_letter(*letter))
+        .filter(|state| state.is_final())
+}
+
+impl Store {
+    /// Reads a job.
+    pub async fn look(&self, keys: &QueueKeys, id: JobId) -> Result<Option<JobView>, Error> {
+        let parts = [part::META, part::LEASES, part::DEADLINES, part::SCHEDULED];
+        let mut call = self.scripts.look.call(keys, &parts, 16);
+        call.bytes(&id.0);
+        let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
+        let _now = reply.uint()?;
+        let letter = reply.bytes()?;
+        let record = reply.maybe_bytes()?;
+        let mut list = reply.list()?;
+        let mut hash = StateHash::default();
+        while list.left() > 0 {
+            hash.fields.push((list.bytes()?, list.bytes()?));
+        }
+        let lease = reply.maybe_bytes()?.and_then(|value| read_lease(&value));
+        let lease_expires_ms = reply.maybe_uint()?;
+        let due_ms = reply.maybe_uint()?;
+        let state = if record.is_some() {
+            letter.first().and_then(|letter| JobState::from_letter(*letter))
+        } else {
+            state_of(&letter)
+        };
+        Ok(state.map(|state| JobView {
+            state,
+            record,
+            hash,
+            lease,
+            lease_expires_ms,
+            due_ms,
+        }))
+    }
+
+    /// Registers interest in the end of a job for `wait_ms`; returns at once with whether it has ended. `Ok(None)`: there is no such job.
+    pub async fn await_settled(&self, keys: &QueueKeys, id: JobId, wait_ms: u64) -> Result<Option<bool>, Error> {
+        let mut call = self.scripts.wait.call(keys, &[part::META, part::WAITERS], 16);
+        call.bytes(&id.0).int(wait_ms);
+        let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
+        let letter = reply.bytes()?;
+        Ok(match letter.as_ref() {
+            b"" => Some(false),
+            b"?" => None,
+            _ => Some(true),
+        })
+    }
+
+    /// Cancels a job; returns where it is now.
+    pub async fn cancel(
+        &self,
+        keys: &QueueKeys,
+        id: JobId,
+        reason: &str,
+        grace_ms: u64,
+    ) -> Result<Option<JobState>, Error> {
+        let parts = [
+            part::META,
+            part::LEASES,
+            part::DEADLINES,
+            part::SCHEDULED,
+            part::START_BY,
+            part::TOMBSTONES,
+            part::TOMBSTONE_COUNTS,
+            part::DEAD,
+            part::SETTLED,
+        ];
+        let mut call = self.scripts.cancel.call(keys, &parts, 64);
+        call.text(&self.tag)
+            .bytes(&id.0)
+            .text(reason)
+            .int(grace_ms)
+            .int(Self::ms(self.policy.dedupe_window))
+            .int(self.policy.dedupe_max_ids)
+            .int(Self::ms(self.policy.failure_retention));
+        let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
+        let letter = reply.bytes()?;
+        Ok(letter.first().and_then(|letter| JobState::from_letter(*letter)))
+    }
+}
+
+/// Reads a lease value: nonce (16), lease time (6), flags (1), holder (padded).
+fn read_lease(value: &[u8]) -> Option<(u64, String)> {
+    let time = value
+        .get(16..22)?
+        .iter()
+        .fold(0, |sum, &byte| sum << 8 | u64::from(byte));
+    Some((time, String::from_utf8_lossy(value.get(23..)?).trim_end().to_owned()))
+}
+
+/// The reply of a script that names a job: used by the rehearsal too.
+pub(super) fn job_id(bytes: &[u8]) -> Result<JobId, Error> {
+    JobId::from_slice(bytes).ok_or_else(malformed)
+}

@@ -1,0 +1,25 @@
+-- How much is in a queue.
+-- KEYS  meta, lane index, scheduled, leases, dead, settled, quarantine, lane tombstone counts
+-- ARGV  -
+-- RETURNS {now ms, scheduled, leased, dead, settled, quarantined, paused 0/1, enqueue paused 0/1, pause reason, pause time ms, oldest ready ms or -1, lane, jobs, ...}
+-- MOVES  -
+local meta = call('HMGET', KEYS[1], 'pa', 'ep', 'pr', 'pt')
+local lanes = call('ZRANGE', KEYS[2], 0, 999)
+local answer = {
+  now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]), call('HLEN', KEYS[7]),
+  meta[1] and 1 or 0, meta[2] and 1 or 0, meta[3] or '', tonumber(meta[4] or 0), -1,
+}
+local buried = call('EXISTS', KEYS[8]) == 1
+for _, lane in ipairs(lanes) do
+  local key = base .. 'r:' .. lane
+  local length = call('LLEN', key)
+  if buried then length = length - tonumber(call('HGET', KEYS[8], lane) or 0) end
+  if length > 0 then
+    local head = call('LINDEX', key, 0)
+    local ms = unpack_ms(head, 2)
+    if answer[11] < 0 or ms < answer[11] then answer[11] = ms end
+    answer[#answer + 1] = lane
+    answer[#answer + 1] = length
+  end
+end
+return answer

@@ -1,0 +1,138 @@
+-- Settles leased jobs as not done.
+-- KEYS  meta, leases, lease deadlines, settled, scheduled, lane index, dead
+-- ARGV  broker, dedupe window ms, dedupe ids at most, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
+--       jitter in thousandths, then per job: id, nonce, action ('T' retry, 'L' release, 'Z' snooze, 'D' dead-letter, 'C' discard),
+--       delay ms or '' (release: only if the deadline is this ms, '' always), random number in [0, 1), failure type, message, stack
+-- RETURNS {now ms, per job: code, state, due ms}
+--         codes: 0 applied, 1 settled so before, 2 lease lost, 3 settled otherwise before
+-- MOVES  LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED
+local broker, window_ms, max_ids, failure_retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local default_attempts = tonumber(ARGV[5])
+local defaults = { initial_ms = tonumber(ARGV[6]), max_ms = tonumber(ARGV[7]), multiplier = tonumber(ARGV[8]), jitter = tonumber(ARGV[9]) }
+local STRIDE, FIRST = 8, 10
+local count = (#ARGV - FIRST + 1) / STRIDE
+local ids = {}
+for k = 1, count do ids[k] = ARGV[FIRST + (k - 1) * STRIDE] end
+
+-- decide
+local values = call('HMGET', KEYS[2], unpack(ids))
+local meta = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
+local before = remembered(meta[1], ids)
+local answers, plans, seen, lanes = {}, {}, {}, {}
+for k = 1, count do
+  local from = FIRST + (k - 1) * STRIDE
+  local id, nonce, action = ids[k], ARGV[from + 1], ARGV[from + 2]
+  local value, n = values[k], 3 * (k - 1)
+  if not value or sub(value, 1, 16) ~= nonce or seen[id] then
+    local code, old = 2, before and before[k]
+    if seen[id] then
+      code = seen[id] == action and 1 or 3
+    elseif old and sub(old, 2, 9) == sub(nonce, 1, 8) then
+      code = sub(old, 10, 10) == action and 1 or 3
+    end
+    answers[n + 1], answers[n + 2], answers[n + 3] = code, '', 0
+  else
+    seen[id] = action
+    local flags = byte(value, 23)
+    local head = read_head(id)
+    local state = {}
+    if has(flags, FLAG_STATE) then
+      state = call('HMGET', base .. 's' .. id, 'a', 'cr')
+    elseif action ~= 'L' or not head then
+      touch(base .. 's' .. id)
+    end
+    local plan = { id = id, nonce = nonce, action = action, flags = flags, head = head, from = from }
+    local delay = ARGV[from + 3]
+    if not head then
+      plan.to = 'Q'
+    elseif action == 'L' and delay ~= '' and tonumber(call('ZSCORE', KEYS[3], id) or 0) ~= tonumber(delay) then
+      plan.to = nil -- prolonged meanwhile: whoever did that has the job
+    elseif action == 'C' then
+      plan.to = STATE_CANCELLED
+    elseif action == 'D' then
+      plan.to = STATE_DEAD
+    elseif state[2] then
+      plan.to = STATE_CANCELLED -- a cancel was asked for: no further attempt
+    elseif action == 'L' then
+      plan.to = STATE_READY
+    elseif action == 'Z' then
+      plan.to, plan.due = STATE_SCHEDULED, now + tonumber(delay)
+    else
+      plan.attempts = tonumber(state[1] or 0) + 1
+      local most = head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts
+      local hopeless = plan.attempts >= most
+      if head.types and head.types > 0 and not hopeless then
+        local record = call('GETRANGE', base .. 'j' .. id, 0, RECORD_HEAD_BYTES)
+        local at = head.types_at
+        for _ = 1, head.types do
+          local len = byte(record, at)
+          if sub(record, at + 1, at + len) == ARGV[from + 5] then hopeless = true end
+          at = at + 1 + len
+        end
+      end
+      if hopeless then
+        plan.to = STATE_DEAD
+      else
+        plan.to = STATE_SCHEDULED
+        plan.due = now + (delay ~= '' and tonumber(delay) or backoff_ms(head, plan.attempts, defaults, tonumber(ARGV[from + 4])))
+      end
+    end
+    if plan.to == STATE_READY and not lanes[head.lane] then
+      lanes[head.lane] = true
+      touch(base .. 'r:' .. head.lane)
+    end
+    if plan.to then
+      plans[#plans + 1] = plan
+      answers[n + 1], answers[n + 2], answers[n + 3] = 0, plan.to, plan.due or 0
+    else
+      answers[n + 1], answers[n + 2], answers[n + 3] = 2, '', 0
+    end
+  end
+end
+if #plans == 0 then return { now, answers } end
+touch(unpack(KEYS))
+local memories = generation(meta[1], meta[2], window_ms, max_ids)
+touch_ends({})
+
+-- act
+local done, memory, front, settled = {}, {}, {}, {}
+local earliest = call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
+earliest = earliest and tonumber(earliest)
+for n, plan in ipairs(plans) do
+  local id, to, from = plan.id, plan.to, plan.from
+  done[n] = id
+  memory[2 * n - 1], memory[2 * n] = id, to .. sub(plan.nonce, 1, 8) .. plan.action
+  local fields = {}
+  if ARGV[from + 5] ~= '' or ARGV[from + 6] ~= '' then
+    fields = { 'ft', ARGV[from + 5], 'fm', ARGV[from + 6], 'fs', ARGV[from + 7], 'fa', now }
+  end
+  if plan.attempts then
+    fields[#fields + 1] = 'a'
+    fields[#fields + 1] = plan.attempts
+  end
+  if to == 'Q' then
+    quarantine(id, call('GET', base .. 'j' .. id), 'unreadable record')
+  elseif to == STATE_READY then
+    front[#front + 1] = { id, plan.flags, plan.head.lane, now }
+  elseif to == STATE_SCHEDULED then
+    if #fields > 0 then call('HSET', base .. 's' .. id, unpack(fields)) end
+    call('ZADD', KEYS[5], plan.due, id)
+    if not earliest or plan.due < earliest then
+      earliest = plan.due
+      tell('z' .. broker .. string.format('%d', plan.due))
+    end
+  else
+    release_unique(id, plan.flags)
+    keep_settled(id, to, now + retention(plan.head, failure_retention), fields)
+    settled[#settled + 1] = id
+  end
+end
+call('HSET', begin(memories), unpack(memory))
+-- The last given back was the last handed out: put them back in that order.
+local reversed = {}
+for k = #front, 1, -1 do reversed[#reversed + 1] = front[k] end
+make_ready(reversed, true)
+call('ZREM', KEYS[3], unpack(done))
+call('HDEL', KEYS[2], unpack(done))
+tell_waiters(meta[3], settled)
+return { now, answers }

@@ -1,0 +1,164 @@
+//! counts.lua and pause.lua, and the list of queues.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redis::Value;
+
+use super::{QueueKeys, Store, keys, keys::part, reply::Reply};
+use crate::domain::{Error, RoutingKey};
+
+/// Ready jobs of one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneCount {
+    /// 1 to 9.
+    pub priority: u8,
+    /// The handler.
+    pub job_type: String,
+    /// Jobs that wait.
+    pub ready: u64,
+}
+
+/// How much is in a queue.
+#[derive(Clone, Debug, Default)]
+pub struct QueueCounts {
+    /// When it was counted, in milliseconds, by the clock of Redis.
+    pub now_ms: u64,
+    /// SCHEDULED.
+    pub scheduled: u64,
+    /// LEASED.
+    pub leased: u64,
+    /// DEAD.
+    pub dead: u64,
+    /// Retained.
+    pub settled: u64,
+    /// Set aside.
+    pub quarantined: u64,
+    /// Hands out nothing.
+    pub paused: bool,
+    /// Takes nothing.
+    pub enqueue_paused: bool,
+    /// Why.
+    pub pause_reason: String,
+    /// Since when, in milliseconds; 0 if it is not paused.
+    pub pause_ms: u64,
+    /// Since when the oldest ready job waits, in milliseconds.
+    pub oldest_ready_ms: Option<u64>,
+    /// READY, most urgent first.
+    pub lanes: Vec<LaneCount>,
+}
+
+impl QueueCounts {
+    /// READY.
+    pub fn ready(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.ready).sum()
+    }
+}
+
+impl Store {
+    /// Puts a queue on the list of queues. To be done before its first job is stored.
+    pub async fn register(&self, routing_key: &RoutingKey) -> Result<(), Error> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
+        let mut command = redis::cmd("ZADD");
+        command
+            .arg(keys::queues(&self.prefix))
+            .arg("NX")
+            .arg(now)
+            .arg(routing_key.as_str());
+        self.reads.run(&command, true).await.map(drop)
+    }
+
+    /// Whether a queue is on the list.
+    pub async fn is_registered(&self, routing_key: &RoutingKey) -> Result<bool, Error> {
+        let mut command = redis::cmd("ZSCORE");
+        command.arg(keys::queues(&self.prefix)).arg(routing_key.as_str());
+        Ok(!matches!(self.reads.run(&command, true).await?, Value::Nil))
+    }
+
+    /// The names of all queues, in order. Names are short and there are at most some ten thousand; read in steps, never in one.
+    pub async fn queue_names(&self) -> Result<Vec<RoutingKey>, Error> {
+        const STEP: usize = 1_000;
+        let mut names = Vec::new();
+        loop {
+            let mut command = redis::cmd("ZRANGE");
+            command
+                .arg(keys::queues(&self.prefix))
+                .arg(names.len())
+                .arg(names.len() + STEP - 1);
+            let mut reply = Reply::new(self.reads.run(&command, true).await?)?;
+            let got = reply.left();
+            while reply.left() > 0 {
+                if let Ok(name) = RoutingKey::parse(&reply.text()?) {
+                    names.push(name);
+                }
+            }
+            if got < STEP {
+                names.sort();
+                names.dedup();
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Counts a queue.
+    pub async fn counts(&self, keys: &QueueKeys) -> Result<QueueCounts, Error> {
+        let parts = [
+            part::META,
+            part::LANES,
+            part::SCHEDULED,
+            part::LEASES,
+            part::DEAD,
+            part::SETTLED,
+            part::QUARANTINE,
+            part::TOMBSTONE_COUNTS,
+        ];
+        let call = self.scripts.counts.call(keys, &parts, 0);
+        let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
+        let mut counts = QueueCounts {
+            now_ms: reply.uint()?,
+            scheduled: reply.uint()?,
+            leased: reply.uint()?,
+            dead: reply.uint()?,
+            settled: reply.uint()?,
+            quarantined: reply.uint()?,
+            paused: reply.int()? == 1,
+            enqueue_paused: reply.int()? == 1,
+            pause_reason: reply.text()?,
+            pause_ms: reply.uint()?,
+            oldest_ready_ms: reply.maybe_uint()?,
+            lanes: Vec::new(),
+        };
+        while reply.left() > 0 {
+            let lane = reply.text()?;
+            let ready = reply.uint()?;
+            let (priority, job_type) = lane.split_once(':').ok_or_else(super::reply::malformed)?;
+            counts.lanes.push(LaneCount {
+                priority: priority.parse().map_err(|_| super::reply::malformed())?,
+                job_type: job_type.to_owned(),
+                ready,
+            });
+        }
+        Ok(counts)
+    }
+
+    /// Pauses a queue.
+    pub async fn pause(&self, keys: &QueueKeys, reason: &str, enqueue_too: bool) -> Result<(), Error> {
+        self.set_paused(keys, ["1", if enqueue_too { "1" } else { "0" }, reason])
+            .await
+    }
+
+    /// Resumes a queue.
+    pub async fn resume(&self, keys: &QueueKeys) -> Result<(), Error> {
+        self.set_paused(keys, ["0", "0", ""]).await
+    }
+
+    async fn set_paused(&self, keys: &QueueKeys, arguments: [&str; 3]) -> Result<(), Error> {
+        let mut call = self.scripts.pause.call(keys, &[part::META, part::LANES], 64);
+        call.text(&self.tag);
+        for argument in arguments {
+            call.text(argument);
+        }
+        call.run(self.write(keys), &self.metrics, true).await.map(drop)
+    }
+}

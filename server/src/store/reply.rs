@@ -1,0 +1,67 @@
+//! Reading what a script returned. A reply of another form is a defect, never a panic.
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::domain::Error;
+
+/// The elements of a reply, taken one after the other.
+pub(super) struct Reply(std::vec::IntoIter<Value>);
+
+pub(super) fn malformed() -> Error {
+    Error::Bug("a script returned something unexpected".into())
+}
+
+impl Reply {
+    pub(super) fn new(value: Value) -> Result<Self, Error> {
+        match value {
+            Value::Array(items) => Ok(Self(items.into_iter())),
+            _ => Err(malformed()),
+        }
+    }
+
+    pub(super) fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn next(&mut self) -> Result<Value, Error> {
+        self.0.next().ok_or_else(malformed)
+    }
+
+    pub(super) fn int(&mut self) -> Result<i64, Error> {
+        match self.next()? {
+            Value::Int(value) => Ok(value),
+            _ => Err(malformed()),
+        }
+    }
+
+    pub(super) fn uint(&mut self) -> Result<u64, Error> {
+        u64::try_from(self.int()?).map_err(|_| malformed())
+    }
+
+    /// A time or a count, where a negative number stands for none.
+    pub(super) fn maybe_uint(&mut self) -> Result<Option<u64>, Error> {
+        Ok(u64::try_from(self.int()?).ok())
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<Bytes, Error> {
+        self.maybe_bytes()?.ok_or_else(malformed)
+    }
+
+    /// Bytes, or nil (which is what Lua's `false` becomes).
+    pub(super) fn maybe_bytes(&mut self) -> Result<Option<Bytes>, Error> {
+        match self.next()? {
+            Value::BulkString(bytes) => Ok(Some(bytes.into())),
+            Value::Nil => Ok(None),
+            _ => Err(malformed()),
+        }
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
+    }
+
+    pub(super) fn list(&mut self) -> Result<Self, Error> {
+        Self::new(self.next()?)
+    }
+}

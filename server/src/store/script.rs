@@ -1,0 +1,296 @@
+//! The scripts: their text is put together once at start from the prelude (rendered from domain/), the parts of lib.lua that they use, and the verb's own file.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use redis::{Cmd, Value, aio::MultiplexedConnection};
+
+use super::{QueueKeys, connect::Link};
+use crate::{
+    domain::{Error, JobState, limits, record},
+    metrics::{Histogram, Metrics},
+};
+
+/// Lanes that one look at a queue walks through.
+const LANES_PER_LOOK: usize = 64;
+/// Bytes of a record that hold its head, whatever the payload: the fixed part and 32 types of 129 bytes.
+const RECORD_HEAD_BYTES: usize = 4_400;
+
+/// A member of the deadlines that is no job; longer than the 64 bytes up to which Redis encodes a small sorted set as a list.
+const NO_JOB_BYTES: usize = 65;
+
+const LIB: &str = include_str!("lua/lib.lua");
+
+/// One script.
+#[derive(Debug)]
+pub(super) struct Script {
+    /// Its file without the ending.
+    pub(super) name: &'static str,
+    /// Its whole text.
+    pub(super) text: String,
+    sha: String,
+}
+
+macro_rules! scripts {
+    ($($(#[$flags:meta])? $name:ident: $shebang:literal),* $(,)?) => {
+        /// Every script, one field each.
+        #[derive(Debug)]
+        pub(super) struct Scripts {
+            $(pub(super) $name: Script,)*
+        }
+
+        impl Scripts {
+            pub(super) fn new() -> Self {
+                Self {
+                    $($name: Script::new(stringify!($name), $shebang, include_str!(concat!("lua/", stringify!($name), ".lua"))),)*
+                }
+            }
+
+            fn all(&self) -> Vec<&Script> {
+                vec![$(&self.$name),*]
+            }
+        }
+    };
+}
+
+// Enqueue is refused when Redis is full; everything that drains is not. Readers may run on a primary that cannot write.
+scripts! {
+    enqueue: "#!lua\n",
+    lease: "#!lua flags=allow-oom\n",
+    ack: "#!lua flags=allow-oom\n",
+    nack: "#!lua flags=allow-oom\n",
+    extend: "#!lua flags=allow-oom\n",
+    disown: "#!lua flags=allow-oom\n",
+    cancel: "#!lua flags=allow-oom\n",
+    look: "#!lua flags=no-writes\n",
+    wait: "#!lua flags=allow-oom\n",
+    pause: "#!lua flags=allow-oom\n",
+    counts: "#!lua flags=no-writes\n",
+    upkeep: "#!lua flags=allow-oom\n",
+}
+
+impl Scripts {
+    /// Loads every script; a syntax error or a missing right shows here.
+    pub(super) async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), redis::RedisError> {
+        for script in self.all() {
+            let sha: String = redis::cmd("SCRIPT")
+                .arg("LOAD")
+                .arg(&script.text)
+                .query_async(connection)
+                .await?;
+            debug_assert_eq!(sha, script.sha);
+        }
+        Ok(())
+    }
+}
+
+impl Script {
+    fn new(name: &'static str, shebang: &str, verb: &str) -> Self {
+        let text = format!("{shebang}{}{}{}", prelude(), used_parts(verb), without_comments(verb));
+        let sha = redis::Script::new(&text).get_hash().to_owned();
+        Self { name, text, sha }
+    }
+
+    /// Starts a call on the keys of a queue, the meta key first.
+    pub(super) fn call<'a>(&'a self, keys: &QueueKeys, parts: &[&str], data_bytes: usize) -> Call<'a> {
+        let mut command = Cmd::with_capacity(16 + parts.len(), 256 + data_bytes);
+        command.arg("EVALSHA").arg(&self.sha).arg(parts.len());
+        for part in parts {
+            command.arg(keys.key(part));
+        }
+        Call { script: self, command }
+    }
+}
+
+/// A script call in the making.
+pub(super) struct Call<'a> {
+    script: &'a Script,
+    command: Cmd,
+}
+
+impl Call<'_> {
+    pub(super) fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.command.arg(value);
+        self
+    }
+
+    pub(super) fn text(&mut self, value: &str) -> &mut Self {
+        self.command.arg(value);
+        self
+    }
+
+    pub(super) fn int(&mut self, value: u64) -> &mut Self {
+        self.command.arg(value);
+        self
+    }
+
+    pub(super) fn signed(&mut self, value: i64) -> &mut Self {
+        self.command.arg(value);
+        self
+    }
+
+    /// Runs the script. If Redis does not know it (a restart, a fail-over, SCRIPT FLUSH), loads it and runs it again.
+    pub(super) async fn run(self, link: &Link, metrics: &Metrics, repeatable: bool) -> Result<Value, Error> {
+        let timer = metrics.script_duration.get(self.script.name);
+        let started = std::time::Instant::now();
+        let mut result = link.run(&self.command, repeatable).await;
+        if matches!(
+            result,
+            Err(Error::StoreUnavailable {
+                what: "script not loaded",
+                ..
+            })
+        ) {
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(&self.script.text);
+            link.run(&load, true).await?;
+            result = link.run(&self.command, repeatable).await;
+        }
+        observe(&timer, started);
+        if let Err(Error::Bug(text)) = &result {
+            tracing::error!(script = self.script.name, error = text, "script failed");
+        }
+        result
+    }
+}
+
+fn observe(timer: &Arc<Histogram>, started: std::time::Instant) {
+    timer.observe(started.elapsed());
+}
+
+/// The words that Lua takes over from Rust.
+fn prelude() -> String {
+    let mut text = String::new();
+    let mut word = |name: &str, value: &dyn std::fmt::Display| {
+        let _ = writeln!(text, "local {name} = {value}");
+    };
+    for state in JobState::ALL {
+        word(
+            &format!("STATE_{}", format!("{state:?}").to_uppercase()),
+            &format!("'{}'", state.letter()),
+        );
+    }
+    word("RECORD_VERSION", &record::VERSION);
+    word("RECORD_HEAD_BYTES", &RECORD_HEAD_BYTES);
+    word("FLAG_STATE", &record::flag::STATE);
+    word("FLAG_START_BY", &record::flag::START_BY);
+    word("FLAG_ATTEMPT_TIMEOUT", &record::flag::ATTEMPT_TIMEOUT);
+    word("FLAG_RETENTION", &record::flag::RETENTION);
+    word("FLAG_POLICY", &record::flag::POLICY);
+    word("JITTER_UNSET", &record::JITTER_UNSET);
+    word("RETENTION_UNSET", &record::RETENTION_UNSET);
+    word("LANES_PER_LOOK", &LANES_PER_LOOK);
+    word("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
+    word("NOBODY", &"'--------'");
+    word("NO_JOB", &format!("'{}'", "-".repeat(NO_JOB_BYTES)));
+    text
+}
+
+/// The functions of lib.lua that a verb needs, with those that they need: Redis makes every closure anew at each call, so an unused one costs time.
+fn used_parts(verb: &str) -> String {
+    let parts: Vec<String> = split_functions(&without_comments(LIB));
+    let mut used = vec![false; parts.len()];
+    let mut text = without_comments(verb);
+    loop {
+        let before = used.iter().filter(|used| **used).count();
+        for (part, used) in parts.iter().zip(&mut used) {
+            if !*used && function_name(part).is_none_or(|name| mentions(&text, name)) {
+                *used = true;
+                text.push_str(part);
+            }
+        }
+        if used.iter().filter(|used| **used).count() == before {
+            break;
+        }
+    }
+    parts
+        .iter()
+        .zip(used)
+        .filter(|(_, used)| *used)
+        .map(|(part, _)| part.as_str())
+        .collect()
+}
+
+/// Top-level functions, and what stands between them, each as one part.
+fn split_functions(lib: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut inside = false;
+    for line in lib.lines() {
+        let starts = line.starts_with("local function ");
+        if starts {
+            parts.push(String::new());
+            inside = true;
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push_str(line);
+            part.push('\n');
+        }
+        if inside && (line == "end" || (starts && line.ends_with(" end"))) {
+            parts.push(String::new());
+            inside = false;
+        }
+    }
+    parts.retain(|part| !part.trim().is_empty());
+    parts
+}
+
+fn function_name(part: &str) -> Option<&str> {
+    part.strip_prefix("local function ")?.split('(').next()
+}
+
+fn mentions(text: &str, name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.match_indices(name).any(|(at, _)| {
+        !text[..at].chars().next_back().is_some_and(is_word)
+            && !text[at + name.len()..].chars().next().is_some_and(is_word)
+    })
+}
+
+fn without_comments(text: &str) -> String {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .fold(String::new(), |mut out, line| {
+            out.push_str(line);
+            out.push('\n');
+            out
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_carries_only_the_functions_that_it_uses() {
+        let scripts = Scripts::new();
+        assert!(scripts.counts.text.contains("local function unpack_ms"));
+        assert!(!scripts.counts.text.contains("local function promote"));
+        assert!(scripts.upkeep.text.contains("local function backoff_ms"));
+    }
+
+    #[test]
+    fn every_script_has_its_header_and_no_forbidden_call() {
+        for script in Scripts::new().all() {
+            for forbidden in ["'KEYS'", "'SMEMBERS'", "pcall", "'FLUSH", "'CONFIG'", "'SCAN'"] {
+                assert!(!script.text.contains(forbidden), "{} uses {forbidden}", script.name);
+            }
+        }
+        for (name, text) in [
+            ("enqueue", include_str!("lua/enqueue.lua")),
+            ("lease", include_str!("lua/lease.lua")),
+            ("ack", include_str!("lua/ack.lua")),
+            ("nack", include_str!("lua/nack.lua")),
+            ("extend", include_str!("lua/extend.lua")),
+            ("disown", include_str!("lua/disown.lua")),
+            ("cancel", include_str!("lua/cancel.lua")),
+            ("look", include_str!("lua/look.lua")),
+            ("wait", include_str!("lua/wait.lua")),
+            ("pause", include_str!("lua/pause.lua")),
+            ("counts", include_str!("lua/counts.lua")),
+            ("upkeep", include_str!("lua/upkeep.lua")),
+        ] {
+            for word in ["-- KEYS  meta", "-- ARGV  ", "-- RETURNS ", "-- MOVES  "] {
+                assert!(text.contains(word), "{name}.lua has no line {word:?}");
+            }
+        }
+    }
+}

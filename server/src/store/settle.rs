@@ -1,0 +1,258 @@
+//! ack.lua, nack.lua and extend.lua: what a holder may do with a lease.
+
+use bytes::Bytes;
+
+use super::{QueueKeys, Store, keys::part, reply::Reply};
+use crate::domain::{Error, JobId, JobState, Nonce};
+
+/// A lease that is done.
+#[derive(Clone, Debug)]
+pub struct AckItem {
+    /// The job.
+    pub job_id: JobId,
+    /// The secret of the lease.
+    pub nonce: Nonce,
+    /// Content type and data.
+    pub result: Option<(String, Bytes)>,
+}
+
+/// What a nack asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NackAction {
+    /// Again, after the backoff or a delay.
+    Retry,
+    /// Not started: back to the head.
+    Release,
+    /// Later.
+    Snooze,
+    /// Dead at once.
+    DeadLetter,
+    /// Cancelled at once.
+    Discard,
+}
+
+impl NackAction {
+    const fn letter(self) -> &'static [u8; 1] {
+        match self {
+            Self::Retry => b"T",
+            Self::Release => b"L",
+            Self::Snooze => b"Z",
+            Self::DeadLetter => b"D",
+            Self::Discard => b"C",
+        }
+    }
+}
+
+/// A lease that is not done.
+#[derive(Clone, Debug)]
+pub struct NackItem {
+    /// The job.
+    pub job_id: JobId,
+    /// The secret of the lease.
+    pub nonce: Nonce,
+    /// What to do with the job.
+    pub action: NackAction,
+    /// Instead of the backoff, or how long to snooze.
+    pub delay_ms: Option<u64>,
+    /// A release: only if the lease still ends at this time, in milliseconds. Whoever prolonged it since has the job.
+    pub if_deadline_ms: Option<u64>,
+    /// Type, message and stack.
+    pub failure: [String; 3],
+}
+
+/// A lease to prolong.
+#[derive(Clone, Debug)]
+pub struct ExtendItem {
+    /// The job.
+    pub job_id: JobId,
+    /// The secret of the lease.
+    pub nonce: Nonce,
+    /// The new term, from now.
+    pub duration_ms: u64,
+    /// Only if the lease still ends at this time, in milliseconds: whoever prolonged it since knows better.
+    pub if_deadline_ms: Option<u64>,
+    /// Percent, message, checkpoint.
+    pub progress: Option<(f64, String, Bytes)>,
+}
+
+/// How a settlement went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// When, in milliseconds, by the clock of Redis.
+    pub now_ms: u64,
+    /// The same answer had been given before.
+    pub already: bool,
+}
+
+/// How a nack went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NackOutcome {
+    /// When, and whether for the first time.
+    pub settled: Settled,
+    /// Where the job is now; not known for a repeated nack.
+    pub state: Option<JobState>,
+    /// When a scheduled job becomes ready, in milliseconds.
+    pub due_ms: Option<u64>,
+}
+
+/// How an extension went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extended {
+    /// How long the lease runs now.
+    pub remaining_ms: u64,
+    /// When it ends, in milliseconds, by the clock of Redis.
+    pub deadline_ms: u64,
+    /// Somebody asked to cancel the job.
+    pub cancel_reason: Option<String>,
+}
+
+impl Store {
+    /// Acks leases of one queue. Each has its own answer; an error of the call is everybody's.
+    pub async fn ack(&self, keys: &QueueKeys, items: &[&AckItem]) -> Result<Vec<Result<Settled, Error>>, Error> {
+        let parts = [part::META, part::LEASES, part::DEADLINES, part::SETTLED];
+        let data_bytes = items
+            .iter()
+            .map(|item| 48 + item.result.as_ref().map_or(0, |(_, data)| data.len()))
+            .sum();
+        let mut call = self.scripts.ack.call(keys, &parts, data_bytes);
+        call.int(Self::ms(self.policy.dedupe_window))
+            .int(self.policy.dedupe_max_ids)
+            .int(Self::ms(self.policy.success_retention));
+        for item in items {
+            call.bytes(&item.job_id.0).bytes(&item.nonce.0);
+            match &item.result {
+                Some((content_type, data)) if self.policy.keep_results => {
+                    let mut packed = Vec::with_capacity(1 + content_type.len() + data.len());
+                    packed.push(content_type.len() as u8);
+                    packed.extend_from_slice(content_type.as_bytes());
+                    packed.extend_from_slice(data);
+                    call.bytes(&packed);
+                }
+                _ => {
+                    call.bytes(b"");
+                }
+            }
+        }
+        let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
+        let now_ms = reply.uint()?;
+        let mut codes = reply.list()?;
+        let mut results = vec![Ok(Settled { now_ms, already: false }); items.len()];
+        while codes.left() > 0 {
+            let index = (codes.uint()? as usize).wrapping_sub(1);
+            let code = codes.int()?;
+            *results.get_mut(index).ok_or_else(super::reply::malformed)? = settled(code, now_ms);
+        }
+        Ok(results)
+    }
+
+    /// Nacks leases of one queue.
+    pub async fn nack(&self, keys: &QueueKeys, items: &[&NackItem]) -> Result<Vec<Result<NackOutcome, Error>>, Error> {
+        let parts = [
+            part::META,
+            part::LEASES,
+            part::DEADLINES,
+            part::SETTLED,
+            part::SCHEDULED,
+            part::LANES,
+            part::DEAD,
+        ];
+        let policy = &self.policy;
+        let mut call = self.scripts.nack.call(keys, &parts, items.len() * 128);
+        call.text(&self.tag)
+            .int(Self::ms(policy.dedupe_window))
+            .int(policy.dedupe_max_ids)
+            .int(Self::ms(policy.failure_retention))
+            .int(u64::from(policy.max_attempts))
+            .int(Self::ms(policy.initial_backoff))
+            .int(Self::ms(policy.max_backoff))
+            .int((policy.multiplier * 1_000.0) as u64)
+            .int((policy.jitter * 1_000.0) as u64);
+        for item in items {
+            call.bytes(&item.job_id.0)
+                .bytes(&item.nonce.0)
+                .bytes(item.action.letter())
+                .text(
+                    &item
+                        .delay_ms
+                        .or(item.if_deadline_ms)
+                        .map(|ms| ms.to_string())
+                        .unwrap_or_default(),
+                )
+                .text(&format!("{:.4}", fastrand::f64()));
+            for text in &item.failure {
+                call.text(text);
+            }
+        }
+        // Not repeated: if the lost call was applied and the job has gone on since, the repetition would be told LEASE_LOST, which says that nothing was
+        // changed. The caller learns that the outcome is unknown.
+        let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, false).await?)?;
+        let now_ms = reply.uint()?;
+        let mut answers = reply.list()?;
+        let mut results = Vec::with_capacity(items.len());
+        for _ in items {
+            let code = answers.int()?;
+            let letter = answers.bytes()?;
+            let due = answers.uint()?;
+            results.push(settled(code, now_ms).map(|settled| NackOutcome {
+                settled,
+                state: letter.first().and_then(|letter| JobState::from_letter(*letter)),
+                due_ms: (due > 0).then_some(due),
+            }));
+        }
+        Ok(results)
+    }
+
+    /// Prolongs leases of one queue.
+    pub async fn extend(&self, keys: &QueueKeys, items: &[&ExtendItem]) -> Result<Vec<Result<Extended, Error>>, Error> {
+        let parts = [part::META, part::LEASES, part::DEADLINES];
+        let mut call = self.scripts.extend.call(keys, &parts, items.len() * 64);
+        call.int(Self::ms(self.policy.attempt_timeout));
+        for item in items {
+            call.bytes(&item.job_id.0)
+                .bytes(&item.nonce.0)
+                .int(item.duration_ms)
+                .text(&item.if_deadline_ms.map(|ms| ms.to_string()).unwrap_or_default());
+            match &item.progress {
+                Some((percent, message, checkpoint)) => {
+                    call.text(&format!("{percent}")).text(message).bytes(checkpoint);
+                }
+                None => {
+                    call.text("").text("").text("");
+                }
+            }
+        }
+        let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
+        let now_ms = reply.uint()?;
+        let mut remaining = reply.list()?;
+        let mut cancels = reply.list()?;
+        let mut results = Vec::with_capacity(items.len());
+        for _ in items {
+            results.push(match remaining.int()? {
+                ms if ms > 0 => Ok(Extended {
+                    remaining_ms: ms as u64,
+                    deadline_ms: now_ms + ms as u64,
+                    cancel_reason: None,
+                }),
+                _ => Err(Error::LeaseLost),
+            });
+        }
+        while cancels.left() > 0 {
+            let mut cancel = cancels.list()?;
+            let index = (cancel.uint()? as usize).wrapping_sub(1);
+            let reason = cancel.text()?;
+            if let Some(Ok(extended)) = results.get_mut(index) {
+                extended.cancel_reason = Some(reason);
+            }
+        }
+        Ok(results)
+    }
+}
+
+fn settled(code: i64, now_ms: u64) -> Result<Settled, Error> {
+    match code {
+        0 => Ok(Settled { now_ms, already: false }),
+        1 => Ok(Settled { now_ms, already: true }),
+        3 => Err(Error::AlreadySettled),
+        _ => Err(Error::LeaseLost),
+    }
+}

@@ -1,0 +1,117 @@
+//! Log lines and traces: how they are written and where they go. Everything that knows OpenTelemetry is in this folder.
+
+pub mod names;
+pub mod propagation;
+mod traces;
+
+pub(crate) use traces::call_span;
+pub use traces::is_tracing;
+
+use crate::config::{self, LogFormat, LogOutput};
+use anyhow::Context;
+use bananas_log::{JsonLine, TextLine};
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry};
+
+/// Keeps the exporter of traces alive.
+#[derive(Debug)]
+pub struct Telemetry {
+    exporter: Option<traces::Exporter>,
+}
+
+/// Installs the global subscriber and the panic hook. Call once, inside the runtime.
+pub fn install(log: &config::Log, tracing: &config::Tracing) -> anyhow::Result<Telemetry> {
+    let lines = lines(log)?.with_filter(log_filter(&log.level.0)?);
+    let exporter = traces::Exporter::start(tracing).context("tracing.otlp_endpoint")?;
+    let spans = exporter.as_ref().map(traces::Exporter::layer);
+    tracing_subscriber::registry().with(lines).with(spans).init();
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::force_capture();
+        tracing::error!(%panic, %backtrace, "PANIC");
+    }));
+    Ok(Telemetry { exporter })
+}
+
+impl Telemetry {
+    /// Sends what is left, at most for `limit`.
+    pub async fn shutdown(self, limit: Duration) {
+        if let Some(exporter) = self.exporter {
+            exporter.shutdown(limit).await;
+        }
+    }
+}
+
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+fn lines(log: &config::Log) -> anyhow::Result<BoxedLayer> {
+    let is_terminal = match log.output {
+        LogOutput::Stdout => std::io::stdout().is_terminal(),
+        LogOutput::Stderr => std::io::stderr().is_terminal(),
+        LogOutput::File => false,
+    };
+    let is_json = match log.format {
+        LogFormat::Auto => !is_terminal,
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(is_terminal)
+        .with_writer(writer(log)?);
+    Ok(if is_json {
+        layer.event_format(JsonLine).boxed()
+    } else {
+        layer.event_format(TextLine).boxed()
+    })
+}
+
+fn writer(log: &config::Log) -> anyhow::Result<BoxMakeWriter> {
+    Ok(match log.output {
+        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
+        LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
+        LogOutput::File => {
+            let path = log.file.as_ref().context("log.file is empty")?;
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            BoxMakeWriter::new(Arc::new(file.with_context(|| format!("log.file {}", path.display()))?))
+        }
+    })
+}
+
+/// A plain level is that of our own code; libraries say no more than info.
+fn log_filter(level: &str) -> anyhow::Result<Targets> {
+    match level.parse::<LevelFilter>() {
+        Ok(level) => Ok(Targets::new()
+            .with_default(level.min(LevelFilter::INFO))
+            .with_target("bananas_broker", level)
+            .with_target(traces::CALLS, LevelFilter::OFF)),
+        Err(_) => level.parse().context("log.level"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tracing::Level;
+
+    #[test]
+    fn a_level_is_ours_and_directives_are_taken_as_they_are() {
+        let filter = log_filter("debug").unwrap();
+        assert!(filter.would_enable("bananas_broker::dispatch", &Level::DEBUG));
+        assert!(!filter.would_enable("h2::proto", &Level::DEBUG));
+        assert!(filter.would_enable("h2::proto", &Level::INFO));
+        assert!(
+            !log_filter("error")
+                .unwrap()
+                .would_enable("bananas_broker", &Level::WARN)
+        );
+        let filter = log_filter("warn,bananas_broker::session=trace").unwrap();
+        assert!(filter.would_enable("bananas_broker::session", &Level::TRACE));
+        assert!(!filter.would_enable("bananas_broker::store", &Level::INFO));
+    }
+}

@@ -1,0 +1,90 @@
+//! Traces over OTLP. Nothing here runs unless an endpoint is configured.
+
+use super::names::{RPC_METHOD, RPC_SYSTEM};
+use super::propagation;
+use crate::config;
+use http::HeaderMap;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tracing::Span;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::registry::LookupSpan;
+
+/// Target of the spans of calls: in traces, never in the log.
+pub(super) const CALLS: &str = "bananas_broker::calls";
+
+static TRACING: AtomicBool = AtomicBool::new(false);
+
+/// Whether traces are exported. One relaxed load: ask before preparing anything for a trace.
+pub fn is_tracing() -> bool {
+    TRACING.load(Relaxed)
+}
+
+/// The span of one gRPC call, child of the caller's; a disabled span while the broker does not trace.
+pub(crate) fn call_span(path: &str, metadata: &HeaderMap) -> Span {
+    if !is_tracing() {
+        return Span::none();
+    }
+    let method = path.trim_start_matches('/');
+    let span = tracing::info_span!(
+        target: CALLS,
+        "call",
+        otel.name = method,
+        otel.kind = "server",
+        { RPC_SYSTEM } = "grpc",
+        { RPC_METHOD } = method
+    );
+    propagation::set_parent(&span, metadata);
+    span
+}
+
+#[derive(Debug)]
+pub(super) struct Exporter {
+    provider: SdkTracerProvider,
+}
+
+impl Exporter {
+    /// `None` if no endpoint is configured. Does not connect yet: a collector that is away costs no start.
+    pub(super) fn start(config: &config::Tracing) -> anyhow::Result<Option<Self>> {
+        if config.otlp_endpoint.is_empty() {
+            return Ok(None);
+        }
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(&config.otlp_endpoint)
+            .build()?;
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_sampler(sampler)
+            .with_resource(Resource::builder().with_service_name("bananas-broker").build())
+            .build();
+        TRACING.store(true, Relaxed);
+        Ok(Some(Self { provider }))
+    }
+
+    /// Turns our spans into OpenTelemetry's. Those of the libraries that export them are left out, or each export would cause the next.
+    pub(super) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
+    where
+        S: tracing::Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+    {
+        let ours = Targets::new().with_target("bananas_broker", LevelFilter::INFO);
+        tracing_opentelemetry::layer()
+            .with_tracer(self.provider.tracer("bananas-broker"))
+            .with_filter(ours)
+    }
+
+    pub(super) async fn shutdown(self, limit: Duration) {
+        TRACING.store(false, Relaxed);
+        let sent = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(limit)).await;
+        if let Ok(Err(error)) = sent {
+            tracing::warn!(%error, "the last traces were not sent");
+        }
+    }
+}

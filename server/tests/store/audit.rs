@@ -1,0 +1,240 @@
+//! What must hold of the keys of every queue at any moment. Reads only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bananas_broker::domain::record::{Head, flag};
+use redis::aio::MultiplexedConnection;
+
+use crate::snapshot::{Fields, Id, Snapshot, dump};
+
+/// Audits every queue under a prefix, and that there is nothing else under it.
+pub(crate) async fn assert_sound(connection: &mut MultiplexedConnection, prefix: &str) {
+    let keys = dump(connection, prefix).await;
+    let mut queues: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for key in keys {
+        let name = String::from_utf8_lossy(&key.name).into_owned();
+        let rest = name.strip_prefix(prefix).expect("that was asked for");
+        if let Some((tag, _)) = rest.strip_prefix(":{").and_then(|rest| rest.split_once("}:")) {
+            queues.entry(format!("{prefix}:{{{tag}}}:")).or_default().push(key);
+        } else if rest.starts_with(':') && ![":queues", ":brokers"].contains(&rest) && !rest.starts_with(":broker:") {
+            wrong.push(format!("{name} is no key of ours"));
+        } else if rest.starts_with("-start:") {
+            wrong.push(format!("{name} was left by the rehearsal"));
+        }
+    }
+    for (base, keys) in queues {
+        wrong.extend(violations(&Snapshot::read(&base, &keys)));
+    }
+    assert!(wrong.is_empty(), "the keys do not fit together: {wrong:#?}");
+}
+
+/// What does not fit in the keys of a queue.
+pub(crate) fn violations(all: &Snapshot) -> Vec<String> {
+    let mut wrong = all.strange.clone();
+    let places = places(all);
+    each_job_is_in_one_place(all, &places, &mut wrong);
+    lanes_and_index_agree(all, &mut wrong);
+    tombstones_are_counted(all, &mut wrong);
+    state_hashes_belong_to_jobs(all, &places, &mut wrong);
+    unique_keys_are_held_by_the_living(all, &places, &mut wrong);
+    let leased: BTreeSet<_> = all.leases.keys().collect();
+    let bounded: BTreeSet<_> = all.deadlines.keys().collect();
+    if leased != bounded {
+        wrong.push(format!(
+            "{} leases and {} deadlines, not of the same jobs",
+            leased.len(),
+            bounded.len()
+        ));
+    }
+    for id in all.start_by.keys() {
+        if !places
+            .get(id)
+            .is_some_and(|found| matches!(found[..], ["ready" | "scheduled"]))
+        {
+            wrong.push(format!("{} has a start_by and does not wait to be started", hex(id)));
+        }
+    }
+    let newest = all.meta.get("dg").map_or(0, |newest| crate::snapshot::number(newest));
+    for generation in all.memory.keys() {
+        if !(*generation == newest || generation + 1 == newest) {
+            wrong.push(format!(
+                "generation {generation} of settled ids is older than the one before {newest}"
+            ));
+        }
+    }
+    wrong
+}
+
+fn places(all: &Snapshot) -> BTreeMap<&Id, Vec<&'static str>> {
+    let mut places: BTreeMap<&Id, Vec<&'static str>> = BTreeMap::new();
+    for entry in all.ready() {
+        places.entry(&entry.id).or_default().push("ready");
+    }
+    let leased = all.leases.keys().map(|id| (id, "leased"));
+    let sets = [
+        (&all.scheduled, "scheduled"),
+        (&all.dead, "dead"),
+        (&all.settled, "settled"),
+    ];
+    let timed = sets
+        .into_iter()
+        .flat_map(|(set, place)| set.keys().map(move |id| (id, place)));
+    for (id, place) in leased.chain(timed) {
+        places.entry(id).or_default().push(place);
+    }
+    places
+}
+
+fn each_job_is_in_one_place(all: &Snapshot, places: &BTreeMap<&Id, Vec<&'static str>>, wrong: &mut Vec<String>) {
+    for (id, found) in places {
+        if found.len() != 1 {
+            wrong.push(format!("{} is in {found:?}", hex(id)));
+        }
+        if !all.bodies.contains_key(*id) {
+            wrong.push(format!("{} is {found:?} and has no body", hex(id)));
+        }
+    }
+    for (id, body) in &all.bodies {
+        if !places.contains_key(id) {
+            wrong.push(format!("{} has a body and is nowhere", hex(id)));
+        }
+        if Head::decode(body).is_none() {
+            wrong.push(format!("the body of {} cannot be read", hex(id)));
+        }
+    }
+    for id in all.quarantine.keys().filter(|id| places.contains_key(id)) {
+        wrong.push(format!("{} is in quarantine and in a place", hex(id)));
+    }
+}
+
+fn lanes_and_index_agree(all: &Snapshot, wrong: &mut Vec<String>) {
+    let lanes: BTreeSet<_> = all.lanes.keys().collect();
+    let indexed: BTreeSet<_> = all.index.keys().collect();
+    if lanes != indexed {
+        wrong.push(format!("the lanes are {lanes:?} and their index {indexed:?}"));
+    }
+    for (lane, entries) in &all.lanes {
+        let priority = f64::from(9 - (lane.as_bytes()[0] - b'0'));
+        let expected = priority * 2_f64.powi(42) + entries[0].ms as f64;
+        if all.index.get(lane).is_some_and(|score| (score - expected).abs() > 0.5) {
+            wrong.push(format!(
+                "lane {lane} is indexed with {:?}, its head says {expected}",
+                all.index.get(lane)
+            ));
+        }
+    }
+    for lane in all.lanes.keys() {
+        for entry in all.ready_in(lane) {
+            let head = all.bodies.get(&entry.id).and_then(|body| Head::decode(body));
+            if let Some((head, _)) = head
+                && format!("{}:{}", head.priority, head.job_type) != *lane
+            {
+                wrong.push(format!("{} is in lane {lane}, which is not its own", hex(&entry.id)));
+            }
+        }
+    }
+}
+
+fn tombstones_are_counted(all: &Snapshot, wrong: &mut Vec<String>) {
+    let mut counts: BTreeMap<&String, u64> = BTreeMap::new();
+    for ((id, lane), count) in &all.tombstones {
+        *counts.entry(lane).or_default() += count;
+        let entries = all
+            .lanes
+            .get(lane)
+            .into_iter()
+            .flatten()
+            .filter(|entry| entry.id == *id)
+            .count() as u64;
+        if *count == 0 || *count > entries {
+            wrong.push(format!(
+                "{count} tombstones of {} for {entries} entries in {lane}",
+                hex(id)
+            ));
+        }
+    }
+    if counts
+        != all
+            .tombstone_counts
+            .iter()
+            .map(|(lane, count)| (lane, *count))
+            .collect()
+    {
+        wrong.push(format!(
+            "tombstones are {counts:?} and counted as {:?}",
+            all.tombstone_counts
+        ));
+    }
+}
+
+fn state_hashes_belong_to_jobs(all: &Snapshot, places: &BTreeMap<&Id, Vec<&'static str>>, wrong: &mut Vec<String>) {
+    for (id, state) in &all.states {
+        if !all.bodies.contains_key(id) {
+            wrong.push(format!("{} has a state hash and no body: {state:?}", hex(id)));
+        }
+    }
+    let none = Fields::new();
+    for (id, found) in places {
+        let letter = all
+            .states
+            .get(*id)
+            .unwrap_or(&none)
+            .get("st")
+            .map_or("", |letter| std::str::from_utf8(letter).unwrap_or("unreadable"));
+        let fits = match found[0] {
+            "dead" => letter == "D",
+            "settled" => ["S", "C", "E"].contains(&letter),
+            _ => letter.is_empty(),
+        };
+        if !fits {
+            wrong.push(format!("{} is {found:?} and its state hash says {letter:?}", hex(id)));
+        }
+    }
+    let marked = |flags: u8| flags & flag::STATE != 0;
+    for entry in all.ready() {
+        if all.states.contains_key(&entry.id) && !marked(entry.flags) {
+            wrong.push(format!(
+                "{} has a state hash and its lane entry does not say so",
+                hex(&entry.id)
+            ));
+        }
+    }
+    for (id, lease) in &all.leases {
+        if all.states.contains_key(id) && !marked(lease.flags) {
+            wrong.push(format!("{} has a state hash and its lease does not say so", hex(id)));
+        }
+    }
+}
+
+fn unique_keys_are_held_by_the_living(
+    all: &Snapshot,
+    places: &BTreeMap<&Id, Vec<&'static str>>,
+    wrong: &mut Vec<String>,
+) {
+    let lives = |id: &Id| {
+        places
+            .get(id)
+            .is_some_and(|found| !matches!(found[0], "dead" | "settled"))
+    };
+    for (key, id) in &all.unique {
+        let named = all.states.get(id).and_then(|state| state.get("uk"));
+        if !lives(id) || named.map(Vec::as_slice) != Some(key.as_bytes()) {
+            wrong.push(format!(
+                "the unique key {key} is held by {}, which has no right to it",
+                hex(id)
+            ));
+        }
+    }
+    for (id, state) in all.states.iter().filter(|(id, _)| lives(id)) {
+        let Some(key) = state.get("uk") else { continue };
+        let holder = all.unique.get(&*String::from_utf8_lossy(key));
+        if state.get("us").map(Vec::as_slice) == Some(b"S") && holder != Some(id) {
+            wrong.push(format!("{} lives and has lost its unique key", hex(id)));
+        }
+    }
+}
+
+fn hex(id: &[u8]) -> String {
+    uuid::Uuid::from_slice(id).map_or_else(|_| format!("{id:02x?}"), |id| id.to_string())
+}

@@ -1,0 +1,141 @@
+//! look.lua, wait.lua, counts.lua and pause.lua.
+
+use bananas_broker::{
+    domain::{JobId, JobState},
+    store::{LaneCount, Start},
+};
+use futures_util::StreamExt as _;
+
+use crate::space::{LONG_MS, Space, draft, plain};
+
+crate::facts![
+    a_job_is_seen_where_it_is,
+    whoever_waits_is_told_at_the_end,
+    nobody_waits_for_what_has_ended_or_never_was,
+    a_queue_is_counted_without_what_is_settled,
+    a_pause_says_why_and_since_when,
+];
+
+async fn a_job_is_seen_where_it_is(space: &Space) {
+    let (ready, mut scheduled) = (draft(), draft());
+    scheduled.start = Start::In(LONG_MS);
+    space.fill(&[ready.item(), scheduled.item()]).await;
+    let view = space.job(ready.id).await;
+    assert_eq!((view.state, view.record), (JobState::Ready, Some(ready.item().record)));
+    space.reached(("look", "ready"));
+    let view = space.job(scheduled.id).await;
+    assert!(view.state == JobState::Scheduled && view.due_ms.is_some());
+    space.reached(("look", "scheduled"));
+    let (_, nonce) = space.lease_one().await;
+    let view = space.job(ready.id).await;
+    assert_eq!(view.state, JobState::Leased);
+    assert_eq!(view.lease.unwrap().1, "tester");
+    assert!(view.lease_expires_ms.unwrap() > space.now_ms().await);
+    space.reached(("look", "leased"));
+    space.ack_with(ready.id, nonce, Some("x")).await.unwrap();
+    assert_eq!(space.job(ready.id).await.state, JobState::Succeeded);
+    space.reached(("look", "final"));
+    space.fill(&plain(1)).await;
+    let (job, nonce) = space.lease_one().await;
+    space.ack(job.job_id, nonce).await.unwrap();
+    let view = space.job(job.job_id).await;
+    assert!(view.state == JobState::Succeeded && view.record.is_none());
+    space.reached(("look", "remembered"));
+    assert!(space.look(JobId::new()).await.is_none());
+    space.reached(("look", "unknown"));
+}
+
+async fn whoever_waits_is_told_at_the_end(space: &Space) {
+    let items = plain(2);
+    space.fill(&items).await;
+    let client = redis::Client::open(space.url()).unwrap();
+    let mut pubsub = client.get_async_pubsub().await.unwrap();
+    pubsub.subscribe(space.keys.channel()).await.unwrap();
+    let waiting = space
+        .store
+        .await_settled(&space.keys, items[1].id, LONG_MS)
+        .await
+        .unwrap();
+    assert_eq!(waiting, Some(false));
+    space.reached(("wait", "registered"));
+    for _ in &items {
+        let (job, nonce) = space.lease_one().await;
+        space.ack(job.job_id, nonce).await.unwrap();
+    }
+    let message = pubsub.on_message().next().await.unwrap();
+    assert_eq!(message.get_payload_bytes(), [b"d", &items[1].id.0[..]].concat());
+    space.reached(("wait", "told at the end"));
+}
+
+async fn nobody_waits_for_what_has_ended_or_never_was(space: &Space) {
+    let wait = |id| space.store.await_settled(&space.keys, id, LONG_MS);
+    space.fill(&plain(2)).await;
+    let (job, nonce) = space.lease_one().await;
+    space.ack_with(job.job_id, nonce, Some("x")).await.unwrap();
+    assert_eq!(wait(job.job_id).await.unwrap(), Some(true));
+    space.reached(("wait", "settled already"));
+    let (job, nonce) = space.lease_one().await;
+    space.ack(job.job_id, nonce).await.unwrap();
+    assert_eq!(wait(job.job_id).await.unwrap(), Some(true));
+    space.reached(("wait", "remembered"));
+    assert_eq!(wait(JobId::new()).await.unwrap(), None);
+    space.reached(("wait", "unknown"));
+    assert!(space.snapshot().await.waiters.is_empty());
+}
+
+async fn a_queue_is_counted_without_what_is_settled(space: &Space) {
+    let counts = space.store.counts(&space.keys).await.unwrap();
+    assert_eq!(
+        (counts.ready(), counts.oldest_ready_ms, counts.paused),
+        (0, None, false)
+    );
+    space.reached(("counts", "empty"));
+    let (mut urgent, mut scheduled) = (draft(), draft());
+    urgent.priority = 9;
+    scheduled.start = Start::In(LONG_MS);
+    let mut items = plain(3);
+    items.extend([urgent.item(), scheduled.item()]);
+    space.fill(&items).await;
+    space.lease_one().await;
+    let counts = space.store.counts(&space.keys).await.unwrap();
+    assert_eq!((counts.scheduled, counts.leased, counts.ready()), (1, 1, 3));
+    space.reached(("counts", "counted"));
+    space.store.cancel(&space.keys, items[0].id, "", 0).await.unwrap();
+    let counts = space.store.counts(&space.keys).await.unwrap();
+    let lane = LaneCount {
+        priority: 5,
+        job_type: "send".into(),
+        ready: 2,
+    };
+    assert_eq!((counts.lanes, counts.settled), (vec![lane], 1));
+    space.reached(("counts", "tombstones not counted"));
+}
+
+async fn a_pause_says_why_and_since_when(space: &Space) {
+    let counts = || space.store.counts(&space.keys);
+    space.store.pause(&space.keys, "lunch", false).await.unwrap();
+    let now = counts().await.unwrap();
+    assert_eq!(
+        (now.paused, now.enqueue_paused, &*now.pause_reason),
+        (true, false, "lunch")
+    );
+    assert!((1..=now.now_ms).contains(&now.pause_ms));
+    space.reached(("pause", "paused"));
+    space.reached(("counts", "paused"));
+    space.fill(&plain(1)).await;
+    space.store.pause(&space.keys, "fire", true).await.unwrap();
+    let now = counts().await.unwrap();
+    assert_eq!(
+        (now.paused, now.enqueue_paused, &*now.pause_reason),
+        (true, true, "fire")
+    );
+    space.reached(("pause", "paused for new jobs too"));
+    space.store.pause(&space.keys, "lunch", false).await.unwrap();
+    assert!(!counts().await.unwrap().enqueue_paused);
+    space.reached(("pause", "paused for leases only again"));
+    space.store.resume(&space.keys).await.unwrap();
+    let now = counts().await.unwrap();
+    assert_eq!((now.paused, now.enqueue_paused, now.pause_ms), (false, false, 0));
+    space.reached(("pause", "resumed"));
+    assert_eq!(space.lease(1).await.jobs.len(), 1);
+}

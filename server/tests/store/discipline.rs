@@ -1,0 +1,382 @@
+//! What the scripts do inside, seen through MONITOR while every fact is run again.
+//!
+//! - Touch before write: a key that is first named after the script's first write could turn out to be somewhere else (a Cluster moving a slot) when half of
+//!   a move is done. Exceptions are listed with their reason.
+//! - One slot: every key of a call has the tag of its queue.
+//! - Only known commands, none that walks a whole keyspace or an unbounded set, and a bounded number of them for each job.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+};
+
+use bananas_broker::store::{AckItem, NackAction};
+use futures_util::StreamExt as _;
+
+use crate::{
+    cancelling, counting, disowning, enqueueing, extending, leasing, nacking, outcomes,
+    redis_process::RedisProcess,
+    settling,
+    space::{Fact, LONG_MS, Space, extend, nack, plain},
+    upkeep,
+};
+
+/// Commands that scripts use: whether they write, and whether all arguments are keys (else only the first is; MSET: every other).
+const COMMANDS: &[(&str, bool, Keys)] = &[
+    ("EXISTS", false, Keys::All),
+    ("GET", false, Keys::First),
+    ("GETRANGE", false, Keys::First),
+    ("HEXISTS", false, Keys::First),
+    ("HGET", false, Keys::First),
+    ("HGETALL", false, Keys::First),
+    ("HLEN", false, Keys::First),
+    ("HMGET", false, Keys::First),
+    ("HSCAN", false, Keys::First),
+    ("LINDEX", false, Keys::First),
+    ("LLEN", false, Keys::First),
+    ("LRANGE", false, Keys::First),
+    ("MGET", false, Keys::All),
+    ("TIME", false, Keys::None),
+    ("ZCARD", false, Keys::First),
+    ("ZMSCORE", false, Keys::First),
+    ("ZRANGE", false, Keys::First),
+    ("ZRANGEBYSCORE", false, Keys::First),
+    ("ZSCORE", false, Keys::First),
+    ("HDEL", true, Keys::First),
+    ("HINCRBY", true, Keys::First),
+    ("HSET", true, Keys::First),
+    ("LPUSH", true, Keys::First),
+    ("LTRIM", true, Keys::First),
+    ("MSET", true, Keys::EveryOther),
+    ("PEXPIRE", true, Keys::First),
+    ("RPUSH", true, Keys::First),
+    ("SET", true, Keys::First),
+    ("UNLINK", true, Keys::All),
+    ("ZADD", true, Keys::First),
+    ("ZREM", true, Keys::First),
+    ("ZREMRANGEBYSCORE", true, Keys::First),
+    // Its argument is a channel; subscribers of any node hear it.
+    ("PUBLISH", false, Keys::None),
+];
+
+#[derive(Clone, Copy)]
+enum Keys {
+    None,
+    First,
+    All,
+    EveryOther,
+}
+
+/// Where a script that consists of several moves begins the next one: script, command, key. Each move is whole in itself, so a key that turns out to be
+/// missing leaves the earlier ones done and nothing torn.
+const NEXT_MOVES: &[(&str, &str, &[u8])] = &[
+    ("upkeep", "ZRANGEBYSCORE", b"l"),
+    ("upkeep", "ZRANGEBYSCORE", b"b"),
+    ("upkeep", "ZRANGEBYSCORE", b"x"),
+    ("upkeep", "ZRANGEBYSCORE", b"f"),
+    ("upkeep", "HSCAN", b"t"),
+    // Due jobs were promoted by the look; what follows is the lease.
+    ("lease", "ZRANGE", b"i"),
+];
+
+/// One call of a script: which, and its commands.
+#[derive(Debug, Default)]
+struct Run {
+    script: String,
+    commands: Vec<Vec<Vec<u8>>>,
+}
+
+#[tokio::test]
+async fn every_outcome_is_reached_and_every_script_touches_before_it_writes() {
+    let server = RedisProcess::start(&["--client-output-buffer-limit", "normal 0 0 0"]);
+    let runs = watch(&server, async || {
+        for (name, fact) in facts() {
+            let space = Space::new(&server).await;
+            println!("{name}");
+            fact(&space).await;
+            space.audit().await;
+        }
+    })
+    .await;
+    let missing = outcomes::missing();
+    assert!(missing.is_empty(), "outcomes that no fact reaches: {missing:#?}");
+    let mut wrong = BTreeSet::new();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for run in &runs {
+        *seen.entry(&run.script).or_default() += 1;
+        check(run, &mut wrong);
+    }
+    println!("script calls seen: {seen:?}");
+    assert_eq!(
+        seen.len(),
+        outcomes::OUTCOMES.len(),
+        "every script was seen at work: {seen:?}"
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
+    let server = RedisProcess::start(&[]);
+    let mut counts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for jobs in [1, 100] {
+        let runs = watch(&server, async || {
+            let space = Space::new(&server).await;
+            space.fill(&plain(jobs)).await;
+            let look = space.lease(jobs as u32).await;
+            let extensions: Vec<_> = look
+                .jobs
+                .iter()
+                .map(|job| extend(job.job_id, look.nonce, LONG_MS))
+                .collect();
+            let all: Vec<_> = extensions.iter().collect();
+            assert!(
+                space
+                    .store
+                    .extend(&space.keys, &all)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(Result::is_ok)
+            );
+            let releases: Vec<_> = look
+                .jobs
+                .iter()
+                .map(|job| nack(job.job_id, look.nonce, NackAction::Release))
+                .collect();
+            let all: Vec<_> = releases.iter().collect();
+            assert!(
+                space
+                    .store
+                    .nack(&space.keys, &all)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(Result::is_ok)
+            );
+            let look = space.lease(jobs as u32).await;
+            let acks: Vec<_> = look
+                .jobs
+                .iter()
+                .map(|job| AckItem {
+                    job_id: job.job_id,
+                    nonce: look.nonce,
+                    result: None,
+                })
+                .collect();
+            let all: Vec<_> = acks.iter().collect();
+            assert!(
+                space
+                    .store
+                    .ack(&space.keys, &all)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(Result::is_ok)
+            );
+        })
+        .await;
+        for run in runs {
+            counts.entry(run.script).or_default().push(run.commands.len());
+        }
+    }
+    println!("commands for 1 job and for 100: {counts:?}");
+    for script in ["enqueue", "lease", "ack", "extend"] {
+        let calls = &counts[script];
+        let (few, many) = calls.split_at(calls.len() / 2);
+        assert!(many.iter().max() <= few.iter().max(), "{script}: {calls:?}");
+        assert!(*many.iter().max().unwrap() <= 16, "{script}: {calls:?}");
+    }
+    assert!(*counts["nack"].iter().max().unwrap() <= 16 + 100 * 6, "{counts:?}");
+}
+
+/// What the scripts do while something runs.
+async fn watch(server: &RedisProcess, work: impl AsyncFnOnce()) -> Vec<Run> {
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut monitor = client.get_async_monitor().await.unwrap();
+    let reader = tokio::spawn(async move {
+        let mut runs = Vec::new();
+        let mut lines = monitor.on_message::<String>();
+        while let Some(line) = lines.next().await {
+            if !read(&line, &mut runs) {
+                break;
+            }
+        }
+        runs
+    });
+    work().await;
+    let mut raw = client
+        .get_multiplexed_async_connection_with_config(&crate::space::patient())
+        .await
+        .unwrap();
+    let _: String = redis::cmd("ECHO").arg(END).query_async(&mut raw).await.unwrap();
+    let mut runs = reader.await.unwrap();
+    runs.retain(|run| !run.script.is_empty());
+    runs
+}
+
+/// The last thing that MONITOR shows us.
+const END: &str = "that was all";
+
+/// The scripts that were seen to be loaded, by their hash.
+static LOADED: Mutex<BTreeMap<Vec<u8>, String>> = Mutex::new(BTreeMap::new());
+
+/// The facts of all files.
+fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
+    let files = [
+        enqueueing::FACTS,
+        leasing::FACTS,
+        settling::FACTS,
+        nacking::FACTS,
+        disowning::FACTS,
+        extending::FACTS,
+        cancelling::FACTS,
+        upkeep::FACTS,
+        counting::FACTS,
+    ];
+    files.into_iter().flatten().copied()
+}
+
+/// Takes one line of MONITOR; false at the end.
+fn read(line: &str, runs: &mut Vec<Run>) -> bool {
+    let Some((from, rest)) = line.split_once("] ") else {
+        return true;
+    };
+    let words = words(rest);
+    let verb = words[0].to_ascii_uppercase();
+    if verb == b"ECHO" && words[1] == END.as_bytes() {
+        return false;
+    }
+    if from.ends_with(" lua") {
+        if let Some(run) = runs.last_mut() {
+            run.commands.push(words);
+        }
+    } else if verb == b"EVALSHA" {
+        let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let script = loaded.get(&words[1]).cloned().expect("it was loaded before");
+        runs.push(Run {
+            script,
+            commands: Vec::new(),
+        });
+    } else if verb == b"SCRIPT" {
+        let name = script_of(&words[2]);
+        let sha = redis::Script::new(std::str::from_utf8(&words[2]).unwrap());
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.insert(sha.get_hash().as_bytes().to_vec(), name);
+    } else if verb == b"EVAL" {
+        // The dump of the audit: not one of ours.
+        runs.push(Run::default());
+    }
+    true
+}
+
+/// Which file of lua/ the text of a script ends with.
+fn script_of(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let matches = |name: &str| {
+        let path = format!("{}/src/store/lua/{name}.lua", env!("CARGO_MANIFEST_DIR"));
+        let verb = std::fs::read_to_string(path).unwrap();
+        let body: String = verb
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        text.ends_with(&body)
+    };
+    outcomes::OUTCOMES
+        .iter()
+        .map(|(name, _)| *name)
+        .find(|name| matches(name))
+        .expect("a script of lua/")
+        .to_owned()
+}
+
+/// The quoted words of a MONITOR line.
+fn words(text: &str) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    let mut bytes = text.bytes().peekable();
+    while bytes.next().is_some() {
+        let mut word = Vec::new();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'"' => break,
+                b'\\' => word.push(match bytes.next() {
+                    Some(b'n') => b'\n',
+                    Some(b'r') => b'\r',
+                    Some(b't') => b'\t',
+                    Some(b'a') => 7,
+                    Some(b'b') => 8,
+                    Some(b'x') => {
+                        let hex = [bytes.next().unwrap(), bytes.next().unwrap()];
+                        u8::from_str_radix(std::str::from_utf8(&hex).unwrap(), 16).unwrap()
+                    }
+                    other => other.unwrap(),
+                }),
+                other => word.push(other),
+            }
+        }
+        words.push(word);
+        bytes.next();
+    }
+    words
+}
+
+fn check(run: &Run, wrong: &mut BTreeSet<String>) {
+    let script = &run.script;
+    let mut named: BTreeSet<&[u8]> = BTreeSet::new();
+    let mut tags: BTreeSet<&[u8]> = BTreeSet::new();
+    let mut written = false;
+    for command in &run.commands {
+        let verb = String::from_utf8_lossy(&command[0]).to_ascii_uppercase();
+        let Some((_, writes, keys)) = COMMANDS.iter().find(|(name, ..)| *name == verb) else {
+            wrong.insert(format!("{script} uses {verb}, which is not on the list"));
+            continue;
+        };
+        if ["LRANGE", "ZRANGE"].contains(&&*verb) && command[3] == b"-1" {
+            wrong.insert(format!("{script} reads a whole list or set"));
+        }
+        let arguments = &command[1..];
+        let keys: Vec<&Vec<u8>> = match keys {
+            Keys::None => Vec::new(),
+            Keys::First => arguments.iter().take(1).collect(),
+            Keys::All => arguments.iter().collect(),
+            Keys::EveryOther => arguments.iter().step_by(2).collect(),
+        };
+        for key in keys {
+            let part = part_of(key);
+            tags.insert(&key[..key.len() - part.len()]);
+            if NEXT_MOVES.contains(&(script, &verb, part)) {
+                written = false;
+            }
+            if named.insert(key) && written {
+                wrong.insert(format!(
+                    "{script} names `{}` first after its first write, with {verb}",
+                    kind_of(part)
+                ));
+            }
+        }
+        written |= *writes;
+    }
+    if tags.len() > 1 {
+        wrong.insert(format!("{script} touches keys of {} queues", tags.len()));
+    }
+}
+
+/// What comes after the tag.
+fn part_of(key: &[u8]) -> &[u8] {
+    let at = key
+        .windows(2)
+        .position(|two| two == b"}:")
+        .expect("every key has a tag");
+    &key[at + 2..]
+}
+
+fn kind_of(part: &[u8]) -> String {
+    let name: Vec<u8> = part
+        .iter()
+        .copied()
+        .take_while(u8::is_ascii_lowercase)
+        .take(2)
+        .collect();
+    String::from_utf8_lossy(&name).into_owned()
+}

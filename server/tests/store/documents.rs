@@ -1,0 +1,48 @@
+//! docs/redis.md names what there is.
+
+const PAGE: &str = include_str!("../../../docs/redis.md");
+const KEYS: &str = include_str!("../../src/store/keys.rs");
+
+#[test]
+fn the_page_names_every_key() {
+    let rows: Vec<&str> = KEYS.lines().filter_map(|line| line.strip_prefix("//! | `")).collect();
+    assert!(rows.len() >= 19, "the table in keys.rs is where it was");
+    for row in rows {
+        let name = row.split('`').next().unwrap();
+        assert!(
+            PAGE.contains(&format!("| `{name}` |")),
+            "docs/redis.md does not name the key {name}"
+        );
+    }
+    for name in ["<prefix>:queues", "<prefix>:brokers", "<prefix>:broker:<id>"] {
+        assert!(
+            PAGE.contains(&format!("`{name}`")),
+            "docs/redis.md does not name the key {name}"
+        );
+    }
+}
+
+#[test]
+fn the_page_names_every_script_with_its_moves() {
+    let scripts = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/lua")).unwrap();
+    for file in scripts {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(
+            PAGE.contains(&format!("`{name}`")),
+            "docs/redis.md does not name {name}"
+        );
+        let text = std::fs::read_to_string(&path).unwrap();
+        let moves = text
+            .lines()
+            .find_map(|line| line.strip_prefix("-- MOVES  "))
+            .unwrap_or("-");
+        for one in moves.split(", ").filter(|one| *one != "-") {
+            let row = PAGE
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{name}`")))
+                .unwrap();
+            assert!(row.contains(one), "docs/redis.md does not say that {name} moves {one}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The scripts on a real Redis, called as the broker calls them: every outcome, random operations against a model, what a script may touch and when,
+//! and what happens when Redis is full, forgets its scripts or holds keys that are not ours.
+//!
+//! A fact is one property, a function over a [`Space`](space::Space): a queue of its own under a key prefix of its own. Each is a test; `discipline.rs` runs
+//! them all again under MONITOR. After each fact the whole keyspace of its space is audited (`audit.rs`).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod audit;
+mod cancelling;
+mod counting;
+mod discipline;
+mod disowning;
+mod documents;
+mod enqueueing;
+mod extending;
+mod faults;
+mod leasing;
+mod model;
+mod nacking;
+mod opening;
+mod outcomes;
+mod redis_process;
+mod settling;
+mod snapshot;
+mod space;
+mod upkeep;

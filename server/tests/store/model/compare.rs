@@ -1,0 +1,81 @@
+//! Whether the keys say what the model says.
+
+use std::collections::BTreeMap;
+
+use bananas_broker::domain::JobState;
+
+use super::{drive::Drive, operation::Operation};
+use crate::snapshot::Id;
+
+impl Drive<'_> {
+    /// The keys say what the model says.
+    pub(super) fn compare(&self, operation: &Operation) {
+        let (all, model) = (&self.after, &self.model);
+        let of = |state: JobState| model.jobs.iter().filter(move |(_, job)| job.state == state);
+        let lanes: BTreeMap<&String, Vec<(&Id, u64)>> = all
+            .lanes
+            .iter()
+            .map(|(lane, entries)| (lane, entries.iter().map(|entry| (&entry.id, entry.ms)).collect()))
+            .collect();
+        let expected: BTreeMap<&String, Vec<(&Id, u64)>> = model
+            .lanes
+            .iter()
+            .map(|(lane, slots)| (lane, slots.iter().map(|slot| (&slot.id, slot.ms)).collect()))
+            .collect();
+        assert_eq!(lanes, expected, "lanes after {operation:?}");
+        let mut graves: BTreeMap<(Id, String), u64> = BTreeMap::new();
+        for (lane, slots) in &model.lanes {
+            for slot in slots.iter().filter(|slot| slot.buried) {
+                *graves.entry((slot.id.clone(), lane.clone())).or_default() += 1;
+            }
+        }
+        assert_eq!(all.tombstones, graves, "tombstones after {operation:?}");
+        let due: BTreeMap<Id, u64> = of(JobState::Scheduled)
+            .map(|(id, job)| (id.clone(), job.due_ms))
+            .collect();
+        assert_eq!(all.scheduled, due, "SCHEDULED after {operation:?}");
+        let leases: Vec<(&Id, Vec<u8>, u64)> = all
+            .leases
+            .iter()
+            .map(|(id, lease)| (id, lease.nonce.clone(), lease.ms))
+            .collect();
+        let held = of(JobState::Leased).filter_map(|(id, job)| Some((id, job.lease?)));
+        let expected: Vec<_> = held
+            .clone()
+            .map(|(id, lease)| (id, lease.nonce.to_vec(), lease.since_ms))
+            .collect();
+        assert_eq!(leases, expected, "LEASED after {operation:?}");
+        let deadlines: BTreeMap<Id, u64> = held.map(|(id, lease)| (id.clone(), lease.deadline_ms)).collect();
+        assert_eq!(all.deadlines, deadlines, "deadlines after {operation:?}");
+        let dead: Vec<&Id> = of(JobState::Dead).map(|(id, _)| id).collect();
+        assert_eq!(all.dead.keys().collect::<Vec<_>>(), dead, "DEAD after {operation:?}");
+        let kept: BTreeMap<Id, u64> = model
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state.is_final() && job.state != JobState::Dead)
+            .map(|(id, job)| (id.clone(), job.kept_until_ms))
+            .collect();
+        assert_eq!(all.settled, kept, "retained after {operation:?}");
+        assert_eq!(all.unique, model.unique, "unique keys after {operation:?}");
+        assert_eq!(all.memory, model.memory, "remembered ids after {operation:?}");
+        let start_by: BTreeMap<Id, u64> = model
+            .jobs
+            .iter()
+            .filter_map(|(id, job)| Some((id.clone(), job.start_by_ms?)))
+            .collect();
+        assert_eq!(all.start_by, start_by, "start_by after {operation:?}");
+        for (id, job) in &model.jobs {
+            let field = |name: &str| all.states.get(id).and_then(|state| state.get(name));
+            let count = |name: &str| field(name).map_or(0, |value| crate::snapshot::number(value) as u32);
+            assert_eq!(
+                (count("a"), count("l")),
+                (job.attempts, job.losses),
+                "attempts and losses after {operation:?}"
+            );
+            let letter = job.state.is_final().then(|| vec![job.state.letter() as u8]);
+            assert_eq!(field("st"), letter.as_ref(), "final state after {operation:?}");
+        }
+        assert_eq!(all.meta.contains_key("pa"), model.paused);
+        assert_eq!(all.meta.contains_key("ep"), model.takes_no_jobs);
+    }
+}

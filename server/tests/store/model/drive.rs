@@ -1,0 +1,391 @@
+//! Does an operation to the real queue and to the model, and compares the answers, and then all keys with the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bananas_broker::{
+    domain::{Error, JobId, JobState, Nonce, record::OwnPolicy},
+    store::{EnqueueItem, Enqueued, ExtendItem, Start, UniqueKey},
+};
+
+use super::{
+    operation::{self, Operation, SLOTS, Span, Token},
+    queue::{Job, Queue},
+};
+use crate::{
+    audit,
+    snapshot::{Id, Snapshot},
+    space::{Ask, Draft, Space, draft},
+};
+
+/// The default attempt timeout of the broker's policy.
+const ATTEMPT_TIMEOUT_MS: u64 = 300_000;
+
+/// The real queue, the model, and what a client would know.
+pub(crate) struct Drive<'a> {
+    pub(super) space: &'a Space,
+    pub(crate) model: Queue,
+    pub(super) slots: [JobId; SLOTS],
+    pub(super) tokens: Vec<(JobId, Nonce)>,
+    /// Request ids to what was asked and what was given.
+    pub(super) requests: BTreeMap<&'static str, (String, Nonce, Vec<Id>)>,
+    pub(super) after: Snapshot,
+}
+
+pub(super) fn raw(id: JobId) -> Id {
+    id.0.to_vec()
+}
+
+impl<'a> Drive<'a> {
+    pub(crate) fn new(space: &'a Space, model: Queue) -> Self {
+        Self {
+            space,
+            model,
+            slots: std::array::from_fn(|_| JobId::new()),
+            tokens: Vec::new(),
+            requests: BTreeMap::new(),
+            after: Snapshot::default(),
+        }
+    }
+
+    /// Does one operation and compares everything.
+    pub(crate) async fn step(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Enqueue(jobs) => self.enqueue(jobs).await,
+            Operation::Lease(ask) => self.lease(ask).await,
+            Operation::Ack(acks) => self.ack(acks).await,
+            Operation::Nack(nacks) => self.nack(nacks).await,
+            Operation::Extend(token, extend) => self.extend(*token, extend).await,
+            Operation::Cancel { slot, grace } => self.cancel(*slot, *grace).await,
+            Operation::Upkeep => self.upkeep().await,
+            Operation::Pause { new_jobs_too } => {
+                self.space
+                    .store
+                    .pause(&self.space.keys, "why", *new_jobs_too)
+                    .await
+                    .unwrap();
+                (self.model.paused, self.model.takes_no_jobs) = (true, *new_jobs_too);
+            }
+            Operation::Resume => {
+                self.space.store.resume(&self.space.keys).await.unwrap();
+                (self.model.paused, self.model.takes_no_jobs) = (false, false);
+            }
+            Operation::Pass => self.space.pass(self.space.now_ms().await + Span::Short.ms()).await,
+        }
+        self.after = self.space.snapshot().await;
+        let wrong = audit::violations(&self.after);
+        assert!(
+            wrong.is_empty(),
+            "after {operation:?} the keys do not fit together: {wrong:#?}"
+        );
+        self.compare(operation);
+    }
+
+    fn draft(&mut self, job: &operation::Job, now: u64) -> Draft {
+        if job.new_id {
+            self.slots[job.slot] = JobId::new();
+        }
+        let mut own = OwnPolicy {
+            max_attempts: job.max_attempts,
+            attempt_timeout_ms: job.attempt_timeout.map_or(0, |span| span.ms() as u32),
+            ..OwnPolicy::default()
+        };
+        if let Some(retention) = job.retention {
+            own.retention_ms = retention.ms() as u32;
+        }
+        Draft {
+            id: self.slots[job.slot],
+            id_is_new: job.new_id,
+            job_type: job.kind,
+            priority: job.priority,
+            policy: (own != OwnPolicy::default()).then_some(own),
+            start: match job.start {
+                None => Start::At(1),
+                Some(Span::Zero) => Start::Now,
+                Some(span) => Start::In(span.ms()),
+            },
+            start_by_ms: job
+                .start_by
+                .map(|span| if span == Span::Zero { 1 } else { now + span.ms() }),
+            unique: job.unique.map(|unique| UniqueKey {
+                key: unique.key.to_owned(),
+                until_leased: unique.until_leased,
+                reject: unique.reject,
+            }),
+            ..draft()
+        }
+    }
+
+    async fn enqueue(&mut self, jobs: &[operation::Job]) {
+        let now = self.space.now_ms().await;
+        let mut drafts: Vec<(Draft, &operation::Job)> = Vec::new();
+        for job in jobs {
+            // No two of one call have the same id.
+            if !drafts.iter().any(|(_, other)| other.slot == job.slot) {
+                drafts.push((self.draft(job, now), job));
+            }
+        }
+        let items: Vec<EnqueueItem> = drafts.iter().map(|(draft, _)| draft.item()).collect();
+        let answers = self
+            .space
+            .store
+            .enqueue(&self.space.keys, &items.iter().collect::<Vec<_>>())
+            .await;
+        if self.model.takes_no_jobs {
+            assert_eq!(answers, Err(Error::QueuePausedForEnqueue("why".into())));
+            return;
+        }
+        let answers = answers.unwrap();
+        let after = self.space.snapshot().await;
+        // Jobs that share lane, flags and kind travel as a group; groups come in the order of their first jobs.
+        let group = |item: &EnqueueItem| {
+            let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();
+            (
+                special,
+                !special && item.id_is_new,
+                item.priority,
+                item.flags,
+                item.job_type.clone(),
+            )
+        };
+        let first = |index: usize| items.iter().position(|item| group(item) == group(&items[index]));
+        let mut order: Vec<usize> = (0..items.len()).collect();
+        order.sort_by_key(|&index| first(index));
+        // All is decided before anything is done.
+        let known: BTreeSet<Id> = self.model.jobs.keys().cloned().collect();
+        let mut claimed = self.model.unique.clone();
+        for index in order {
+            let (draft, _) = &drafts[index];
+            let id = raw(draft.id);
+            let holder = draft
+                .unique
+                .as_ref()
+                .and_then(|unique| claimed.get(&unique.key).cloned());
+            let expected = if known.contains(&id) || self.model.remembered(&id).is_some() {
+                Ok((draft.id, true))
+            } else if let Some(holder) = holder {
+                let existing = JobId::from_slice(&holder).unwrap();
+                if draft.unique.as_ref().is_some_and(|unique| unique.reject) {
+                    Err(Error::DuplicateJob { existing })
+                } else {
+                    Ok((existing, true))
+                }
+            } else {
+                Ok((draft.id, false))
+            };
+            if expected == Ok((draft.id, false)) {
+                if let Some(unique) = &draft.unique {
+                    claimed.insert(unique.key.clone(), id.clone());
+                }
+                self.stored(draft, &items[index], &after, now);
+            }
+            let expected = expected.map(|(job_id, deduplicated)| Enqueued { job_id, deduplicated });
+            assert_eq!(answers[index], expected, "{draft:?}");
+        }
+    }
+
+    /// The model gets a job that the script has stored at a time that is read from its keys.
+    fn stored(&mut self, draft: &Draft, item: &EnqueueItem, after: &Snapshot, before: u64) {
+        let id = raw(draft.id);
+        let lane = format!("{}:{}", item.priority, item.job_type);
+        let ready_ms = if let Start::In(ms) = draft.start {
+            let due = after.scheduled.get(&id);
+            assert!(due.is_some_and(|due| *due >= before + ms), "due too early");
+            None
+        } else {
+            let entry = after.lanes[&lane].iter().rev().find(|entry| entry.id == id);
+            Some(entry.expect("it is in its lane").ms)
+        };
+        let own = draft.policy.clone().unwrap_or_default();
+        let job = Job {
+            state: JobState::Ready,
+            lane,
+            due_ms: after.scheduled.get(&id).copied().unwrap_or(0),
+            lease: None,
+            attempts: 0,
+            losses: 0,
+            cancel_by_ms: None,
+            start_by_ms: draft.start_by_ms,
+            unique: draft
+                .unique
+                .as_ref()
+                .map(|unique| (unique.key.clone(), unique.until_leased)),
+            max_attempts: if own.max_attempts > 0 {
+                own.max_attempts.into()
+            } else {
+                10
+            },
+            attempt_timeout_ms: if own.attempt_timeout_ms > 0 {
+                own.attempt_timeout_ms.into()
+            } else {
+                ATTEMPT_TIMEOUT_MS
+            },
+            retention_ms: (own.retention_ms != u32::MAX).then_some(own.retention_ms.into()),
+            kept_until_ms: 0,
+        };
+        self.model.store(id, job, ready_ms);
+    }
+
+    async fn lease(&mut self, ask: &operation::Ask) {
+        let fingerprint = format!("{} {} {:?} {:?}", ask.jobs, ask.priorities, ask.job_types, ask.term);
+        let real = Ask {
+            priorities: ask.priorities,
+            job_types: ask.job_types,
+            lease_ms: ask.term.ms(),
+            jobs: ask.jobs,
+            request: ask.request.map(|id| (id, fingerprint.as_str())),
+            ..Ask::default()
+        };
+        let answer = self.space.try_ask(&real).await;
+        if let Some((known, nonce, ids)) = ask.request.and_then(|id| self.requests.get(id)) {
+            if *known != fingerprint {
+                assert_eq!(answer.unwrap_err(), Error::RequestIdReused);
+                return;
+            }
+            let again = answer.unwrap();
+            let given: BTreeSet<Id> = again.jobs.iter().map(|job| raw(job.job_id)).collect();
+            let held = ids.iter().filter(|id| self.model.holds(id, nonce.0)).cloned().collect();
+            assert_eq!((given, again.nonce), (held, *nonce), "a repeated request");
+            return;
+        }
+        let look = answer.unwrap();
+        assert_eq!(look.paused, self.model.paused);
+        if self.model.paused {
+            assert!(look.jobs.is_empty());
+            return;
+        }
+        let wanted = |lane: &str| {
+            (ask.priorities.is_empty() || ask.priorities.contains(&lane[..1]))
+                && (ask.job_types.is_empty() || ask.job_types.contains(&&lane[2..]))
+        };
+        let now = look.now_us / 1_000;
+        let (expected, more) = self
+            .model
+            .lease(now, look.nonce.0, ask.term.ms(), ask.jobs as usize, wanted);
+        let given: Vec<Id> = look.jobs.iter().map(|job| raw(job.job_id)).collect();
+        assert_eq!(
+            (&given, look.more),
+            (&expected, more),
+            "what was leased, and whether there is more"
+        );
+        for job in &look.jobs {
+            let counted = &self.model.jobs[&raw(job.job_id)];
+            assert_eq!((job.attempts, job.losses), (counted.attempts, counted.losses));
+            self.tokens.push((job.job_id, look.nonce));
+        }
+        if let Some(id) = ask.request
+            && !given.is_empty()
+        {
+            self.requests.insert(id, (fingerprint, look.nonce, given));
+        }
+    }
+
+    pub(super) fn token(&self, token: Token) -> Option<(JobId, Nonce)> {
+        let back = token.0 % self.tokens.len().max(1);
+        self.tokens.iter().rev().nth(back).copied()
+    }
+
+    async fn extend(&mut self, token: Token, extend: &operation::Extend) {
+        let Some((job_id, nonce)) = self.token(token) else {
+            return;
+        };
+        let id = raw(job_id);
+        let held = self
+            .model
+            .jobs
+            .get(&id)
+            .filter(|_| self.model.holds(&id, nonce.0))
+            .cloned();
+        let known = held
+            .as_ref()
+            .and_then(|job| job.lease)
+            .map_or(7, |lease| lease.deadline_ms);
+        let item = ExtendItem {
+            if_deadline_ms: extend.if_deadline.map(|same| if same { known } else { known - 1 }),
+            progress: extend.progress.then(|| (50.0, "half".into(), "page 7".into())),
+            ..crate::space::extend(job_id, nonce, extend.term.ms())
+        };
+        let answer = self.space.extend(&item).await;
+        let Some(job) = held else {
+            assert_eq!(answer, Err(Error::LeaseLost));
+            return;
+        };
+        let lease = job.lease.expect("it is held");
+        let limit = (lease.since_ms + job.attempt_timeout_ms).min(job.cancel_by_ms.unwrap_or(u64::MAX));
+        match answer {
+            Err(error) => {
+                assert_eq!(error, Error::LeaseLost);
+                let now = self.space.now_ms().await;
+                assert!(limit <= now, "the lease is not over, and it was refused");
+            }
+            Ok(extended) => {
+                let now = extended.deadline_ms - extended.remaining_ms;
+                assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
+                if extend.if_deadline == Some(false) {
+                    assert_eq!(extended.remaining_ms, lease.deadline_ms.saturating_sub(now).max(1));
+                } else {
+                    assert_eq!(extended.deadline_ms, limit.min(now + extend.term.ms()));
+                    let job = self.model.jobs.get_mut(&id).unwrap();
+                    job.lease.as_mut().unwrap().deadline_ms = extended.deadline_ms;
+                }
+            }
+        }
+    }
+
+    async fn cancel(&mut self, slot: usize, grace: Span) {
+        let id = self.slots[slot];
+        let before = self.space.now_ms().await;
+        let answer = self
+            .space
+            .store
+            .cancel(&self.space.keys, id, "why", grace.ms())
+            .await
+            .unwrap();
+        let after = self.space.snapshot().await;
+        let id = raw(id);
+        let Some(job) = self.model.jobs.get_mut(&id) else {
+            let letter = self.model.remembered(&id).map(|memory| memory[0]);
+            let ended = letter.and_then(JobState::from_letter).filter(|state| state.is_final());
+            assert_eq!(answer, ended, "cancel of a job that is gone");
+            return;
+        };
+        if job.state.is_final() {
+            assert_eq!(answer, Some(job.state));
+        } else if let Some(lease) = &mut job.lease {
+            assert_eq!(answer, Some(JobState::Leased));
+            let by = crate::snapshot::number(&after.states[&id]["cd"]);
+            match job.cancel_by_ms {
+                Some(earlier) => assert!(by <= earlier && (by == earlier || by >= before + grace.ms())),
+                None => assert!(by >= before + grace.ms()),
+            }
+            job.cancel_by_ms = Some(by);
+            lease.deadline_ms = lease.deadline_ms.min(by);
+        } else {
+            assert_eq!(answer, Some(JobState::Cancelled));
+            let default = self.model.bounds.failure_retention_ms;
+            let retention = job.retention_ms.unwrap_or(default);
+            let now = after.settled.get(&id).map_or(before, |until| until - retention);
+            self.model.cancel(&id, now);
+        }
+    }
+
+    async fn upkeep(&mut self) {
+        let round = self.space.store.upkeep(&self.space.keys, 0).await.unwrap();
+        let after = self.space.snapshot().await;
+        let expected = self.model.upkeep(round.now_ms, |id| after.scheduled[id]);
+        let done = [
+            round.promoted,
+            round.timed_out,
+            round.lost,
+            round.dead,
+            round.expired,
+            round.cancelled,
+            round.pruned,
+        ];
+        assert_eq!(
+            done.map(|count| count as usize),
+            expected,
+            "promoted, timed out, lost, dead, expired, cancelled, pruned"
+        );
+        assert!(round.repaired == 0 && round.quarantined.is_empty() && !round.more);
+    }
+}

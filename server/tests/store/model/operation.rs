@@ -1,0 +1,279 @@
+//! What may be done to a queue, at random. Everything is small and often the same, so that operations meet: few ids, few lanes, few unique keys.
+
+use bananas_broker::store::NackAction;
+use proptest::prelude::*;
+
+/// How many ids a case uses at once.
+pub(crate) const SLOTS: usize = 12;
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Enqueue(Vec<Job>),
+    Lease(Ask),
+    Ack(Vec<(Token, bool)>),
+    Nack(Vec<(Token, Nack)>),
+    Extend(Token, Extend),
+    Cancel {
+        slot: usize,
+        grace: Span,
+    },
+    Upkeep,
+    Pause {
+        new_jobs_too: bool,
+    },
+    Resume,
+    /// Lets what is soon become due.
+    Pass,
+}
+
+/// A length of time, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Span {
+    Zero,
+    /// A few milliseconds: over after a [`Operation::Pass`].
+    Short,
+    /// Longer than any test.
+    Long,
+}
+
+impl Span {
+    pub(crate) const fn ms(self) -> u64 {
+        match self {
+            Self::Zero => 0,
+            Self::Short => 2,
+            Self::Long => 500_000,
+        }
+    }
+}
+
+/// Which of the tokens that were ever handed out: so many before the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token(pub(crate) usize);
+
+/// A job to store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    pub(crate) slot: usize,
+    /// The broker makes the id.
+    pub(crate) new_id: bool,
+    pub(crate) priority: u8,
+    pub(crate) kind: &'static str,
+    /// How long until it is due; `None`: a time long ago.
+    pub(crate) start: Option<Span>,
+    pub(crate) start_by: Option<Span>,
+    pub(crate) unique: Option<Unique>,
+    pub(crate) max_attempts: u16,
+    pub(crate) attempt_timeout: Option<Span>,
+    pub(crate) retention: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unique {
+    pub(crate) key: &'static str,
+    pub(crate) until_leased: bool,
+    pub(crate) reject: bool,
+}
+
+/// Jobs to lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask {
+    pub(crate) jobs: u32,
+    pub(crate) priorities: &'static str,
+    pub(crate) job_types: &'static [&'static str],
+    pub(crate) term: Span,
+    pub(crate) request: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nack {
+    pub(crate) action: NackAction,
+    pub(crate) delay: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extend {
+    pub(crate) term: Span,
+    /// Only if the deadline is the one known (`true`) or another (`false`).
+    pub(crate) if_deadline: Option<bool>,
+    pub(crate) progress: bool,
+}
+
+fn span() -> impl Strategy<Value = Span> {
+    prop_oneof![Just(Span::Zero), Just(Span::Short), Just(Span::Long)]
+}
+
+/// Short or long: a term that is over at once is no term.
+fn term() -> impl Strategy<Value = Span> {
+    prop_oneof![1 => Just(Span::Short), 2 => Just(Span::Long)]
+}
+
+fn rarely<T: std::fmt::Debug>(some: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    proptest::option::weighted(0.25, some)
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    prop_oneof![6 => 0..4_usize, 1 => 0..40_usize].prop_map(Token)
+}
+
+fn unique() -> impl Strategy<Value = Unique> {
+    (prop_oneof![Just("one"), Just("two")], any::<bool>(), any::<bool>()).prop_map(|(key, until_leased, reject)| {
+        Unique {
+            key,
+            until_leased,
+            reject,
+        }
+    })
+}
+
+fn job() -> impl Strategy<Value = Job> {
+    let lane = (
+        prop_oneof![Just(1_u8), Just(5), Just(9)],
+        prop_oneof![Just("print"), Just("send")],
+    );
+    let times = (
+        proptest::option::weighted(
+            0.9,
+            prop_oneof![4 => Just(Span::Zero), 1 => Just(Span::Short), 1 => Just(Span::Long)],
+        ),
+        rarely(span()),
+    );
+    let policy = (0..3_u16, rarely(term()), rarely(span()));
+    (0..SLOTS, any::<bool>(), lane, times, rarely(unique()), policy).prop_map(
+        |(slot, new_id, lane, times, unique, policy)| Job {
+            slot,
+            new_id,
+            priority: lane.0,
+            kind: lane.1,
+            start: times.0,
+            start_by: times.1,
+            unique,
+            max_attempts: policy.0,
+            attempt_timeout: policy.1,
+            retention: policy.2,
+        },
+    )
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let filter = (
+        prop_oneof![4 => Just(""), 1 => Just("9"), 1 => Just("15")],
+        prop_oneof![4 => Just(&[][..]), 1 => Just(&["send"][..])],
+    );
+    let request = rarely(prop_oneof![Just("r1"), Just("r2")]);
+    (1..5_u32, filter, term(), request).prop_map(|(jobs, filter, term, request)| Ask {
+        jobs,
+        priorities: filter.0,
+        job_types: filter.1,
+        term,
+        request,
+    })
+}
+
+fn nack() -> impl Strategy<Value = Nack> {
+    let action = prop_oneof![
+        3 => Just(NackAction::Retry),
+        2 => Just(NackAction::Release),
+        1 => Just(NackAction::Snooze),
+        1 => Just(NackAction::DeadLetter),
+        1 => Just(NackAction::Discard),
+    ];
+    (action, proptest::option::weighted(0.7, span())).prop_map(|(action, delay)| Nack { action, delay })
+}
+
+fn extend() -> impl Strategy<Value = Extend> {
+    (term(), rarely(any::<bool>()), any::<bool>()).prop_map(|(term, if_deadline, progress)| Extend {
+        term,
+        if_deadline,
+        progress,
+    })
+}
+
+/// Operations that make every move of the table once.
+pub(crate) fn every_move() -> Vec<Operation> {
+    use Operation as O;
+    let plain = Job {
+        slot: 0,
+        new_id: true,
+        priority: 5,
+        kind: "send",
+        start: Some(Span::Zero),
+        start_by: None,
+        unique: None,
+        max_attempts: 0,
+        attempt_timeout: None,
+        retention: None,
+    };
+    let later = |slot, start, start_by| {
+        O::Enqueue(vec![Job {
+            slot,
+            start: Some(start),
+            start_by,
+            ..plain
+        }])
+    };
+    let now = |slot| later(slot, Span::Zero, None);
+    let lease = |term| {
+        O::Lease(Ask {
+            jobs: 1,
+            priorities: "",
+            job_types: &[],
+            term,
+            request: None,
+        })
+    };
+    let nack = |action, delay| O::Nack(vec![(Token(0), Nack { action, delay })]);
+    let cancel = |slot| O::Cancel {
+        slot,
+        grace: Span::Long,
+    };
+    let lose = || [lease(Span::Short), O::Pass, O::Upkeep];
+    let take = || lease(Span::Long);
+    let mut all = vec![now(0)];
+    all.extend(lose().into_iter().chain(lose()));
+    all.extend([
+        later(1, Span::Short, None),
+        O::Pass,
+        O::Upkeep,
+        take(),
+        O::Ack(vec![(Token(0), true)]),
+    ]);
+    all.extend([later(2, Span::Long, None), cancel(2)]);
+    all.extend([later(3, Span::Long, Some(Span::Short)), O::Pass, O::Upkeep]);
+    all.extend([
+        now(4),
+        cancel(4),
+        later(5, Span::Zero, Some(Span::Zero)),
+        take(),
+        take(),
+    ]);
+    all.extend([now(6), take(), nack(NackAction::Retry, Some(Span::Zero)), O::Upkeep]);
+    all.extend([
+        take(),
+        nack(NackAction::Release, None),
+        take(),
+        nack(NackAction::Snooze, Some(Span::Zero)),
+    ]);
+    all.extend([O::Upkeep, take(), nack(NackAction::DeadLetter, None)]);
+    all.extend([now(7), take(), nack(NackAction::Discard, None)]);
+    all.extend([now(8), take(), cancel(8), nack(NackAction::Retry, None)]);
+    all
+}
+
+/// A run of operations.
+pub(crate) fn operations(steps: usize) -> impl Strategy<Value = Vec<Operation>> {
+    use proptest::collection::vec;
+    let one = prop_oneof![
+        8 => vec(job(), 1..5).prop_map(Operation::Enqueue),
+        8 => ask().prop_map(Operation::Lease),
+        3 => vec((token(), any::<bool>()), 1..4).prop_map(Operation::Ack),
+        5 => vec((token(), nack()), 1..4).prop_map(Operation::Nack),
+        2 => (token(), extend()).prop_map(|(token, extend)| Operation::Extend(token, extend)),
+        3 => (0..SLOTS, span()).prop_map(|(slot, grace)| Operation::Cancel { slot, grace }),
+        4 => Just(Operation::Upkeep),
+        1 => any::<bool>().prop_map(|new_jobs_too| Operation::Pause { new_jobs_too }),
+        2 => Just(Operation::Resume),
+        3 => Just(Operation::Pass),
+    ];
+    vec(one, steps..=steps)
+}

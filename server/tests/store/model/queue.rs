@@ -1,0 +1,419 @@
+//! The queue as it should be: plain maps, no clock (every time is given), moves only as `domain::state::TRANSITIONS` has them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bananas_broker::domain::{
+    JobState,
+    state::{Event, TRANSITIONS},
+};
+
+use crate::snapshot::Id;
+
+/// A lease that was handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) nonce: [u8; 16],
+    pub(crate) since_ms: u64,
+    pub(crate) deadline_ms: u64,
+}
+
+/// A job whose body is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) state: JobState,
+    pub(crate) lane: String,
+    /// SCHEDULED: until when.
+    pub(crate) due_ms: u64,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) attempts: u32,
+    pub(crate) losses: u32,
+    /// A cancel was asked for, and this is when its grace is over.
+    pub(crate) cancel_by_ms: Option<u64>,
+    /// Still to be leased by.
+    pub(crate) start_by_ms: Option<u64>,
+    pub(crate) unique: Option<(String, bool)>,
+    pub(crate) max_attempts: u32,
+    pub(crate) attempt_timeout_ms: u64,
+    pub(crate) retention_ms: Option<u64>,
+    /// Final: kept until.
+    pub(crate) kept_until_ms: u64,
+}
+
+/// An entry of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) id: Id,
+    pub(crate) ms: u64,
+    /// Settled, and to be skipped.
+    pub(crate) buried: bool,
+}
+
+/// What is remembered of an id: state, half of the nonce, action.
+pub(crate) type Memory = Vec<u8>;
+
+/// The bounds that the model needs to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) remembered_ids: usize,
+    pub(crate) max_losses: u32,
+    pub(crate) success_retention_ms: u64,
+    pub(crate) failure_retention_ms: u64,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) bounds: Bounds,
+    pub(crate) jobs: BTreeMap<Id, Job>,
+    pub(crate) lanes: BTreeMap<String, VecDeque<Slot>>,
+    pub(crate) unique: BTreeMap<String, Id>,
+    /// Generations of settled ids, by number; the last two.
+    pub(crate) memory: BTreeMap<u64, BTreeMap<Id, Memory>>,
+    pub(crate) generation: u64,
+    pub(crate) paused: bool,
+    pub(crate) takes_no_jobs: bool,
+    /// Moves that were made.
+    pub(crate) moves: BTreeSet<usize>,
+}
+
+impl Queue {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            jobs: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            unique: BTreeMap::new(),
+            memory: BTreeMap::new(),
+            generation: 0,
+            paused: false,
+            takes_no_jobs: false,
+            moves: BTreeSet::new(),
+        }
+    }
+
+    /// Where a move leads, by the one table.
+    fn target(&mut self, from: Option<JobState>, event: Event) -> JobState {
+        let index = TRANSITIONS
+            .iter()
+            .position(|(state, cause, _)| (*state, *cause) == (from, event))
+            .unwrap_or_else(|| panic!("{from:?} has no move {event:?}"));
+        self.moves.insert(index);
+        TRANSITIONS[index].2
+    }
+
+    fn go(&mut self, id: &Id, event: Event) -> JobState {
+        let from = self.jobs[id].state;
+        let to = self.target(Some(from), event);
+        self.jobs.get_mut(id).expect("it is there").state = to;
+        to
+    }
+
+    /// A new job.
+    pub(crate) fn store(&mut self, id: Id, mut job: Job, ready_ms: Option<u64>) {
+        let event = if ready_ms.is_some() {
+            Event::Enqueue
+        } else {
+            Event::EnqueueLater
+        };
+        job.state = self.target(None, event);
+        if let Some((key, _)) = &job.unique {
+            self.unique.insert(key.clone(), id.clone());
+        }
+        if let Some(ms) = ready_ms {
+            let slot = Slot {
+                id: id.clone(),
+                ms,
+                buried: false,
+            };
+            self.lanes.entry(job.lane.clone()).or_default().push_back(slot);
+        }
+        self.jobs.insert(id, job);
+    }
+
+    /// What is remembered of an id.
+    pub(crate) fn remembered(&self, id: &Id) -> Option<&Memory> {
+        self.memory.values().rev().find_map(|ids| ids.get(id))
+    }
+
+    /// The generation to write to, if it is chosen now, `from` being the current one.
+    fn chosen(&self, from: u64) -> u64 {
+        let full = self
+            .memory
+            .get(&from)
+            .is_some_and(|ids| ids.len() >= self.bounds.remembered_ids);
+        if from == 0 || full { from + 1 } else { from }
+    }
+
+    /// Remembers how jobs ended, or where a nack led, all in one generation chosen before.
+    pub(crate) fn remember(&mut self, chosen: u64, entries: impl IntoIterator<Item = (Id, Memory)>) {
+        let mut entries = entries.into_iter().peekable();
+        if entries.peek().is_none() {
+            return;
+        }
+        self.generation = chosen;
+        self.memory.retain(|generation, _| generation + 1 >= chosen);
+        self.memory.entry(chosen).or_default().extend(entries);
+    }
+
+    /// The generation that a script chooses that looks now.
+    pub(crate) fn choose(&self) -> u64 {
+        self.chosen(self.generation)
+    }
+
+    fn free_unique(&mut self, id: &Id) {
+        if let Some((key, _)) = &self.jobs[id].unique
+            && self.unique.get(key) == Some(id)
+        {
+            self.unique.remove(key);
+        }
+    }
+
+    /// Ends a job: kept for `retention_ms`, or forgotten. Dead ones are always kept.
+    fn end(&mut self, id: &Id, event: Event, now: u64, retention_ms: u64) -> JobState {
+        self.free_unique(id);
+        let to = self.go(id, event);
+        let job = self.jobs.get_mut(id).expect("it is there");
+        job.lease = None;
+        job.start_by_ms = None;
+        job.kept_until_ms = now + retention_ms;
+        if to != JobState::Dead && retention_ms == 0 {
+            self.jobs.remove(id);
+        }
+        to
+    }
+
+    fn failure_retention(&self, id: &Id) -> u64 {
+        self.jobs[id].retention_ms.unwrap_or(self.bounds.failure_retention_ms)
+    }
+
+    /// Moves what is due to its lanes; returns how many.
+    pub(crate) fn promote(&mut self, now: u64) -> usize {
+        let mut due: Vec<(u64, Id)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.state == JobState::Scheduled && job.due_ms <= now)
+            .map(|(id, job)| (job.due_ms, id.clone()))
+            .collect();
+        due.sort();
+        for (ms, id) in &due {
+            self.go(id, Event::Promote);
+            let lane = self.jobs[id].lane.clone();
+            self.lanes.entry(lane).or_default().push_back(Slot {
+                id: id.clone(),
+                ms: *ms,
+                buried: false,
+            });
+        }
+        due.len()
+    }
+
+    fn push_front(&mut self, id: &Id, now: u64) {
+        let lane = self.lanes.entry(self.jobs[id].lane.clone()).or_default();
+        let ms = lane.front().map_or(now, |first| first.ms.min(now));
+        lane.push_front(Slot {
+            id: id.clone(),
+            ms,
+            buried: false,
+        });
+    }
+
+    /// Hands out jobs; returns them in order, and whether there is more in a lane that was looked at.
+    pub(crate) fn lease(
+        &mut self,
+        now: u64,
+        nonce: [u8; 16],
+        term_ms: u64,
+        most: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> (Vec<Id>, bool) {
+        self.promote(now);
+        let mut order: Vec<(u8, u64, String)> = self
+            .lanes
+            .iter()
+            .filter(|(lane, _)| wanted(lane))
+            .map(|(lane, slots)| (b'9' - lane.as_bytes()[0], slots[0].ms, lane.clone()))
+            .collect();
+        order.sort();
+        let (mut taken, mut expired, mut more) = (Vec::new(), Vec::new(), Vec::new());
+        for (.., lane) in order {
+            if taken.len() >= most {
+                break;
+            }
+            let slots = self.lanes.get_mut(&lane).expect("it is there");
+            let look = (most - taken.len()).min(slots.len());
+            for slot in slots.drain(..look).collect::<Vec<_>>() {
+                if slot.buried {
+                    continue;
+                }
+                if self.jobs[&slot.id].start_by_ms.is_some_and(|ms| ms <= now) {
+                    expired.push(slot.id);
+                } else {
+                    taken.push(slot.id);
+                }
+            }
+            more.push(!self.lanes[&lane].is_empty());
+            self.lanes.retain(|_, slots| !slots.is_empty());
+        }
+        for id in &taken {
+            self.go(id, Event::Lease);
+            let job = self.jobs.get_mut(id).expect("it is there");
+            job.start_by_ms = None;
+            job.lease = Some(Lease {
+                nonce,
+                since_ms: now,
+                deadline_ms: now + term_ms.min(job.attempt_timeout_ms),
+            });
+            if job.unique.as_ref().is_some_and(|(_, until_leased)| *until_leased) {
+                self.free_unique(id);
+            }
+        }
+        // A look never begins a new generation but the first.
+        let chosen = self.generation.max(1);
+        self.remember(
+            chosen,
+            expired.iter().map(|id| (id.clone(), b"E".to_vec())).collect::<Vec<_>>(),
+        );
+        for id in expired {
+            let retention = self.failure_retention(&id);
+            self.end(&id, Event::Expire, now, retention);
+        }
+        let more = taken.len() < most && more.contains(&true);
+        (taken, more)
+    }
+
+    /// Whether this is the lease that a job is under.
+    pub(crate) fn holds(&self, id: &Id, nonce: [u8; 16]) -> bool {
+        self.jobs
+            .get(id)
+            .and_then(|job| job.lease)
+            .is_some_and(|lease| lease.nonce == nonce)
+    }
+
+    /// A job is done.
+    pub(crate) fn ack(&mut self, id: &Id, now: u64, result: bool) {
+        let default = if result { self.bounds.success_retention_ms } else { 0 };
+        let retention = self.jobs[id].retention_ms.unwrap_or(default);
+        self.end(id, Event::Ack, now, retention);
+    }
+
+    /// A job is not done; `due_ms` is when it will be ready if it is to be SCHEDULED.
+    pub(crate) fn nack(&mut self, id: &Id, event: Event, counts: bool, now: u64, due_ms: Option<u64>) -> JobState {
+        self.jobs.get_mut(id).expect("it is there").attempts += u32::from(counts);
+        if matches!(event, Event::Discard | Event::Cancel | Event::GiveUp) {
+            let retention = self.failure_retention(id);
+            return self.end(id, event, now, retention);
+        }
+        let to = self.go(id, event);
+        let job = self.jobs.get_mut(id).expect("it is there");
+        job.lease = None;
+        job.due_ms = due_ms.unwrap_or(0);
+        to
+    }
+
+    /// Puts released jobs back, the last of them first.
+    pub(crate) fn put_back(&mut self, ids: &[Id], now: u64) {
+        for id in ids.iter().rev() {
+            self.push_front(id, now);
+        }
+    }
+
+    /// Cancels a job that nobody holds.
+    pub(crate) fn cancel(&mut self, id: &Id, now: u64) {
+        let chosen = self.choose();
+        self.remember(chosen, [(id.clone(), b"C".to_vec())]);
+        self.bury(id);
+        let retention = self.failure_retention(id);
+        self.end(id, Event::Cancel, now, retention);
+    }
+
+    fn bury(&mut self, id: &Id) {
+        if self.jobs[id].state == JobState::Ready {
+            let lane = self.lanes.get_mut(&self.jobs[id].lane).expect("it waits there");
+            let slot = lane.iter_mut().find(|slot| slot.id == *id && !slot.buried);
+            slot.expect("it waits there").buried = true;
+        }
+    }
+
+    /// A round of upkeep: promoted, timed out, lost, dead, expired, cancelled, pruned.
+    pub(crate) fn upkeep(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 7] {
+        let at_start = self.generation;
+        let promoted = self.promote(now);
+        let [timed_out, lost, dead, cancelled] = self.end_leases(now, due_of);
+        let late: Vec<Id> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.start_by_ms.is_some_and(|ms| ms <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let chosen = self.chosen(at_start);
+        self.remember(
+            chosen,
+            late.iter().map(|id| (id.clone(), b"E".to_vec())).collect::<Vec<_>>(),
+        );
+        for id in &late {
+            self.bury(id);
+            let retention = self.failure_retention(id);
+            self.end(id, Event::Expire, now, retention);
+        }
+        let before = self.jobs.len();
+        self.jobs.retain(|_, job| {
+            let kept = job.state.is_final() && job.state != JobState::Dead;
+            !kept || job.kept_until_ms > now
+        });
+        let pruned = before - self.jobs.len();
+        [promoted, timed_out, lost, dead, late.len(), cancelled, pruned]
+    }
+
+    fn end_leases(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 4] {
+        let mut over: Vec<(u64, Id)> = self
+            .jobs
+            .iter()
+            .filter_map(|(id, job)| Some((job.lease?.deadline_ms, id.clone())))
+            .filter(|(deadline, _)| *deadline <= now)
+            .collect();
+        over.sort();
+        let chosen = self.choose();
+        let (mut memory, mut front) = (Vec::new(), Vec::new());
+        let [mut timed_out, mut lost, mut dead, mut cancelled] = [0; 4];
+        for (_, id) in over {
+            let job = &self.jobs[&id];
+            let lease = job.lease.expect("it is leased");
+            let state = if job.cancel_by_ms.is_some() {
+                cancelled += 1;
+                self.nack(&id, Event::Cancel, false, now, None)
+            } else if now >= lease.since_ms + job.attempt_timeout_ms {
+                timed_out += 1;
+                let event = if job.attempts + 1 >= job.max_attempts {
+                    Event::GiveUp
+                } else {
+                    Event::Retry
+                };
+                let due = (event == Event::Retry).then(|| due_of(&id));
+                self.nack(&id, event, true, now, due)
+            } else {
+                lost += 1;
+                let event = if job.losses + 1 >= self.bounds.max_losses {
+                    Event::LoseForGood
+                } else {
+                    Event::Lose
+                };
+                self.jobs.get_mut(&id).expect("it is there").losses += 1;
+                if event == Event::Lose {
+                    front.push(id.clone());
+                    self.nack(&id, event, false, now, None)
+                } else {
+                    self.end(&id, event, now, 0)
+                }
+            };
+            dead += usize::from(state == JobState::Dead);
+            if state.is_final() {
+                memory.push((id, vec![state.letter() as u8]));
+            }
+        }
+        for id in front {
+            self.push_front(&id, now);
+        }
+        self.remember(chosen, memory);
+        [timed_out, lost, dead, cancelled]
+    }
+}

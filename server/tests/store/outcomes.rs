@@ -1,0 +1,200 @@
+//! Every outcome of every script. A fact marks what it has seen; `discipline.rs` runs all facts and fails if one outcome was not.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+/// A script and one thing that it can do.
+pub(crate) type Outcome = (&'static str, &'static str);
+
+/// What there is to reach.
+pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
+    (
+        "enqueue",
+        &[
+            "created ready",
+            "created scheduled, from now",
+            "created scheduled, at a time",
+            "created with start_by",
+            "created with a unique key",
+            "a time in the past is now",
+            "duplicate of a living job",
+            "duplicate of a retained job",
+            "duplicate of a remembered id",
+            "duplicate by unique key",
+            "duplicate by unique key in one call",
+            "unique key rejected",
+            "paused",
+        ],
+    ),
+    (
+        "lease",
+        &[
+            "jobs",
+            "empty",
+            "paused",
+            "more",
+            "request replayed",
+            "request replayed after settling",
+            "request reused",
+            "record missing",
+            "record unreadable",
+            "tombstone skipped",
+            "tombstone of a used-again id",
+            "start_by passed",
+            "promoted inline",
+            "promoted inline without a record",
+            "no room",
+            "larger than the room, alone",
+            "larger than the room, not alone",
+            "type filter",
+            "priority filter",
+            "many lanes, types",
+            "many lanes, priorities",
+            "many lanes, everything",
+            "claims dealt in turn",
+            "attempts, losses and checkpoint told",
+            "unique key released",
+            "attempt timeout bounds the lease",
+        ],
+    ),
+    (
+        "ack",
+        &[
+            "applied",
+            "applied in a group",
+            "already",
+            "already, in one call",
+            "settled otherwise",
+            "lost",
+            "result kept",
+            "retention kept",
+            "retention of zero",
+            "unique key released",
+        ],
+    ),
+    (
+        "nack",
+        &[
+            "retry scheduled",
+            "retry after a delay",
+            "retry, budget spent",
+            "retry, own budget",
+            "retry, not worth another",
+            "retry, cancel pending",
+            "release",
+            "release of several keeps their order",
+            "release, cancel pending",
+            "snooze",
+            "snooze, cancel pending",
+            "dead letter",
+            "discard",
+            "discard without retention",
+            "record missing",
+            "already",
+            "already, in one call",
+            "settled otherwise",
+            "settled otherwise, in one call",
+            "lost",
+        ],
+    ),
+    ("disown", &["given back", "nothing found"]),
+    (
+        "extend",
+        &[
+            "prolonged",
+            "lost",
+            "attempt timeout reached",
+            "attempt timeout bounds it",
+            "cancel told",
+            "deadline moved meanwhile",
+            "deadline not moved",
+            "progress and checkpoint kept",
+        ],
+    ),
+    (
+        "cancel",
+        &[
+            "ready",
+            "ready with start_by",
+            "scheduled",
+            "leased",
+            "leased, asked again",
+            "final already",
+            "remembered",
+            "unknown",
+        ],
+    ),
+    (
+        "upkeep",
+        &[
+            "nothing to do",
+            "promoted",
+            "more",
+            "timed out, attempts left",
+            "timed out, dead",
+            "lost, losses left",
+            "lost, dead",
+            "cancelled",
+            "expired ready",
+            "expired scheduled",
+            "pruned by age",
+            "pruned by count",
+            "dead pruned by age",
+            "dead pruned by count",
+            "repaired one deadline",
+            "repaired all deadlines",
+            "scheduled without a record",
+            "leased without a record",
+            "deadline without a job",
+            "memory forgotten",
+            "memory turned over by age",
+            "memory turned over by count",
+        ],
+    ),
+    (
+        "look",
+        &["ready", "scheduled", "leased", "final", "remembered", "unknown"],
+    ),
+    (
+        "wait",
+        &[
+            "registered",
+            "settled already",
+            "remembered",
+            "unknown",
+            "told at the end",
+        ],
+    ),
+    ("counts", &["counted", "tombstones not counted", "empty", "paused"]),
+    (
+        "pause",
+        &[
+            "paused",
+            "paused for new jobs too",
+            "paused for leases only again",
+            "resumed",
+        ],
+    ),
+];
+
+static REACHED: Mutex<BTreeSet<Outcome>> = Mutex::new(BTreeSet::new());
+
+/// An outcome was seen.
+pub(crate) fn mark(outcome: Outcome) {
+    assert!(all().any(|known| known == outcome), "{outcome:?} is not on the list");
+    REACHED.lock().unwrap_or_else(PoisonError::into_inner).insert(outcome);
+}
+
+/// What nobody has seen yet.
+pub(crate) fn missing() -> Vec<Outcome> {
+    let reached = REACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    all().filter(|outcome| !reached.contains(outcome)).collect()
+}
+
+fn all() -> impl Iterator<Item = Outcome> {
+    OUTCOMES
+        .iter()
+        .flat_map(|(script, outcomes)| outcomes.iter().map(|outcome| (*script, *outcome)))
+}

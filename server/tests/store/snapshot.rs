@@ -1,0 +1,275 @@
+//! All keys of one queue as they are in one moment, read into what they mean (server/src/store/keys.rs).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redis::{Value, aio::MultiplexedConnection};
+
+/// Every key under a pattern: name, type, time to live, content. One script, so that nothing moves meanwhile.
+const DUMP: &str = r"
+local out = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  local kind, content = redis.call('TYPE', key).ok, {}
+  if kind == 'string' then content = { redis.call('GET', key) } end
+  if kind == 'list' then content = redis.call('LRANGE', key, 0, -1) end
+  if kind == 'hash' then content = redis.call('HGETALL', key) end
+  if kind == 'zset' then content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+  out[#out + 1] = { key, kind, redis.call('PTTL', key), content }
+end
+return out";
+
+/// A job's id as it is in Redis, whatever it is.
+pub(crate) type Id = Vec<u8>;
+
+/// The state hash of a job.
+pub(crate) type Fields = BTreeMap<String, Vec<u8>>;
+
+/// An entry of a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) flags: u8,
+    pub(crate) ms: u64,
+    pub(crate) id: Id,
+}
+
+/// A lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) ms: u64,
+    pub(crate) flags: u8,
+    pub(crate) holder: String,
+}
+
+/// The keys of a queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) bodies: BTreeMap<Id, Vec<u8>>,
+    pub(crate) states: BTreeMap<Id, Fields>,
+    pub(crate) lanes: BTreeMap<String, Vec<Entry>>,
+    pub(crate) index: BTreeMap<String, f64>,
+    pub(crate) scheduled: BTreeMap<Id, u64>,
+    pub(crate) leases: BTreeMap<Id, Lease>,
+    pub(crate) deadlines: BTreeMap<Id, u64>,
+    pub(crate) start_by: BTreeMap<Id, u64>,
+    pub(crate) dead: BTreeMap<Id, u64>,
+    pub(crate) settled: BTreeMap<Id, u64>,
+    pub(crate) tombstones: BTreeMap<(Id, String), u64>,
+    pub(crate) tombstone_counts: BTreeMap<String, u64>,
+    pub(crate) memory: BTreeMap<u64, BTreeMap<Id, Vec<u8>>>,
+    pub(crate) unique: BTreeMap<String, Id>,
+    pub(crate) quarantine: BTreeMap<Id, Vec<u8>>,
+    pub(crate) waiters: BTreeMap<Id, u64>,
+    pub(crate) requests: BTreeSet<String>,
+    pub(crate) meta: Fields,
+    /// Keys that are none of these, or not as they should be.
+    pub(crate) strange: Vec<String>,
+}
+
+/// A key as it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Dumped {
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: String,
+    pub(crate) expires: bool,
+    pub(crate) content: Vec<Vec<u8>>,
+}
+
+/// Reads every key whose name begins with `start`.
+pub(crate) async fn dump(connection: &mut MultiplexedConnection, start: &str) -> Vec<Dumped> {
+    let rows: Vec<Value> = redis::cmd("EVAL")
+        .arg(DUMP)
+        .arg(0)
+        .arg(format!("{start}*"))
+        .query_async(connection)
+        .await
+        .expect("Redis answers");
+    let mut keys: Vec<Dumped> = rows
+        .into_iter()
+        .map(|row| {
+            let (name, kind, ttl_ms, mut content): (Vec<u8>, String, i64, Vec<Vec<u8>>) =
+                redis::from_redis_value(row).expect("a row of the dump");
+            if kind == "hash" {
+                // Redis gives the fields in any order.
+                let mut sorted = pairs(&content);
+                sorted.sort();
+                content = sorted.into_iter().flat_map(|(field, value)| [field, value]).collect();
+            }
+            Dumped {
+                name,
+                kind,
+                expires: ttl_ms >= 0,
+                content,
+            }
+        })
+        .collect();
+    keys.sort_by(|a, b| a.name.cmp(&b.name));
+    keys
+}
+
+impl Snapshot {
+    /// The queue whose keys begin with `base`.
+    pub(crate) async fn take(connection: &mut MultiplexedConnection, base: &str) -> Self {
+        let keys = dump(connection, base).await;
+        Self::read(base, &keys)
+    }
+
+    /// Sorts keys by what they are.
+    pub(crate) fn read(base: &str, keys: &[Dumped]) -> Self {
+        let mut all = Self::default();
+        for key in keys {
+            all.add(&key.name[base.len()..], key);
+        }
+        all
+    }
+
+    fn add(&mut self, part: &[u8], key: &Dumped) {
+        let name = String::from_utf8_lossy(part).into_owned();
+        if key.expires != name.starts_with("rq:") {
+            self.strange
+                .push(format!("{name}: only what a request id led to may, and must, expire"));
+        }
+        let content = &key.content;
+        match (name.as_str(), key.kind.as_str()) {
+            ("i", "zset") => {
+                self.index = scores(content)
+                    .into_iter()
+                    .map(|(lane, ms)| (text(&lane), ms))
+                    .collect();
+            }
+            ("z", "zset") => self.scheduled = times(content),
+            ("t", "hash") => {
+                self.leases = pairs(content)
+                    .into_iter()
+                    .map(|(id, value)| (id, lease(&value)))
+                    .collect();
+            }
+            ("l", "zset") => {
+                self.deadlines = times(content);
+                // The member that is no job: keys.rs.
+                self.deadlines.retain(|id, _| id.len() == 16);
+            }
+            ("b", "zset") => self.start_by = times(content),
+            ("x", "zset") => self.dead = times(content),
+            ("f", "zset") => self.settled = times(content),
+            ("c", "hash") => {
+                for (grave, count) in pairs(content) {
+                    let (id, lane) = grave.split_at(16);
+                    self.tombstones.insert((id.to_vec(), text(lane)), number(&count));
+                }
+            }
+            ("cn", "hash") => {
+                self.tombstone_counts = pairs(content)
+                    .into_iter()
+                    .map(|(lane, n)| (text(&lane), number(&n)))
+                    .collect();
+            }
+            ("u", "hash") => self.unique = pairs(content).into_iter().map(|(key, id)| (text(&key), id)).collect(),
+            ("q", "hash") => self.quarantine = pairs(content).into_iter().collect(),
+            ("wt", "zset") => self.waiters = times(content),
+            ("m", "hash") => self.meta = fields(content),
+            (_, "string") if part.len() == 17 && part[0] == b'j' => {
+                self.bodies.insert(part[1..].to_vec(), content[0].clone());
+            }
+            (_, "hash") if part.len() == 17 && part[0] == b's' => {
+                self.states.insert(part[1..].to_vec(), fields(content));
+            }
+            (_, "list") if part.starts_with(b"r:") => {
+                self.lanes
+                    .insert(text(&part[2..]), content.iter().map(|raw| entry(raw)).collect());
+            }
+            (_, "hash") if part.starts_with(b"rq:") => {
+                self.requests.insert(text(&part[3..]));
+            }
+            (_, "hash") if part[0] == b'd' && part[1..].iter().all(u8::is_ascii_digit) => {
+                self.memory
+                    .insert(number(&part[1..]), pairs(content).into_iter().collect());
+            }
+            (_, kind) => self
+                .strange
+                .push(format!("{name}: a {kind} that keys.rs does not know")),
+        }
+    }
+
+    /// The entries of a lane that are jobs, in order: without those that are settled and wait to be skipped.
+    pub(crate) fn ready_in(&self, lane: &str) -> Vec<&Entry> {
+        let mut buried: BTreeMap<&Id, u64> = BTreeMap::new();
+        self.lanes
+            .get(lane)
+            .into_iter()
+            .flatten()
+            .filter(|entry| {
+                let seen = buried.entry(&entry.id).or_default();
+                *seen += 1;
+                *seen
+                    > self
+                        .tombstones
+                        .get(&(entry.id.clone(), lane.to_owned()))
+                        .copied()
+                        .unwrap_or(0)
+            })
+            .collect()
+    }
+
+    /// Every job that is ready, and its entry.
+    pub(crate) fn ready(&self) -> Vec<&Entry> {
+        self.lanes.keys().flat_map(|lane| self.ready_in(lane)).collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A number as Redis writes it.
+pub(crate) fn number(bytes: &[u8]) -> u64 {
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .expect("a number")
+}
+
+fn pairs(flat: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    flat.chunks_exact(2)
+        .map(|pair| (pair[0].clone(), pair[1].clone()))
+        .collect()
+}
+
+fn scores(flat: &[Vec<u8>]) -> Vec<(Vec<u8>, f64)> {
+    pairs(flat)
+        .into_iter()
+        .map(|(member, score)| (member, text(&score).parse().expect("a score")))
+        .collect()
+}
+
+fn times(flat: &[Vec<u8>]) -> BTreeMap<Id, u64> {
+    scores(flat).into_iter().map(|(id, score)| (id, score as u64)).collect()
+}
+
+fn fields(flat: &[Vec<u8>]) -> Fields {
+    pairs(flat)
+        .into_iter()
+        .map(|(name, value)| (text(&name), value))
+        .collect()
+}
+
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+}
+
+fn entry(raw: &[u8]) -> Entry {
+    assert_eq!(raw.len(), 23, "a lane entry is flags, time and id");
+    Entry {
+        flags: raw[0],
+        ms: big_endian(&raw[1..7]),
+        id: raw[7..].to_vec(),
+    }
+}
+
+fn lease(raw: &[u8]) -> Lease {
+    Lease {
+        nonce: raw[..16].to_vec(),
+        ms: big_endian(&raw[16..22]),
+        flags: raw[22],
+        holder: text(&raw[23..]),
+    }
+}

@@ -1,0 +1,428 @@
+//! Where a fact is tested: a queue under a key prefix that nobody else uses, a `Store` with a policy to choose, and a connection for looking behind it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use bananas_broker::{
+    domain::{
+        Error, JobId, JobType, Nonce, Policy, RoutingKey,
+        record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
+    },
+    metrics::Metrics,
+    store::{
+        AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, JobView, LeaseAsk, Leased, Look,
+        NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
+    },
+};
+use futures_util::future::BoxFuture;
+use redis::aio::MultiplexedConnection;
+
+use crate::{
+    audit,
+    outcomes::{self, Outcome},
+    redis_process::RedisProcess,
+    snapshot::{self, Snapshot},
+};
+
+/// A property of the scripts.
+pub(crate) type Fact = for<'a> fn(&'a Space) -> BoxFuture<'a, ()>;
+
+/// Longer than any test.
+pub(crate) const LONG_MS: u64 = 3_600_000;
+
+/// Makes a test of each of the functions named, and a list of them.
+#[macro_export]
+macro_rules! facts {
+    ($($name:ident),* $(,)?) => {
+        /// What this file states.
+        pub(crate) const FACTS: &[(&str, $crate::space::Fact)] = &[$((stringify!($name), |space| Box::pin($name(space)))),*];
+
+        mod facts {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    let space = $crate::space::Space::new($crate::redis_process::RedisProcess::shared()).await;
+                    super::$name(&space).await;
+                    space.audit().await;
+                }
+            )*
+        }
+    };
+}
+
+/// A queue of a test's own.
+#[derive(Debug)]
+pub(crate) struct Space {
+    url: String,
+    prefix: String,
+    pub(crate) store: Store,
+    pub(crate) keys: QueueKeys,
+    raw: MultiplexedConnection,
+}
+
+impl Space {
+    /// One with the default policy, except that little waits.
+    pub(crate) async fn new(server: &RedisProcess) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let prefix = format!("space{}", NUMBER.fetch_add(1, Relaxed));
+        Self::open(server.url(), &prefix, "main", Policy::default()).await
+    }
+
+    /// Another queue under the same prefix, with another policy.
+    pub(crate) async fn with(&self, queue: &str, change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = Policy::default();
+        change(&mut policy);
+        Self::open(&self.url, &self.prefix, queue, policy).await
+    }
+
+    /// A queue under a prefix.
+    pub(crate) async fn open(url: &str, prefix: &str, queue: &str, policy: Policy) -> Self {
+        let endpoint = Endpoint::new(url, None, None, Duration::from_secs(5)).unwrap();
+        let options = Options {
+            endpoint,
+            key_prefix: prefix.to_owned(),
+            connections: 1,
+            response_timeout: Duration::from_secs(20),
+            allow_unsafe: true,
+            policy,
+        };
+        let store = Store::open(options, Metrics::new()).await.expect("the store opens");
+        let keys = store.keys(&RoutingKey::parse(queue).unwrap());
+        let raw = redis::Client::open(url)
+            .unwrap()
+            .get_multiplexed_async_connection_with_config(&patient())
+            .await
+            .unwrap();
+        Self {
+            url: url.to_owned(),
+            prefix: prefix.to_owned(),
+            store,
+            keys,
+            raw,
+        }
+    }
+
+    /// Where its Redis listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A connection behind the store's back.
+    pub(crate) fn raw(&self) -> MultiplexedConnection {
+        self.raw.clone()
+    }
+
+    /// Runs a command behind the store's back.
+    pub(crate) async fn command<T: redis::FromRedisValue>(&self, name: &str, arguments: &[&[u8]]) -> T {
+        let mut command = redis::cmd(name);
+        for argument in arguments {
+            command.arg(*argument);
+        }
+        command.query_async(&mut self.raw()).await.unwrap()
+    }
+
+    /// The queue's keys as they are now.
+    pub(crate) async fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&mut self.raw(), self.keys.base()).await
+    }
+
+    /// Removes the queue's keys.
+    pub(crate) async fn forget(&self) {
+        let names = snapshot::dump(&mut self.raw(), self.keys.base()).await;
+        let mut command = redis::cmd("UNLINK");
+        command.arg("none");
+        for key in &names {
+            command.arg(&key.name);
+        }
+        let () = command.query_async(&mut self.raw()).await.unwrap();
+    }
+
+    /// Everything under the prefix fits together.
+    pub(crate) async fn audit(&self) {
+        audit::assert_sound(&mut self.raw(), &self.prefix).await;
+    }
+
+    /// Marks an outcome as reached: to be said right after it was asserted.
+    #[allow(clippy::unused_self, reason = "said of the space in which it was seen")]
+    pub(crate) fn reached(&self, outcome: Outcome) {
+        outcomes::mark(outcome);
+    }
+
+    pub(crate) async fn enqueue(&self, items: &[EnqueueItem]) -> Vec<Result<Enqueued, Error>> {
+        let items: Vec<&EnqueueItem> = items.iter().collect();
+        self.store.enqueue(&self.keys, &items).await.expect("enqueue runs")
+    }
+
+    /// Stores jobs that must all be new.
+    pub(crate) async fn fill(&self, items: &[EnqueueItem]) {
+        for (item, answer) in items.iter().zip(self.enqueue(items).await) {
+            assert_eq!(
+                answer,
+                Ok(Enqueued {
+                    job_id: item.id,
+                    deduplicated: false
+                })
+            );
+        }
+    }
+
+    /// Leases up to `jobs` of everything, for long.
+    pub(crate) async fn lease(&self, jobs: u32) -> Look {
+        self.ask(&Ask { jobs, ..Ask::default() }).await
+    }
+
+    /// Leases one job, which must be there.
+    pub(crate) async fn lease_one(&self) -> (Leased, Nonce) {
+        self.lease_one_for(LONG_MS).await
+    }
+
+    /// Leases one job, which must be there, for some milliseconds.
+    pub(crate) async fn lease_one_for(&self, lease_ms: u64) -> (Leased, Nonce) {
+        let mut look = self
+            .ask(&Ask {
+                lease_ms,
+                ..Ask::default()
+            })
+            .await;
+        (look.jobs.pop().expect("a job is ready"), look.nonce)
+    }
+
+    pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Look {
+        self.try_ask(ask).await.expect("lease runs")
+    }
+
+    pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<Look, Error> {
+        let one = [claim(ask.jobs, ask.room_bytes)];
+        let kinds: Vec<String> = ask.job_types.iter().map(|&kind| kind.to_owned()).collect();
+        let ask = LeaseAsk {
+            priorities: ask.priorities,
+            job_types: &kinds,
+            lease_ms: ask.lease_ms,
+            claims: ask.claims.unwrap_or(&one),
+            request: ask.request,
+        };
+        self.store.lease(&self.keys, &ask).await
+    }
+
+    pub(crate) async fn ack(&self, job_id: JobId, nonce: Nonce) -> Result<Settled, Error> {
+        self.ack_with(job_id, nonce, None).await
+    }
+
+    pub(crate) async fn ack_with(&self, job_id: JobId, nonce: Nonce, result: Option<&str>) -> Result<Settled, Error> {
+        let result = result.map(|data| ("text/plain".to_owned(), data.to_owned().into()));
+        let item = AckItem { job_id, nonce, result };
+        self.store.ack(&self.keys, &[&item]).await.expect("ack runs").remove(0)
+    }
+
+    pub(crate) async fn nack(&self, job_id: JobId, nonce: Nonce, action: NackAction) -> Result<NackOutcome, Error> {
+        self.nack_with(&nack(job_id, nonce, action)).await
+    }
+
+    pub(crate) async fn nack_with(&self, item: &NackItem) -> Result<NackOutcome, Error> {
+        self.store.nack(&self.keys, &[item]).await.expect("nack runs").remove(0)
+    }
+
+    pub(crate) async fn extend(&self, item: &ExtendItem) -> Result<Extended, Error> {
+        self.store
+            .extend(&self.keys, &[item])
+            .await
+            .expect("extend runs")
+            .remove(0)
+    }
+
+    pub(crate) async fn look(&self, id: JobId) -> Option<JobView> {
+        self.store.look(&self.keys, id).await.expect("look runs")
+    }
+
+    /// The job, which must be there.
+    pub(crate) async fn job(&self, id: JobId) -> JobView {
+        self.look(id).await.expect("the job is known")
+    }
+
+    /// Rounds of upkeep until one does what is waited for.
+    pub(crate) async fn upkeep_until(
+        &self,
+        done: impl Fn(&bananas_broker::store::Round) -> bool,
+    ) -> bananas_broker::store::Round {
+        let started = std::time::Instant::now();
+        loop {
+            let round = self.store.upkeep(&self.keys, 0).await.expect("upkeep runs");
+            if done(&round) {
+                return round;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(10),
+                "upkeep never did it: {round:?}"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until Redis' clock is past a time.
+    pub(crate) async fn pass(&self, ms: u64) {
+        while self.now_ms().await <= ms {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The time, by Redis' clock.
+    pub(crate) async fn now_ms(&self) -> u64 {
+        let (seconds, micros): (u64, u64) = self.command("TIME", &[]).await;
+        seconds * 1_000 + micros / 1_000
+    }
+}
+
+/// What a test asks of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) priorities: &'a str,
+    pub(crate) job_types: &'a [&'a str],
+    pub(crate) lease_ms: u64,
+    pub(crate) jobs: u32,
+    pub(crate) room_bytes: i64,
+    pub(crate) claims: Option<&'a [Claim]>,
+    pub(crate) request: Option<(&'a str, &'a str)>,
+}
+
+impl Default for Ask<'_> {
+    fn default() -> Self {
+        Self {
+            priorities: "",
+            job_types: &[],
+            lease_ms: LONG_MS,
+            jobs: 1,
+            room_bytes: 1 << 20,
+            claims: None,
+            request: None,
+        }
+    }
+}
+
+pub(crate) fn claim(jobs: u32, room_bytes: i64) -> Claim {
+    Claim {
+        holder: "tester".to_owned(),
+        jobs,
+        room_bytes,
+    }
+}
+
+pub(crate) fn nack(job_id: JobId, nonce: Nonce, action: NackAction) -> NackItem {
+    NackItem {
+        job_id,
+        nonce,
+        action,
+        delay_ms: None,
+        if_deadline_ms: None,
+        failure: Default::default(),
+    }
+}
+
+pub(crate) fn extend(job_id: JobId, nonce: Nonce, duration_ms: u64) -> ExtendItem {
+    ExtendItem {
+        job_id,
+        nonce,
+        duration_ms,
+        if_deadline_ms: None,
+        progress: None,
+    }
+}
+
+/// A job in the making.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub(crate) id: JobId,
+    pub(crate) id_is_new: bool,
+    pub(crate) job_type: &'static str,
+    pub(crate) priority: u8,
+    pub(crate) policy: Option<OwnPolicy>,
+    pub(crate) start: Start,
+    pub(crate) start_by_ms: Option<u64>,
+    pub(crate) unique: Option<UniqueKey>,
+    pub(crate) payload_bytes: usize,
+}
+
+/// A plain job.
+pub(crate) fn draft() -> Draft {
+    Draft {
+        id: JobId::new(),
+        id_is_new: false,
+        job_type: "send",
+        priority: 5,
+        policy: None,
+        start: Start::Now,
+        start_by_ms: None,
+        unique: None,
+        payload_bytes: 8,
+    }
+}
+
+/// Plain jobs.
+pub(crate) fn plain(count: usize) -> Vec<EnqueueItem> {
+    (0..count).map(|_| draft().item()).collect()
+}
+
+/// A unique key that is held until the end.
+#[allow(clippy::unnecessary_wraps, reason = "as a draft has it")]
+pub(crate) fn unique(key: &str) -> Option<UniqueKey> {
+    Some(UniqueKey {
+        key: key.to_owned(),
+        until_leased: false,
+        reject: false,
+    })
+}
+
+impl Draft {
+    /// The job as the broker would make it.
+    pub(crate) fn item(&self) -> EnqueueItem {
+        let mut flags = 0;
+        if self.unique.is_some() {
+            flags |= flag::STATE;
+        }
+        if self.start_by_ms.is_some() {
+            flags |= flag::START_BY;
+        }
+        if let Some(policy) = &self.policy {
+            flags |= flag::POLICY;
+            if policy.attempt_timeout_ms > 0 {
+                flags |= flag::ATTEMPT_TIMEOUT;
+            }
+            if policy.retention_ms != RETENTION_UNSET {
+                flags |= flag::RETENTION;
+            }
+        }
+        let job_type = JobType::parse(self.job_type).unwrap();
+        let mut spec = vec![0x2a];
+        let mut len = self.payload_bytes;
+        while len >= 0x80 {
+            spec.push((len & 0x7f) as u8 | 0x80);
+            len >>= 7;
+        }
+        spec.push(len as u8);
+        spec.resize(spec.len() + self.payload_bytes, b'.');
+        let head = Head {
+            flags,
+            priority: self.priority,
+            job_type: job_type.clone(),
+            created_ms: 1_763_000_000_000,
+            policy: self.policy.clone(),
+        };
+        EnqueueItem {
+            id: self.id,
+            id_is_new: self.id_is_new,
+            job_type,
+            priority: self.priority,
+            flags,
+            record: head.encode(&SpecFields::of_spec(&spec).unwrap()),
+            start: self.start,
+            start_by_ms: self.start_by_ms,
+            unique: self.unique.clone(),
+        }
+    }
+}
+
+/// Half a second, the default, is short for a dump of everything on a busy machine.
+pub(crate) fn patient() -> redis::AsyncConnectionConfig {
+    redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)))
+}

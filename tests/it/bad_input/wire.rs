@@ -1,0 +1,179 @@
+//! Bytes that are no gRPC, and gRPC that is no message: connections end, the broker lives.
+use std::time::Duration;
+
+use bananas_tests::{api::unique_key, stand::Stand};
+use bytes::{Buf, BufMut, Bytes};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codegen::http::uri::PathAndQuery,
+};
+
+use super::assert_alive;
+use crate::arranged;
+
+/// Sends any bytes as a message.
+#[derive(Debug, Clone, Default)]
+struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for RawCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+const METHODS: [&str; 16] = [
+    "/bananas.v1.BrokerService/Enqueue",
+    "/bananas.v1.BrokerService/BatchEnqueue",
+    "/bananas.v1.BrokerService/Lease",
+    "/bananas.v1.BrokerService/Ack",
+    "/bananas.v1.BrokerService/Nack",
+    "/bananas.v1.BrokerService/Extend",
+    "/bananas.v1.BrokerService/BatchSettle",
+    "/bananas.v1.JobService/GetJob",
+    "/bananas.v1.JobService/WaitJob",
+    "/bananas.v1.JobService/CancelJob",
+    "/bananas.v1.QueueService/ListQueues",
+    "/bananas.v1.QueueService/GetQueue",
+    "/bananas.v1.QueueService/PauseQueue",
+    "/bananas.v1.QueueService/ResumeQueue",
+    "/bananas.v1.FleetService/ListWorkers",
+    "/bananas.v1.FleetService/GetBrokerInfo",
+];
+
+#[tokio::test]
+async fn messages_of_random_bytes_are_answered_and_harm_nothing() {
+    let (_stand, api, key) = arranged("random").await;
+    let mut client = Grpc::new(api.channel.clone());
+    // Printed when it fails, so that the same bytes can be sent again.
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..20 {
+        for method in METHODS {
+            let mut message = vec![0; random.usize(1..200)];
+            random.fill(&mut message);
+            client.ready().await.unwrap();
+            let path = PathAndQuery::from_static(method);
+            let mut request = Request::new(Bytes::from(message));
+            request.set_timeout(Duration::from_secs(20));
+            if let Err(status) = client.unary(request, path, RawCodec).await {
+                // A message that cannot be decoded is INTERNAL by the rules of gRPC libraries; a defect would be UNKNOWN or a broken connection.
+                let expected = [
+                    Code::InvalidArgument,
+                    Code::Internal,
+                    Code::NotFound,
+                    Code::FailedPrecondition,
+                ];
+                assert!(expected.contains(&status.code()), "{method}: {status:?}");
+            }
+        }
+    }
+    assert_alive(&api, &key).await;
+}
+
+#[tokio::test]
+async fn a_method_that_is_none_is_unimplemented() {
+    let (_stand, api, _key) = arranged("none").await;
+    let mut client = Grpc::new(api.channel.clone());
+    client.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/bananas.v1.BrokerService/Nothing");
+    let status = client
+        .unary(Request::new(Bytes::new()), path, RawCodec)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_ends_that_connection_only() {
+    let (stand, api, key) = arranged("garbage").await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let flood: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(100_000).collect();
+    let mut after_preface = preface.to_vec();
+    after_preface.extend(&flood[..10_000]);
+    let mut huge_frame = preface.to_vec();
+    huge_frame.extend([0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]);
+    let attacks: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[0x16, 3, 1, 2, 0, 1, 0],
+        &[0; 1_000],
+        &flood,
+        &after_preface,
+        &huge_frame,
+    ];
+    for bytes in attacks {
+        assert!(
+            is_closed_after(&stand, bytes).await,
+            "the connection stays open after {:?}",
+            &bytes[..bytes.len().min(30)]
+        );
+    }
+    assert_alive(&api, &key).await;
+}
+
+/// Whether the broker closes a connection on which these bytes come.
+async fn is_closed_after(stand: &Stand, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(("127.0.0.1", stand.brokers[0].api_port()))
+        .await
+        .unwrap();
+    // It may be closed before everything was sent.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = vec![0; 4_096];
+    let closed = async { while stream.read(&mut answer).await.is_ok_and(|read| read > 0) {} };
+    timeout(Duration::from_secs(15), closed).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_message_larger_than_the_broker_reads_is_refused() {
+    let (_stand, api, key) = arranged("huge").await;
+    let mut client = Grpc::new(api.channel.clone());
+    client.ready().await.unwrap();
+    let path = PathAndQuery::from_static("/bananas.v1.BrokerService/Enqueue");
+    let huge = Bytes::from(vec![0; 20 << 20]);
+    let status = client.unary(Request::new(huge), path, RawCodec).await.unwrap_err();
+    let refused = [
+        Code::OutOfRange,
+        Code::ResourceExhausted,
+        Code::InvalidArgument,
+        Code::Internal,
+        Code::Unavailable,
+    ];
+    assert!(refused.contains(&status.code()), "{status:?}");
+    assert_alive(&api, &unique_key("after")).await;
+    assert_alive(&api, &key).await;
+}

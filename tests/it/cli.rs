@@ -1,0 +1,234 @@
+//! `bananas`, the command line, against a real broker.
+use bananas_tests::{
+    api::{Api, unique_key},
+    eventually::eventually,
+    stand::{Stand, StandOptions},
+};
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::process::{Ran, command, run};
+
+/// What docs/cli.md says of exit codes.
+const USAGE: i32 = 2;
+const NOT_FOUND: i32 = 3;
+const PRECONDITION: i32 = 4;
+const UNREACHABLE: i32 = 5;
+
+fn bananas(stand: &Stand, arguments: &[&str]) -> Command {
+    let mut bananas = command("bananas");
+    bananas
+        .env("BANANAS_BROKER", stand.brokers[0].endpoint())
+        .args(arguments);
+    bananas
+}
+
+async fn said(stand: &Stand, arguments: &[&str]) -> Ran {
+    run(bananas(stand, arguments), "").await
+}
+
+fn worker(stand: &Stand, key: &str, exec: &str) -> Child {
+    bananas(stand, &["worker", "-q", key, "--exec", exec])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_job_is_enqueued_worked_by_a_command_and_waited_for() {
+    let stand = Stand::shared().await;
+    let key = unique_key("cli");
+    let _worker = worker(&stand, &key, "tr a-z A-Z");
+    let target = format!("{key}/shout");
+    let done = said(&stand, &["enqueue", &target, "--payload", "hello", "--wait"])
+        .await
+        .ok();
+    assert_eq!(done.stdout.trim(), "HELLO");
+}
+
+#[tokio::test]
+async fn each_line_of_the_input_is_a_job_and_results_come_in_order() {
+    let stand = Stand::shared().await;
+    let key = unique_key("lines");
+    let _worker = worker(&stand, &key, "rev");
+    let lines: Vec<String> = (0..200).map(|number| format!("line-{number}")).collect();
+    let enqueue = bananas(&stand, &["enqueue", &format!("{key}/rev"), "--each-line", "--wait"]);
+    let done = run(enqueue, &lines.join("\n")).await.ok();
+    let expected: Vec<String> = lines.iter().map(|line| line.chars().rev().collect()).collect();
+    let results: Vec<&str> = done.stdout.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(results, expected);
+}
+
+#[tokio::test]
+async fn a_command_that_fails_is_a_failure_that_can_be_read() {
+    let stand = Stand::shared().await;
+    let key = unique_key("fails");
+    let _worker = worker(&stand, &key, "echo first >&2; echo no such thing >&2; exit 65");
+    let target = format!("{key}/t");
+    let failed = said(&stand, &["enqueue", &target, "--payload", "x", "--wait"])
+        .await
+        .ended_with(1);
+    assert!(failed.stderr.contains("no such thing"), "{failed:#?}");
+}
+
+#[tokio::test]
+async fn jobs_are_leased_and_settled_by_hand() {
+    let stand = Stand::shared().await;
+    let key = unique_key("hand");
+    let target = format!("{key}/t");
+    for _ in 0..2 {
+        said(&stand, &["enqueue", &target, "--payload", "x", "--retention", "1h"])
+            .await
+            .ok();
+    }
+    let api = stand.api();
+    let first = leased(&stand, &key).await;
+    said(&stand, &["ack", &first.token]).await.ok();
+    let second = leased(&stand, &key).await;
+    said(&stand, &["nack", &second.token]).await.ok();
+    assert_eq!(state(&api, &key, &first.id).await, "Succeeded");
+    assert_eq!(state(&api, &key, &second.id).await, "Scheduled");
+    said(&stand, &["ack", &second.token]).await.ended_with(PRECONDITION);
+    said(&stand, &["ack", "bm90IGEgdG9rZW4="]).await.ended_with(USAGE);
+}
+
+struct Leased {
+    id: String,
+    token: String,
+}
+
+async fn leased(stand: &Stand, key: &str) -> Leased {
+    let shown = said(stand, &["lease", key, "-o", "json"]).await.ok();
+    let text = |name| find(&shown.json(), name).unwrap_or_else(|| panic!("no {name} in {shown:#?}"));
+    Leased {
+        id: text("job_id"),
+        token: text("lease_token"),
+    }
+}
+
+/// The first text of that name, however deep.
+fn find(value: &Value, name: &str) -> Option<String> {
+    match value {
+        Value::Object(fields) => match fields.get(name) {
+            Some(Value::String(text)) => Some(text.clone()),
+            _ => fields.values().find_map(|inner| find(inner, name)),
+        },
+        Value::Array(items) => items.iter().find_map(|inner| find(inner, name)),
+        _ => None,
+    }
+}
+
+async fn state(api: &Api, key: &str, id: &str) -> String {
+    format!("{:?}", api.state(key, id).await)
+}
+
+#[tokio::test]
+async fn queues_are_listed_paused_and_resumed() {
+    let stand = Stand::shared().await;
+    let key = unique_key("queues");
+    said(&stand, &["enqueue", &format!("{key}/t"), "--payload", "x"])
+        .await
+        .ok();
+    assert!(said(&stand, &["queue", "list"]).await.ok().stdout.contains(&key));
+    said(&stand, &["queue", "pause", &key, "--reason", "lunch"]).await.ok();
+    let shown = said(&stand, &["queue", "get", &key]).await.ok();
+    assert!(shown.stdout.contains("lunch"), "{shown:#?}");
+    said(&stand, &["queue", "resume", &key]).await.ok();
+    said(&stand, &["queue", "get", "no-such-queue"])
+        .await
+        .ended_with(NOT_FOUND);
+}
+
+#[tokio::test]
+async fn jobs_are_shown_and_cancelled() {
+    let stand = Stand::shared().await;
+    let key = unique_key("jobs");
+    let id = stand.api().enqueued(&key).await;
+    let name = format!("{key}/{id}");
+    assert!(said(&stand, &["job", "get", &name]).await.ok().stdout.contains("READY"));
+    said(&stand, &["job", "cancel", &name, "--reason", "not needed"])
+        .await
+        .ok();
+    let ended = said(&stand, &["job", "wait", &name]).await.ended_with(1);
+    assert!(ended.stderr.contains("not needed"), "{ended:#?}");
+    let nobody = format!("{key}/00000000-0000-4000-8000-000000000000");
+    said(&stand, &["job", "get", &nobody]).await.ended_with(NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_is_unreachable() {
+    let nobody = format!("http://127.0.0.1:{}", bananas_tests::ports::free());
+    let mut info = command("bananas");
+    info.args(["info", "--broker", &nobody, "--timeout", "1s"]);
+    run(info, "").await.ended_with(UNREACHABLE);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_has_its_job_done_by_another() {
+    let settings = vec![("stream.grace", "1s".to_owned())];
+    let stand = Stand::with(StandOptions {
+        settings,
+        ..StandOptions::default()
+    })
+    .await;
+    let key = unique_key("killed");
+    let mut first = worker(&stand, &key, "sleep 600");
+    let api = stand.api();
+    let id = api.enqueued(&key).await;
+    eventually("the first worker has the job", || async {
+        (state(&api, &key, &id).await == "Leased").then_some(())
+    })
+    .await;
+    first.kill().await.unwrap();
+    let _second = worker(&stand, &key, "cat");
+    eventually("the second worker has done it", || async {
+        (state(&api, &key, &id).await == "Succeeded").then_some(())
+    })
+    .await;
+    let job = api.get(&key, &id).await.unwrap();
+    assert_eq!((job.losses, job.attempts), (1, 0));
+    assert_eq!(job.result.unwrap().data, "payload");
+    stand.audit(&key).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_asked_to_stop_finishes_what_it_has_begun() {
+    let stand = Stand::shared().await;
+    let key = unique_key("asked");
+    let directory = tempfile::tempdir().unwrap();
+    let begun = directory.path().join("begun");
+    let go_on = directory.path().join("go-on");
+    // The command waits for the test, so that the signal comes in the middle of it.
+    let exec = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.1; done; cat",
+        begun.display(),
+        go_on.display()
+    );
+    let mut worker = worker(&stand, &key, &exec);
+    let api = stand.api();
+    let id = api.enqueued(&key).await;
+    eventually("the command runs", || async { begun.exists().then_some(()) }).await;
+    bananas_tests::signal::send(worker.id().unwrap(), "TERM");
+    std::fs::write(&go_on, "").unwrap();
+    let ended = bananas_tests::eventually::within("the worker ends", worker.wait())
+        .await
+        .unwrap();
+    assert!(ended.success());
+    assert_eq!(state(&api, &key, &id).await, "Succeeded");
+}
+
+#[tokio::test]
+async fn the_command_line_explains_itself() {
+    let stand = Stand::shared().await;
+    assert!(said(&stand, &["--help"]).await.ok().stdout.contains("Exit codes"));
+    assert!(
+        said(&stand, &["completions", "bash"])
+            .await
+            .ok()
+            .stdout
+            .contains("bananas")
+    );
+    assert!(said(&stand, &["man"]).await.ok().stdout.contains(".TH"));
+    said(&stand, &["no-such-command"]).await.ended_with(USAGE);
+}

@@ -1,0 +1,335 @@
+//! One valid lease at a time; a stale token changes nothing.
+use std::time::Duration;
+
+use bananas_proto::{
+    reason,
+    v1::{
+        AdviceReason, ExtendRequest, ExtendResult, JobSpec, JobState, LeaseExtension, LeaseRequest, NackAction,
+        Progress, RetryPolicy, Selector,
+    },
+};
+use bananas_tests::{
+    api::{Api, lease_request, seconds, spec},
+    eventually::{eventually, within},
+    refusal::{assert_item_refused, assert_refused},
+};
+use bytes::Bytes;
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::arranged;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn extend(api: &Api, lease: LeaseExtension) -> ExtendResult {
+    let request = ExtendRequest { leases: vec![lease] };
+    api.broker
+        .clone()
+        .extend(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .results
+        .pop()
+        .unwrap()
+}
+
+fn extension(lease_token: &Bytes, duration_seconds: i64) -> LeaseExtension {
+    LeaseExtension {
+        lease_token: lease_token.clone(),
+        duration: Some(seconds(duration_seconds)),
+        progress: None,
+    }
+}
+
+#[tokio::test]
+async fn a_leased_job_is_given_to_nobody_else() {
+    let (stand, api, key) = arranged("held").await;
+    api.enqueued(&key).await;
+    api.leased(&key).await;
+    for api in [stand.api(), stand.other_api()] {
+        assert!(api.lease(&key, 10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_expired_lease_passes_to_the_next_holder_and_counts_a_loss() {
+    let (stand, api, key) = arranged("expire").await;
+    api.enqueued(&key).await;
+    let first = api.leased_for(&key, SECOND).await;
+    let second = api.leased(&key).await;
+    assert_eq!(second.job_id, first.job_id);
+    assert!(second.fence > first.fence && second.lease_token != first.lease_token);
+    assert_eq!((second.attempt, second.losses), (1, 1));
+    stand.audit(&key).await;
+}
+
+#[tokio::test]
+async fn a_stale_token_changes_nothing() {
+    let (stand, api, key) = arranged("stale").await;
+    let id = api.enqueued(&key).await;
+    let stale = api.leased_for(&key, SECOND).await.lease_token;
+    let holder = api.leased(&key).await;
+    for api in [stand.api(), stand.other_api()] {
+        assert_refused(api.ack(&stale).await, Code::FailedPrecondition, reason::LEASE_LOST);
+        for action in [
+            NackAction::Retry,
+            NackAction::Release,
+            NackAction::DeadLetter,
+            NackAction::Discard,
+        ] {
+            assert_refused(
+                api.nack(&stale, action).await,
+                Code::FailedPrecondition,
+                reason::LEASE_LOST,
+            );
+        }
+        let extended = extend(&api, extension(&stale, 60)).await;
+        assert_item_refused(extended.error.as_ref(), Code::FailedPrecondition, reason::LEASE_LOST);
+    }
+    assert_eq!(api.state(&key, &id).await, JobState::Leased);
+    api.ack(&holder.lease_token).await.unwrap();
+    assert_eq!(api.state(&key, &id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_token_of_one_job_does_not_settle_another() {
+    let (_stand, api, key) = arranged("swap").await;
+    api.enqueued(&key).await;
+    api.enqueued(&key).await;
+    let jobs = api.lease(&key, 2).await.unwrap();
+    // The id inside the token replaced by that of the other job.
+    let [first, second] = [0, 1].map(|n| *Uuid::parse_str(&jobs[n].job_id).unwrap().as_bytes());
+    let mut forged = jobs[0].lease_token.to_vec();
+    let at = forged
+        .windows(16)
+        .position(|window| window == first)
+        .expect("the token names its job");
+    forged[at..at + 16].copy_from_slice(&second);
+    // Jobs that one call took may share a secret; then the forgery is the other token, which the caller holds anyway.
+    if forged != jobs[1].lease_token && forged[at + 16..at + 32] != jobs[1].lease_token[at + 16..at + 32] {
+        assert_refused(
+            api.ack(&forged.into()).await,
+            Code::FailedPrecondition,
+            reason::LEASE_LOST,
+        );
+    }
+    assert_eq!(api.state(&key, &jobs[1].job_id).await, JobState::Leased);
+}
+
+#[tokio::test]
+async fn the_same_ack_again_is_already_settled_at_every_broker() {
+    let (stand, api, key) = arranged("again").await;
+    api.enqueued(&key).await;
+    let token = api.leased(&key).await.lease_token;
+    assert!(!api.ack(&token).await.unwrap().already_settled);
+    for api in [stand.api(), stand.other_api()] {
+        assert!(api.ack(&token).await.unwrap().already_settled);
+    }
+}
+
+#[tokio::test]
+async fn another_outcome_for_a_settled_lease_is_refused() {
+    let (_stand, api, key) = arranged("other").await;
+    let id = api.enqueued(&key).await;
+    let token = api.leased(&key).await.lease_token;
+    api.ack(&token).await.unwrap();
+    let nacked = api.nack(&token, NackAction::Retry).await;
+    assert_refused(nacked, Code::FailedPrecondition, reason::ALREADY_SETTLED);
+    assert_eq!(api.state(&key, &id).await, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn an_extended_lease_outlives_its_first_term() {
+    let (stand, api, key) = arranged("extend").await;
+    let marker = api.enqueued(&key).await;
+    let job = api.leased_for(&key, SECOND).await;
+    let extended = extend(&stand.other_api(), extension(&job.lease_token, 60)).await;
+    assert_eq!(extended.error, None);
+    assert!(extended.remaining.unwrap().seconds >= 59);
+    // A second job with the same first term shows when that term is over.
+    api.enqueued(&key).await;
+    let other = api.leased_for(&key, SECOND).await;
+    assert_ne!(other.job_id, marker);
+    assert_eq!(api.leased(&key).await.job_id, other.job_id);
+    api.ack(&job.lease_token).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_checkpoint_reaches_the_next_attempt() {
+    let (_stand, api, key) = arranged("progress").await;
+    let id = api.enqueued(&key).await;
+    let token = api.leased(&key).await.lease_token;
+    let progress = Progress {
+        percent: 40.0,
+        message: "two of five".into(),
+        checkpoint: Bytes::from_static(b"2/5"),
+    };
+    let lease = LeaseExtension {
+        progress: Some(progress.clone()),
+        ..extension(&token, 30)
+    };
+    assert_eq!(extend(&api, lease).await.error, None);
+    assert_eq!(api.get(&key, &id).await.unwrap().progress, Some(progress));
+    api.nack(&token, NackAction::Release).await.unwrap();
+    assert_eq!(api.leased(&key).await.checkpoint, "2/5");
+}
+
+#[tokio::test]
+async fn no_lease_passes_the_attempt_timeout() {
+    let (stand, api, key) = arranged("timeout").await;
+    let once = RetryPolicy {
+        max_attempts: 1,
+        ..RetryPolicy::default()
+    };
+    let hung = JobSpec {
+        attempt_timeout: Some(seconds(2)),
+        retry_policy: Some(once),
+        ..spec(&key)
+    };
+    let id = api.enqueue(hung).await.unwrap().job_id;
+    let job = api.leased_for(&key, Duration::from_mins(10)).await;
+    assert!(job.lease_duration.unwrap().seconds <= 2);
+    let extended = extend(&api, extension(&job.lease_token, 600)).await;
+    assert!(extended.remaining.unwrap().seconds <= 2);
+    eventually("the attempt times out", || async {
+        (api.state(&key, &id).await == JobState::Dead).then_some(())
+    })
+    .await;
+    let job = api.get(&key, &id).await.unwrap();
+    assert_eq!((job.attempts, job.losses), (1, 0));
+    stand.audit(&key).await;
+}
+
+#[tokio::test]
+async fn a_job_that_takes_its_workers_down_is_dead_after_its_losses() {
+    let (stand, api, key) = arranged("poison").await;
+    let policy = RetryPolicy {
+        max_losses: 2,
+        ..RetryPolicy::default()
+    };
+    let id = api
+        .enqueue(JobSpec {
+            retry_policy: Some(policy),
+            ..spec(&key)
+        })
+        .await
+        .unwrap()
+        .job_id;
+    for losses in 0..2 {
+        assert_eq!(api.leased_for(&key, SECOND).await.losses, losses);
+    }
+    eventually("the poison job is dead", || async {
+        (api.state(&key, &id).await == JobState::Dead).then_some(())
+    })
+    .await;
+    assert_eq!(stand.audit(&key).await.dead, 1);
+}
+
+#[tokio::test]
+async fn the_same_request_id_gets_the_same_leases_again() {
+    let (stand, api, key) = arranged("request").await;
+    for _ in 0..4 {
+        api.enqueued(&key).await;
+    }
+    let request = LeaseRequest {
+        max_jobs: 3,
+        request_id: Uuid::new_v4().to_string(),
+        ..lease_request(&key)
+    };
+    let first = api.lease_with(request.clone()).await.unwrap();
+    let mut tokens: Vec<_> = first.iter().map(|job| job.lease_token.clone()).collect();
+    tokens.sort();
+    assert_eq!(tokens.len(), 3);
+    for api in [stand.api(), stand.other_api()] {
+        let again = api.lease_with(request.clone()).await.unwrap();
+        let mut same: Vec<_> = again.iter().map(|job| job.lease_token.clone()).collect();
+        same.sort();
+        assert_eq!(same, tokens);
+    }
+    api.ack(&first[0].lease_token).await.unwrap();
+    assert_eq!(
+        api.lease_with(request.clone()).await.unwrap().len(),
+        2,
+        "as far as they are still held"
+    );
+    let selector = Selector {
+        job_types: vec!["else".into()],
+        ..request.selector.clone().unwrap()
+    };
+    let other = LeaseRequest {
+        selector: Some(selector),
+        ..request
+    };
+    assert_refused(
+        api.lease_with(other).await,
+        Code::InvalidArgument,
+        reason::REQUEST_ID_REUSED,
+    );
+}
+
+#[tokio::test]
+async fn nothing_to_do_says_why() {
+    let (_stand, api, key) = arranged("advice").await;
+    let answer = api
+        .broker
+        .clone()
+        .lease(lease_request(&key))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answer.jobs.is_empty());
+    assert_eq!(answer.advice.unwrap().reason(), AdviceReason::Empty);
+}
+
+#[tokio::test]
+async fn a_waiting_lease_gets_the_job_that_another_broker_takes_in() {
+    let (stand, api, key) = arranged("poll").await;
+    let waiting = stand.other_api();
+    let request = LeaseRequest {
+        wait: Some(seconds(60)),
+        ..lease_request(&key)
+    };
+    let poll = tokio::spawn(async move { waiting.lease_with(request).await });
+    // Whether the call is waiting already, nobody can see; both orders have to work.
+    let id = api.enqueued(&key).await;
+    let jobs = within("the poll returns", poll).await.unwrap().unwrap();
+    assert_eq!(jobs[0].job_id, id);
+}
+
+#[tokio::test]
+async fn a_waiting_lease_gets_a_delayed_job_when_it_is_due() {
+    let (_stand, api, key) = arranged("due").await;
+    let start = bananas_proto::v1::job_spec::Start::Delay(seconds(1));
+    let id = api
+        .enqueue(JobSpec {
+            start: Some(start),
+            ..spec(&key)
+        })
+        .await
+        .unwrap()
+        .job_id;
+    let request = LeaseRequest {
+        wait: Some(seconds(30)),
+        ..lease_request(&key)
+    };
+    assert_eq!(
+        within("the poll returns", api.lease_with(request)).await.unwrap()[0].job_id,
+        id
+    );
+}
+
+#[tokio::test]
+async fn a_wait_that_ends_without_a_job_is_ok() {
+    let (_stand, api, key) = arranged("idle").await;
+    let request = LeaseRequest {
+        wait: Some(seconds(1)),
+        ..lease_request(&key)
+    };
+    assert!(
+        within("the poll ends", api.lease_with(request))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}

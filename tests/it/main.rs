@@ -1,0 +1,33 @@
+//! Facts about the whole: real brokers on a real Redis, seen through the wire. One file for each part of what is promised.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod batch;
+mod cancel;
+mod cli;
+mod config;
+mod crash;
+mod dedupe;
+mod drain;
+mod lease;
+mod lifecycle;
+mod mutants;
+mod pause;
+mod process;
+mod retry;
+mod subscribe;
+mod wait;
+
+use std::sync::Arc;
+
+use bananas_tests::{
+    api::{Api, unique_key},
+    stand::Stand,
+};
+
+/// The shared stand, clients of its first broker, and a queue of one's own.
+async fn arranged(what: &str) -> (Arc<Stand>, Api, String) {
+    let stand = Stand::shared().await;
+    let api = stand.api();
+    (stand, api, unique_key(what))
+}

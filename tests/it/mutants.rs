@@ -1,0 +1,87 @@
+//! The drill of the tests themselves: a rule of the scripts is broken on purpose, and a load with the history checker and the audit of the
+//! keys has to find it. A check that finds nothing here proves nothing elsewhere.
+use std::time::Duration;
+
+use bananas_tests::{
+    api::unique_key,
+    audit,
+    broker::{BrokerOptions, BrokerProcess},
+    load::{Load, LoadOptions},
+    mutant_proxy::MutantProxy,
+    redis_server::RedisServer,
+};
+
+/// Runs a load on a broker with that bug; what found it.
+async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String> {
+    let redis = RedisServer::start().await;
+    let proxy = MutantProxy::start(redis.port(), fragment, replacement).await;
+    let options = BrokerOptions {
+        redis_url: proxy.url(),
+        ..BrokerOptions::on(&redis, &[("stream.grace", "1s".to_owned())])
+    };
+    let broker = BrokerProcess::start(options).await;
+    let key = unique_key("mutant");
+    let load = Load::start(LoadOptions {
+        jobs: 400,
+        unary_workers: 10,
+        stream_workers: 1,
+        // So many that many a job is in a second worker's hands when the first one comes too late.
+        held_too_long: 40,
+        settle_twice: true,
+        ..LoadOptions::new(vec![broker.endpoint()], &key)
+    });
+    let (coverage, violations) = load.verdict(Duration::from_secs(4)).await;
+    assert!(
+        proxy.calls() > 0,
+        "no script that ran has {fragment:?}: the rule has moved"
+    );
+    let wrong = audit::inspect(&mut redis.connection().await, &key).await.violations;
+    // A job may still be on its way when the patience is over: that is no proof of anything.
+    let broken = violations
+        .iter()
+        .map(|violation| violation.promise)
+        .filter(|promise| *promise != "stuck");
+    let mut found: Vec<String> = broken.map(str::to_owned).collect();
+    found.extend((!wrong.is_empty()).then(|| "audit".to_owned()));
+    found.sort();
+    found.dedup();
+    println!("found by {found:?} after {} acks", coverage.acked);
+    found
+}
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident: $fragment:literal => $replacement:literal;)*) => {
+        $($(#[$doc])*
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            assert!(!found($fragment, $replacement).await.is_empty(), "nobody noticed");
+        })*
+    };
+}
+
+mutants! {
+    a_stale_ack_that_is_applied_is_caught:
+        "elseif value and sub(value, 1, 16) == nonce then" => "elseif value then";
+    a_stale_nack_that_is_applied_is_caught:
+        "sub(value, 1, 16) ~= nonce or seen[id]" => "seen[id]";
+    a_stale_extension_that_is_applied_is_caught:
+        "if not value or sub(value, 1, 16) ~= ARGV[at + 1] then" => "if not value then";
+    a_lease_that_ends_early_is_caught:
+        "call('ZRANGEBYSCORE', KEYS[5], '-inf', now, " => "call('ZRANGEBYSCORE', KEYS[5], '-inf', now + 700, ";
+    a_job_that_is_handed_out_and_stays_in_its_lane_is_caught:
+        "call('LTRIM', base .. 'r:' .. plan.lane, plan.consumed, '-1')" => "";
+    an_ack_that_is_not_remembered_is_caught:
+        "call('HSET', begin(memories), unpack(memory))" => "begin(memories)";
+    a_job_given_back_to_nowhere_is_caught:
+        "make_ready(reversed, true)" => "";
+    a_job_lost_with_its_worker_is_caught:
+        "make_ready(front, true)" => "";
+    an_attempt_counted_twice_is_caught:
+        "plan.attempts = tonumber(state[1] or 0) + 1" => "plan.attempts = tonumber(state[1] or 0) + 2";
+    a_loss_counted_as_an_attempt_is_caught:
+        "call('HSET', base .. 's' .. id, 'l', losses)" => "call('HSET', base .. 's' .. id, 'l', losses, 'a', losses)";
+    an_enqueue_that_stores_no_body_is_caught:
+        "call('MSET', unpack(group.sets))" => "";
+    a_repeated_enqueue_that_makes_a_second_job_is_caught:
+        "taken[k] = call('EXISTS', bodies[k]) == 1" => "taken[k] = false";
+}

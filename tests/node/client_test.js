@@ -1,0 +1,199 @@
+// A Node client on the .proto files themselves: unary calls, Subscribe, and what comes back.
+//
+// Run by scripts/with-broker.sh, which says where the broker is. Prints a line for each fact and the totals.
+'use strict';
+
+const assert = require('node:assert/strict');
+const { randomUUID } = require('node:crypto');
+const path = require('node:path');
+const grpc = require('@grpc/grpc-js');
+const protoLoader = require('@grpc/proto-loader');
+
+const PROTO = path.resolve(__dirname, '../../proto');
+const PATIENCE_MS = 30_000;
+
+const definition = protoLoader.loadSync(
+  ['bananas/v1/broker_service.proto', 'bananas/v1/job_service.proto', 'bananas/v1/queue_service.proto'],
+  { includeDirs: [PROTO], keepCase: true, longs: String, enums: String, defaults: true, oneofs: true },
+);
+const { v1 } = grpc.loadPackageDefinition(definition).bananas;
+
+const address = process.env.BANANAS_BROKER.replace('http://', '');
+const credentials = grpc.credentials.createInsecure();
+const broker = new v1.BrokerService(address, credentials);
+const jobs = new v1.JobService(address, credentials);
+const queues = new v1.QueueService(address, credentials);
+
+// A unary call as a promise, with a deadline.
+function call(client, method, request) {
+  return new Promise((resolve, reject) => {
+    client[method](request, { deadline: Date.now() + PATIENCE_MS }, (error, answer) => (error ? reject(error) : resolve(answer)));
+  });
+}
+
+const uniqueKey = () => `node-${randomUUID().slice(0, 8)}`;
+
+const spec = (routing_key, fields) => ({
+  routing_key,
+  job_type: 'node',
+  payload: Buffer.from('{"n":1}'),
+  content_type: 'application/json',
+  retention: { seconds: 3600 },
+  ...fields,
+});
+
+const enqueue = (routing_key, fields) => call(broker, 'Enqueue', { job: spec(routing_key, fields) });
+
+const stateOf = async (routing_key, job_id) => (await call(jobs, 'GetJob', { routing_key, job_id })).job.state;
+
+// A Subscribe stream whose frames are taken one by one.
+class Session {
+  constructor(routing_key, max_jobs) {
+    this.frames = [];
+    this.waiting = [];
+    this.stream = broker.Subscribe({ deadline: Date.now() + PATIENCE_MS });
+    this.stream.on('data', (frame) => this.hand(frame));
+    this.stream.on('error', (error) => this.hand({ frame: 'error', error }));
+    this.stream.on('end', () => this.hand({ frame: 'end' }));
+    this.send({ open: { selector: { routing_keys: [routing_key] }, flow: { max_jobs } } });
+  }
+
+  hand(frame) {
+    const taker = this.waiting.shift();
+    if (taker) taker(frame);
+    else this.frames.push(frame);
+  }
+
+  send(frame) {
+    this.stream.write(frame);
+  }
+
+  // The next frame of that kind; others are passed over.
+  async next(kind) {
+    for (;;) {
+      const frame = this.frames.shift() ?? (await new Promise((resolve) => this.waiting.push(resolve)));
+      if (frame.frame === kind) return frame[kind];
+      assert.ok(!['error', 'end'].includes(frame.frame), `the stream ended before ${kind}: ${frame.error}`);
+    }
+  }
+
+  async take(count) {
+    const taken = [];
+    while (taken.length < count) {
+      const { jobs: leased, delivery } = await this.next('jobs');
+      this.send({ received: { delivery } });
+      taken.push(...leased);
+    }
+    return taken;
+  }
+
+  async settle(...settlements) {
+    this.send({ settle: { sequence: 1, settlements } });
+    return (await this.next('settle_results')).results;
+  }
+
+  close() {
+    this.stream.cancel();
+  }
+}
+
+const facts = {
+  async 'a job is enqueued, leased and acked with unary calls'() {
+    const key = uniqueKey();
+    const { job_id } = await enqueue(key);
+    const { jobs: leased } = await call(broker, 'Lease', { selector: { routing_keys: [key] }, wait: { seconds: 10 } });
+    assert.equal(leased[0].job_id, job_id);
+    assert.equal(leased[0].payload.toString(), '{"n":1}');
+    await call(broker, 'Ack', { lease_token: leased[0].lease_token, result: { data: Buffer.from('42') } });
+    const done = await call(jobs, 'WaitJob', { routing_key: key, job_id, full: true });
+    assert.equal(done.job.state, 'JOB_STATE_SUCCEEDED');
+    assert.equal(done.job.result.data.toString(), '42');
+  },
+
+  async 'a job is nacked and waits for its next attempt'() {
+    const key = uniqueKey();
+    const { job_id } = await enqueue(key);
+    const { jobs: leased } = await call(broker, 'Lease', { selector: { routing_keys: [key] } });
+    const failure = { type: 'TypeError', message: 'x is not a function' };
+    const answer = await call(broker, 'Nack', { lease_token: leased[0].lease_token, action: 'NACK_ACTION_RETRY', failure });
+    assert.equal(answer.state, 'JOB_STATE_SCHEDULED');
+    const { job } = await call(jobs, 'GetJob', { routing_key: key, job_id });
+    assert.deepEqual([job.attempts, job.failure.type], [1, 'TypeError']);
+  },
+
+  async 'jobs come down a stream and are settled on it'() {
+    const key = uniqueKey();
+    const ids = [];
+    for (let n = 0; n < 3; n += 1) ids.push((await enqueue(key)).job_id);
+    const session = new Session(key, 3);
+    assert.ok((await session.next('opened')).session_id);
+    const taken = await session.take(3);
+    assert.deepEqual(taken.map((job) => job.job_id), ids);
+    const results = await session.settle(
+      { lease_token: taken[0].lease_token, ack: {} },
+      { lease_token: taken[1].lease_token, nack: { action: 'NACK_ACTION_DISCARD' } },
+      { lease_token: Buffer.from('junk'), ack: {} },
+    );
+    assert.deepEqual(results.map((result) => result.error?.reason ?? ''), ['', '', 'MALFORMED_TOKEN']);
+    assert.equal(await stateOf(key, ids[0]), 'JOB_STATE_SUCCEEDED');
+    assert.equal(await stateOf(key, ids[1]), 'JOB_STATE_CANCELLED');
+    session.close();
+  },
+
+  async 'a stream that was open gets the jobs that come later'() {
+    const key = uniqueKey();
+    const session = new Session(key, 2);
+    await session.next('opened');
+    const { job_id } = await enqueue(key, { priority: 9 });
+    const [job] = await session.take(1);
+    assert.deepEqual([job.job_id, job.priority], [job_id, 9]);
+    session.close();
+  },
+
+  async 'a job that was given back when its stream was cancelled comes again'() {
+    const key = uniqueKey();
+    const { job_id } = await enqueue(key);
+    const first = new Session(key, 1);
+    await first.next('jobs');
+    first.close();
+    const second = new Session(key, 1);
+    const [job] = await second.take(1);
+    assert.deepEqual([job.job_id, job.losses], [job_id, 0]);
+    second.close();
+  },
+
+  async 'a queue is paused and resumed'() {
+    const key = uniqueKey();
+    await enqueue(key);
+    assert.equal((await call(queues, 'PauseQueue', { routing_key: key, reason: 'lunch' })).queue.paused, true);
+    const { jobs: none, advice } = await call(broker, 'Lease', { selector: { routing_keys: [key] } });
+    assert.deepEqual([none.length, advice.reason], [0, 'ADVICE_REASON_PAUSED']);
+    assert.equal((await call(queues, 'ResumeQueue', { routing_key: key })).queue.paused, false);
+  },
+
+  async 'an error has its gRPC code and details'() {
+    await assert.rejects(enqueue('no spaces please'), (error) => {
+      assert.equal(error.code, grpc.status.INVALID_ARGUMENT);
+      const [details] = error.metadata.get('grpc-status-details-bin');
+      assert.ok(details.includes('INVALID_FIELD') && details.includes('bananas.dev'));
+      return true;
+    });
+  },
+};
+
+async function main() {
+  let failed = 0;
+  for (const [fact, proof] of Object.entries(facts)) {
+    try {
+      await proof();
+      console.log(`ok      ${fact}`);
+    } catch (error) {
+      failed += 1;
+      console.log(`FAILED  ${fact}\n${error.stack}`);
+    }
+  }
+  console.log(`node: ${Object.keys(facts).length - failed} passed, ${failed} failed`);
+  process.exit(failed ? 1 : 0);
+}
+
+main();

@@ -1,0 +1,99 @@
+//! A Redis with brokers on it: what a test runs against.
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
+use crate::{
+    api::Api,
+    audit::{self, Audit},
+    broker::{BrokerOptions, BrokerProcess},
+    redis_server::{RedisOptions, RedisServer},
+};
+
+/// How a stand is built.
+#[derive(Debug, Clone)]
+pub struct StandOptions {
+    /// How many brokers share the Redis.
+    pub brokers: usize,
+    /// The Redis.
+    pub redis: RedisOptions,
+    /// Settings of every broker: `section.key` and value.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl Default for StandOptions {
+    fn default() -> Self {
+        Self {
+            brokers: 1,
+            redis: RedisOptions::default(),
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// A Redis and its brokers.
+#[derive(Debug)]
+pub struct Stand {
+    /// The Redis.
+    pub redis: RedisServer,
+    /// The brokers.
+    pub brokers: Vec<BrokerProcess>,
+}
+
+static SHARED: OnceCell<Arc<Stand>> = OnceCell::const_new();
+
+impl Stand {
+    /// Two brokers on one Redis, the same for every test that breaks nothing; each test has its own routing keys.
+    pub async fn shared() -> Arc<Self> {
+        SHARED
+            .get_or_init(|| async {
+                Arc::new(
+                    Self::with(StandOptions {
+                        brokers: 2,
+                        ..StandOptions::default()
+                    })
+                    .await,
+                )
+            })
+            .await
+            .clone()
+    }
+
+    /// One broker on one Redis, for this test alone.
+    pub async fn own() -> Self {
+        Self::with(StandOptions::default()).await
+    }
+
+    /// As asked, for this test alone.
+    pub async fn with(options: StandOptions) -> Self {
+        let redis = RedisServer::start_with(options.redis.clone()).await;
+        let mut brokers = Vec::new();
+        for _ in 0..options.brokers {
+            brokers.push(BrokerProcess::launched(BrokerOptions::on(&redis, &options.settings)));
+        }
+        for broker in &mut brokers {
+            broker.wait_ready().await;
+        }
+        Self { redis, brokers }
+    }
+
+    /// Clients of the first broker, over a connection of their own.
+    pub fn api(&self) -> Api {
+        self.brokers[0].api()
+    }
+
+    /// Clients of the second broker, over a connection of their own.
+    pub fn other_api(&self) -> Api {
+        self.brokers[1].api()
+    }
+
+    /// Looks at every key of a queue; nothing may be wrong.
+    pub async fn audit(&self, routing_key: &str) -> Audit {
+        audit::audit(&mut self.redis.connection().await, routing_key).await
+    }
+
+    /// Where the brokers are.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.brokers.iter().map(BrokerProcess::endpoint).collect()
+    }
+}

@@ -1,0 +1,458 @@
+//! Puts a worker together, and refuses one that could not work.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bananas_client::connection::ConnectionSettings;
+use bananas_proto::v1::{Selection, Selector, WorkerInfo};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tonic::transport::Channel;
+
+use crate::{
+    config::{Mode, WorkerConfig},
+    context::JobContext,
+    error::Error,
+    handler::{self, Handlers},
+    job::SpanMaker,
+    link::{ChannelSource, Dialer},
+    outcome::IntoOutcome,
+    session::Terms,
+    window::Window,
+    worker::{Parts, Worker},
+};
+
+/// Bounds of the wire that are checked here, so that the error names the setting.
+const MAX_ROUTING_KEYS: usize = 64;
+const MAX_JOB_TYPES: usize = 64;
+const MAX_NAME_BYTES: usize = 64;
+/// Leaves room for what makes a worker's id unique.
+const MAX_WORKER_NAME_BYTES: usize = 50;
+
+/// See [`Worker::builder`].
+#[must_use = "a builder does nothing until it is built and run"]
+pub struct WorkerBuilder {
+    config: WorkerConfig,
+    connection: ConnectionSettings,
+    source: Option<ChannelSource>,
+    weights: Option<Vec<u32>>,
+    build_id: String,
+    labels: Vec<(String, String)>,
+    prefetch: Option<u32>,
+    window_bytes: u64,
+    lease_duration: Duration,
+    shutdown_grace: Duration,
+    cancel_grace: Duration,
+    patience: Duration,
+    report_every: Duration,
+    handlers: Handlers,
+    spans: Option<SpanMaker>,
+    twice: Option<String>,
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("config", &self.config)
+            .field("handlers", &self.handlers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkerBuilder {
+    pub(crate) fn new(config: WorkerConfig) -> Self {
+        let connection = ConnectionSettings {
+            user_agent: concat!("bananas-worker/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..ConnectionSettings::default()
+        };
+        Self {
+            config,
+            connection,
+            source: None,
+            weights: None,
+            build_id: String::new(),
+            labels: Vec::new(),
+            prefetch: None,
+            window_bytes: 0,
+            lease_duration: Duration::from_secs(30),
+            shutdown_grace: Duration::from_secs(25),
+            cancel_grace: Duration::from_secs(2),
+            patience: Duration::from_secs(2),
+            report_every: Duration::from_secs(30),
+            handlers: Handlers::default(),
+            spans: None,
+            twice: None,
+        }
+    }
+
+    /// Where the brokers are, separated by commas. Default `http://127.0.0.1:8080`.
+    pub fn broker(mut self, addresses: impl Into<String>) -> Self {
+        self.config.broker = addresses.into();
+        self
+    }
+
+    /// Settings of the connection. The defaults are right for most.
+    pub fn connection(mut self, settings: ConnectionSettings) -> Self {
+        self.connection = settings;
+        self
+    }
+
+    /// Takes connections from here instead of from addresses: a new channel for every stream.
+    pub fn channel_source(mut self, source: impl Fn() -> Channel + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// What people call this worker; at most 50 of `[A-Za-z0-9_.:@-]`. Default: the host's name.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.worker_id = Some(name.into());
+        self
+    }
+
+    /// The build that this worker runs, shown to operators. At most 64 bytes.
+    pub fn build_id(mut self, build_id: impl Into<String>) -> Self {
+        self.build_id = build_id.into();
+        self
+    }
+
+    /// Anything else that operators should see. At most 8.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push((key.into(), value.into()));
+        self
+    }
+
+    /// The queues to take jobs from, in order of preference. 1 to 64. Default: `default`.
+    pub fn routing_keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
+        self.config.routing_keys = keys.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Chooses among queues that have work at random, in proportion to these weights (1 to 1,000, one for each routing key), instead of
+    /// strictly in their order.
+    pub fn weights(mut self, weights: impl IntoIterator<Item = u32>) -> Self {
+        self.weights = Some(weights.into_iter().collect());
+        self
+    }
+
+    /// Takes only jobs of these priorities, 1 to 9. [`crate::Band::levels`] has the levels of a name. Default: all.
+    pub fn priorities(mut self, levels: impl IntoIterator<Item = u32>) -> Self {
+        self.config.priorities = levels.into_iter().collect();
+        self
+    }
+
+    /// Jobs at once, 1 to 10,000. Default 10.
+    pub const fn concurrency(mut self, jobs: u32) -> Self {
+        self.config.concurrency = jobs;
+        self
+    }
+
+    /// Jobs that may wait here beyond those that run, so that no slot waits for the network. Default: as many as run. While jobs are
+    /// long, none wait here whatever this says.
+    pub const fn prefetch(mut self, jobs: u32) -> Self {
+        self.prefetch = Some(jobs);
+        self
+    }
+
+    /// Payload bytes held at once. Default 8 MiB, at most 64 MiB.
+    pub const fn window_bytes(mut self, bytes: u64) -> Self {
+        self.window_bytes = bytes;
+        self
+    }
+
+    /// How long the broker waits for a sign of life before others get this worker's jobs. 5 s to 12 h, default 30 s.
+    pub const fn lease_duration(mut self, duration: Duration) -> Self {
+        self.lease_duration = duration;
+        self
+    }
+
+    /// The longest that one attempt may take, if the job does not say less. Default: what the job says.
+    pub const fn job_timeout(mut self, timeout: Duration) -> Self {
+        self.config.job_timeout = Some(timeout);
+        self
+    }
+
+    /// The same for one job type.
+    pub fn job_timeout_of(mut self, job_type: impl Into<String>, timeout: Duration) -> Self {
+        self.config.job_timeouts.push((job_type.into(), timeout));
+        self
+    }
+
+    /// How long running jobs may go on after the worker was told to stop. What is not done by then is cancelled and given back. Default 25 s.
+    pub const fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.shutdown_grace = grace;
+        self
+    }
+
+    /// How long a cancelled handler may take to stop before it is dropped, where the broker does not say. Default 2 s.
+    pub const fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.cancel_grace = grace;
+        self
+    }
+
+    /// How long a job may wait here for a slot before it is handed back for others to take. Default 2 s.
+    pub const fn prefetch_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Makes the span in which an attempt runs, instead of one with `job_id`, `job_type`, `routing_key` and `attempt`: for example to join the
+    /// trace of the producer, see [traces](crate#traces). If it has a field `otel.status_code`, a failure sets it to `ERROR`.
+    pub fn span(mut self, span: impl Fn(&JobContext) -> tracing::Span + Send + Sync + 'static) -> Self {
+        self.spans = Some(SpanMaker(Arc::new(span)));
+        self
+    }
+
+    /// How often the "System metrics" line is logged. Default 30 s; zero: never.
+    pub const fn report_every(mut self, every: Duration) -> Self {
+        self.report_every = every;
+        self
+    }
+
+    /// Opens a port with `/metrics`, `/livez` and `/readyz`. Default: none.
+    #[cfg(feature = "metrics")]
+    pub const fn metrics_listen(mut self, address: std::net::SocketAddr) -> Self {
+        self.config.metrics_listen = Some(address);
+        self
+    }
+
+    /// Handles jobs of this type. The handler may return `()`, bytes or text as the result, an [`crate::Outcome`], or a `Result` of these
+    /// with any error that can be shown.
+    pub fn handler<F, Fut, R>(self, job_type: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(JobContext, Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome,
+    {
+        self.add(job_type.into(), handler::bytes(handler))
+    }
+
+    /// As [`WorkerBuilder::handler`], for payloads that are JSON. One that is not goes to the dead letters at once.
+    pub fn json_handler<T, F, Fut, R>(self, job_type: impl Into<String>, handler: F) -> Self
+    where
+        T: DeserializeOwned + 'static,
+        F: Fn(JobContext, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome,
+    {
+        self.add(job_type.into(), handler::decoded(handler::json, handler))
+    }
+
+    /// As [`WorkerBuilder::handler`], for payloads that are protobuf messages. One that is not goes to the dead letters at once.
+    pub fn prost_handler<T, F, Fut, R>(self, job_type: impl Into<String>, handler: F) -> Self
+    where
+        T: prost::Message + Default + 'static,
+        F: Fn(JobContext, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome,
+    {
+        self.add(job_type.into(), handler::decoded(handler::prost, handler))
+    }
+
+    /// As [`WorkerBuilder::handler`], for work that blocks its thread. It runs on a thread of its own and cannot be stopped from outside:
+    /// long ones should ask [`JobContext::is_cancelled`] now and then.
+    pub fn blocking_handler<F, R>(self, job_type: impl Into<String>, handler: F) -> Self
+    where
+        F: Fn(JobContext, Bytes) -> R + Send + Sync + 'static,
+        R: IntoOutcome + 'static,
+    {
+        self.add(job_type.into(), handler::blocking(handler))
+    }
+
+    /// Handles jobs of every type that has no handler of its own. Without it, only types with a handler are taken.
+    pub fn any_handler<F, Fut, R>(mut self, handler: F) -> Self
+    where
+        F: Fn(JobContext, Bytes) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = R> + Send + 'static,
+        R: IntoOutcome,
+    {
+        self.handlers.set_any(handler::bytes(handler));
+        self
+    }
+
+    fn add(mut self, job_type: String, handler: handler::Handler) -> Self {
+        if self.handlers.insert(job_type.clone(), handler) {
+            self.twice = Some(job_type);
+        }
+        self
+    }
+
+    /// Checks everything that can be checked without a broker.
+    pub fn build(mut self) -> Result<Worker, Error> {
+        let idle = self.config.mode == Mode::SchedulerOnly;
+        let job_types = if idle { Vec::new() } else { self.job_types()? };
+        let selector = self.selector(job_types)?;
+        if !idle && !(1..=10_000).contains(&self.config.concurrency) {
+            return Err(Error::config(
+                "concurrency",
+                format!("{} is not within 1 to 10,000", self.config.concurrency),
+            ));
+        }
+        if !(Duration::from_secs(5)..=Duration::from_hours(12)).contains(&self.lease_duration) {
+            return Err(Error::config("lease_duration", "not within 5 s to 12 h"));
+        }
+        #[cfg(not(feature = "metrics"))]
+        if self.config.metrics_listen.is_some() {
+            return Err(Error::config(
+                "METRICS_PORT",
+                "this worker was built without the feature `metrics`",
+            ));
+        }
+        let (worker, worker_id) = self.worker_info()?;
+        let dialer = if let Some(source) = self.source {
+            Dialer::with_source(self.connection, source)
+        } else {
+            let refused = |error: bananas_client::Error| Error::config("broker", error.to_string());
+            let addresses = self.config.broker.parse().map_err(refused)?;
+            Dialer::new(self.connection, &addresses).map_err(refused)?
+        };
+        if let Some(timeout) = self.config.job_timeout {
+            self.handlers.set_timeout(timeout);
+        }
+        for (job_type, timeout) in self.config.job_timeouts {
+            self.handlers.set_type_timeout(job_type, timeout);
+        }
+        let concurrency = self.config.concurrency;
+        let full = concurrency.saturating_add(self.prefetch.unwrap_or(concurrency));
+        Ok(Worker::new(Parts {
+            terms: Terms {
+                worker,
+                selector,
+                window_bytes: self.window_bytes,
+                lease_duration: self.lease_duration,
+                cancel_grace: self.cancel_grace,
+            },
+            window: Window::new(concurrency, full, self.patience),
+            handlers: self.handlers,
+            spans: self.spans,
+            dialer,
+            worker_id,
+            concurrency,
+            shutdown_grace: self.shutdown_grace,
+            report_every: self.report_every,
+            metrics_listen: self.config.metrics_listen,
+        }))
+    }
+
+    /// The types to ask for; empty for all. What nobody here handles is never asked for.
+    fn job_types(&mut self) -> Result<Vec<String>, Error> {
+        if let Some(twice) = &self.twice {
+            return Err(Error::config("handler", format!("{twice:?} has two handlers")));
+        }
+        let wanted = std::mem::take(&mut self.config.job_types);
+        if !wanted.is_empty() {
+            if let Some(unknown) = wanted.iter().find(|job_type| self.handlers.find(job_type).is_none()) {
+                return Err(Error::config(
+                    "WORKER_JOB_TYPES",
+                    format!("{unknown:?} has no handler in this worker"),
+                ));
+            }
+            self.handlers.keep_types(&wanted);
+        }
+        let types = match (wanted.is_empty(), self.handlers.takes_any()) {
+            (true, true) => Vec::new(),
+            (true, false) => self.handlers.types(),
+            (false, _) => wanted,
+        };
+        if types.is_empty() && !self.handlers.takes_any() {
+            return Err(Error::config(
+                "handler",
+                "a worker without handlers would never take a job",
+            ));
+        }
+        if types.len() > MAX_JOB_TYPES {
+            let problem = format!("{} job types; one worker can ask for {MAX_JOB_TYPES}", types.len());
+            return Err(Error::config("handler", problem));
+        }
+        types.iter().try_for_each(|job_type| check_name("job type", job_type))?;
+        Ok(types)
+    }
+
+    fn selector(&self, job_types: Vec<String>) -> Result<Selector, Error> {
+        let routing_keys = self.config.routing_keys.clone();
+        if !(1..=MAX_ROUTING_KEYS).contains(&routing_keys.len()) {
+            let problem = format!(
+                "{} routing keys; it has to be 1 to {MAX_ROUTING_KEYS}",
+                routing_keys.len()
+            );
+            return Err(Error::config("routing_keys", problem));
+        }
+        routing_keys.iter().try_for_each(|key| check_name("routing key", key))?;
+        let priorities = self.config.priorities.clone();
+        if let Some(level) = priorities.iter().find(|level| !(1..=9).contains(*level)) {
+            return Err(Error::config("priorities", format!("{level} is not within 1 to 9")));
+        }
+        let weights = self.weights.clone().unwrap_or_default();
+        if !weights.is_empty() && weights.len() != routing_keys.len() {
+            let problem = format!("{} weights for {} routing keys", weights.len(), routing_keys.len());
+            return Err(Error::config("weights", problem));
+        }
+        let selection = if self.weights.is_some() {
+            Selection::Weighted
+        } else {
+            Selection::Strict
+        };
+        Ok(Selector {
+            routing_keys,
+            priorities,
+            job_types,
+            selection: selection.into(),
+            weights,
+        })
+    }
+
+    fn worker_info(&self) -> Result<(WorkerInfo, String), Error> {
+        let name = match &self.config.worker_id {
+            Some(name) => name.clone(),
+            None => host_name(),
+        };
+        if name.is_empty() || name.len() > MAX_WORKER_NAME_BYTES || !name.bytes().all(is_worker_name_byte) {
+            let problem = format!("{name:?} is not 1 to {MAX_WORKER_NAME_BYTES} of [A-Za-z0-9_.:@-]");
+            return Err(Error::config("WORKER_ID", problem));
+        }
+        // Unique for each start: two processes of one name must not be taken for one.
+        let worker_id = format!("{name}:{:012x}", fastrand::u64(..1 << 48));
+        let info = WorkerInfo {
+            worker_id: worker_id.clone(),
+            name,
+            build_id: self.build_id.clone(),
+            sdk: concat!("bananas-rust/", env!("CARGO_PKG_VERSION")).to_owned(),
+            labels: self.labels.iter().cloned().collect(),
+        };
+        Ok((info, worker_id))
+    }
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    let fits = (1..=MAX_NAME_BYTES).contains(&name.len());
+    if fits
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    {
+        return Ok(());
+    }
+    Err(Error::config(
+        what,
+        format!("{name:?} is not 1 to {MAX_NAME_BYTES} of [A-Za-z0-9_.-]"),
+    ))
+}
+
+const fn is_worker_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':' | b'@' | b'-')
+}
+
+fn host_name() -> String {
+    let name = std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    let name: String = name
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .take(MAX_WORKER_NAME_BYTES)
+        .collect();
+    if name.is_empty() || !name.bytes().all(is_worker_name_byte) {
+        "worker".to_owned()
+    } else {
+        name
+    }
+}

@@ -1,0 +1,402 @@
+//! One attempt at one job: runs the handler under its deadline and its cancellation, and turns whatever happens into an answer.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+
+use bananas_proto::v1::{Failure, NackAction, SettleAck, SettleNack, Settlement, settlement};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tracing::{Instrument, Span};
+
+use crate::{
+    caught::{CatchPanic, Panicked, catch},
+    context::JobContext,
+    handler::{Handlers, Running},
+    lease::{CancelReason, Lease},
+    outcome::{Outcome, failure},
+    priority::Band,
+    session::{Delivered, release},
+    settle::Answer,
+    slots::Event,
+};
+
+/// The attempt timeout of a job whose producer set none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
+/// A larger result could not travel: a gRPC message is at most 4 MiB.
+const MAX_RESULT_BYTES: usize = 7 << 19;
+const MAX_TYPE_BYTES: usize = 128;
+const MAX_MESSAGE_BYTES: usize = 4_096;
+const MAX_STACK_BYTES: usize = 16_384;
+
+/// How an attempt ended, as the metrics count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Done.
+    Completed,
+    /// An attempt was used up, or the job is dead.
+    Failed,
+    /// Neither: given back, put off or discarded.
+    Returned,
+}
+
+/// An attempt that is over.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    #[cfg_attr(
+        not(feature = "metrics"),
+        allow(dead_code, reason = "only the metrics ask whose attempt it was")
+    )]
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) answer: Answer,
+    pub(crate) end: End,
+    pub(crate) duration: Duration,
+}
+
+/// Makes the span of an attempt.
+#[derive(Clone)]
+pub(crate) struct SpanMaker(pub(crate) Arc<dyn Fn(&JobContext) -> Span + Send + Sync>);
+
+impl std::fmt::Debug for SpanMaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SpanMaker(..)")
+    }
+}
+
+/// What all attempts share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) handlers: Handlers,
+    /// None: the span of this library.
+    pub(crate) spans: Option<SpanMaker>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+    pub(crate) worker_id: String,
+}
+
+impl Bench {
+    /// Runs the job to its end. Never fails and never panics.
+    pub(crate) async fn run(&self, delivered: Delivered) -> Finished {
+        let Delivered { lease, payload } = delivered;
+        let started = Instant::now();
+        let deadline = self.deadline(&lease, started);
+        let handler = match self.handlers.find(&lease.job.job_type) {
+            Some(handler) if !lease.cancellation().is_cancelled() && deadline > started => handler,
+            found => {
+                if found.is_none() {
+                    tracing::error!(
+                        job_id = lease.job.job_id,
+                        job_name = lease.job.job_type,
+                        "no handler for this type"
+                    );
+                }
+                return unstarted(lease);
+            }
+        };
+        let context = JobContext::new(lease.clone(), deadline, self.events.clone());
+        let span = self.span(&context);
+        let attempt = async {
+            match catch(|| handler(context, payload)) {
+                Ok(work) => attempt(work, &lease, started, deadline).await,
+                Err(panicked) => panic_outcome(panicked),
+            }
+        };
+        let outcome = if span.is_disabled() {
+            attempt.await
+        } else {
+            attempt.instrument(span.clone()).await
+        };
+        let duration = started.elapsed();
+        // Outside the span: the line has all of its fields itself.
+        let (answer, end) = self.finish(&lease, outcome, duration);
+        if end == End::Failed {
+            span.record("otel.status_code", "ERROR");
+        }
+        Finished {
+            lease,
+            answer,
+            end,
+            duration,
+        }
+    }
+
+    fn span(&self, context: &JobContext) -> Span {
+        if let Some(SpanMaker(make)) = &self.spans {
+            // A panic here would be the worker's end; the attempt can do without its span.
+            return catch(|| make(context)).unwrap_or_else(|_| Span::none());
+        }
+        tracing::info_span!(
+            target: "bananas_worker::job",
+            "job",
+            job_id = context.job_id(),
+            job_type = context.job_type(),
+            routing_key = context.routing_key(),
+            attempt = context.attempt(),
+            otel.kind = "consumer",
+            otel.status_code = tracing::field::Empty,
+        )
+    }
+
+    /// A moment before the broker's own limit, so that the failure comes with this worker's words.
+    fn deadline(&self, lease: &Lease, started: Instant) -> Instant {
+        let wire = lease
+            .job
+            .attempt_timeout
+            .and_then(|timeout| Duration::try_from(timeout).ok());
+        let limit = wire.unwrap_or(DEFAULT_TIMEOUT);
+        let margin = (limit / 20).min(Duration::from_millis(200));
+        let deadline = lease.arrived + limit.saturating_sub(margin);
+        match self.handlers.timeout(&lease.job.job_type) {
+            Some(own) => deadline.min(started + own),
+            None => deadline,
+        }
+    }
+
+    fn finish(&self, lease: &Lease, outcome: Outcome, duration: Duration) -> (Answer, End) {
+        let outcome = fitting(outcome);
+        let end = match &outcome {
+            Outcome::Ack(_) => End::Completed,
+            Outcome::Retry { .. } | Outcome::DeadLetter(_) => End::Failed,
+            Outcome::Snooze(_) | Outcome::Release | Outcome::Discard(_) => End::Returned,
+        };
+        self.log(lease, &outcome, duration);
+        let settlement = Settlement {
+            lease_token: lease.token().clone(),
+            outcome: Some(settlement_of(outcome)),
+        };
+        (
+            Answer {
+                lease: lease.id,
+                settlement,
+            },
+            end,
+        )
+    }
+
+    fn log(&self, lease: &Lease, outcome: &Outcome, duration: Duration) {
+        let (job, worker_id) = (&lease.job, &*self.worker_id);
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        macro_rules! event {
+            ($level:ident, $($rest:tt)*) => {
+                tracing::$level!(
+                    target: "bananas_worker::job",
+                    job_id = job.job_id,
+                    job_name = job.job_type,
+                    priority = Band::of(job.priority).name(),
+                    routing_key = job.routing_key,
+                    duration_ms,
+                    worker_id,
+                    attempt = job.attempt,
+                    $($rest)*
+                )
+            };
+        }
+        match outcome {
+            Outcome::Ack(_) => event!(info, "Job completed"),
+            Outcome::Retry { failure, .. } | Outcome::DeadLetter(failure) => {
+                let dead_letter = matches!(outcome, Outcome::DeadLetter(_));
+                let (error_type, error) = (&*failure.r#type, &*failure.message);
+                if failure.stack.is_empty() {
+                    event!(error, dead_letter, error_type, error, "Job failed");
+                } else {
+                    event!(
+                        error,
+                        dead_letter,
+                        error_type,
+                        error,
+                        stack = failure.stack,
+                        "Job failed"
+                    );
+                }
+            }
+            Outcome::Snooze(delay) => event!(info, delay_ms = delay.as_millis() as u64, "Job snoozed"),
+            Outcome::Release => event!(info, "Job released"),
+            Outcome::Discard(failure) => {
+                event!(
+                    info,
+                    reason = failure.as_ref().map(|failure| &*failure.message),
+                    "Job discarded"
+                );
+            }
+        }
+    }
+}
+
+async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Instant) -> Outcome {
+    let mut work = CatchPanic(work);
+    // Many handlers are done at once; those cost no timer.
+    let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut work).poll(cx))).await;
+    let said = match first {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => tokio::select! {
+            biased;
+            done = &mut work => Some(done),
+            () = lease.cancellation().cancelled() => {
+                let until = deadline.min(Instant::now() + lease.cancel_grace());
+                timeout_at(until, &mut work).await.ok()
+            }
+            () = sleep_until(deadline) => {
+                lease.cancel(CancelReason::Timeout, Duration::ZERO);
+                return timed_out(deadline - started);
+            }
+        },
+    };
+    let said = said.map(|done| done.unwrap_or_else(panic_outcome));
+    match (lease.cancel_reason(), said) {
+        (None, Some(outcome)) => outcome,
+        (reason, said) => after_cancel(reason, said),
+    }
+}
+
+fn timed_out(after: Duration) -> Outcome {
+    let after = humantime::format_duration(Duration::from_millis(after.as_millis() as u64));
+    let failure = failure("Timeout", format!("context deadline exceeded after {after}"));
+    Outcome::Retry { failure, delay: None }
+}
+
+/// What a cancelled handler said, or None if it did not stop in time, in the light of why it was cancelled.
+fn after_cancel(reason: Option<&CancelReason>, said: Option<Outcome>) -> Outcome {
+    match (reason, said) {
+        // Stopping with an error is how a handler obeys.
+        (Some(CancelReason::Requested(_)), Some(Outcome::Retry { failure, .. })) => Outcome::Discard(Some(failure)),
+        (Some(CancelReason::Shutdown), Some(Outcome::Retry { .. })) => Outcome::Release,
+        (_, Some(outcome)) => outcome,
+        (Some(CancelReason::Requested(why)), None) => {
+            Outcome::Discard(Some(failure("Cancelled", format!("context cancelled: {why}"))))
+        }
+        // Shutdown gives the job back. If the lease is lost nobody will hear this.
+        (_, None) => Outcome::Release,
+    }
+}
+
+/// A job that is not to be started any more.
+fn unstarted(lease: Arc<Lease>) -> Finished {
+    let answer = match lease.cancel_reason() {
+        Some(CancelReason::Requested(why)) => {
+            let outcome = Outcome::Discard(Some(failure(
+                "Cancelled",
+                format!("cancelled before it started: {why}"),
+            )));
+            let outcome = Some(settlement_of(outcome));
+            Answer {
+                lease: lease.id,
+                settlement: Settlement {
+                    lease_token: lease.token().clone(),
+                    outcome,
+                },
+            }
+        }
+        _ => release(&lease),
+    };
+    Finished {
+        lease,
+        answer,
+        end: End::Returned,
+        duration: Duration::ZERO,
+    }
+}
+
+pub(crate) fn panic_outcome(panicked: Panicked) -> Outcome {
+    let message = format!("PANIC: {}", panicked.text);
+    Outcome::Retry {
+        failure: Failure {
+            r#type: "Panic".to_owned(),
+            message,
+            stack: panicked.stack,
+        },
+        delay: None,
+    }
+}
+
+fn fitting(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Ack(Some(result)) if result.data.len() > MAX_RESULT_BYTES => {
+            let message = format!(
+                "the result has {} bytes; {MAX_RESULT_BYTES} can be sent",
+                result.data.len()
+            );
+            Outcome::DeadLetter(failure("ResultTooLarge", message))
+        }
+        Outcome::Retry { failure, delay } => Outcome::Retry {
+            failure: cut(failure),
+            delay,
+        },
+        Outcome::DeadLetter(failure) => Outcome::DeadLetter(cut(failure)),
+        Outcome::Discard(failure) => Outcome::Discard(failure.map(cut)),
+        other => other,
+    }
+}
+
+fn cut(mut failure: Failure) -> Failure {
+    for (text, max_bytes) in [
+        (&mut failure.r#type, MAX_TYPE_BYTES),
+        (&mut failure.message, MAX_MESSAGE_BYTES),
+        (&mut failure.stack, MAX_STACK_BYTES),
+    ] {
+        text.truncate(text.floor_char_boundary(max_bytes));
+    }
+    failure
+}
+
+fn settlement_of(outcome: Outcome) -> settlement::Outcome {
+    let (action, failure, delay) = match outcome {
+        Outcome::Ack(result) => return settlement::Outcome::Ack(SettleAck { result }),
+        Outcome::Retry { failure, delay } => (NackAction::Retry, Some(failure), delay),
+        Outcome::Snooze(delay) => (NackAction::Snooze, None, Some(delay)),
+        Outcome::Release => (NackAction::Release, None, None),
+        Outcome::DeadLetter(failure) => (NackAction::DeadLetter, Some(failure), None),
+        Outcome::Discard(failure) => (NackAction::Discard, failure, None),
+    };
+    let delay = delay.and_then(|delay| prost_types::Duration::try_from(delay).ok());
+    settlement::Outcome::Nack(SettleNack {
+        action: action.into(),
+        failure,
+        delay,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancelled_job_that_stops_with_an_error_is_discarded() {
+        let reason = CancelReason::Requested("user".to_owned());
+        let said = Outcome::Retry {
+            failure: failure("X", "stopped"),
+            delay: None,
+        };
+        assert!(matches!(after_cancel(Some(&reason), Some(said)), Outcome::Discard(Some(f)) if f.message == "stopped"));
+        assert!(matches!(after_cancel(Some(&reason), None), Outcome::Discard(Some(f)) if f.message.contains("user")));
+        assert_eq!(after_cancel(Some(&reason), Some(Outcome::ack())), Outcome::ack());
+    }
+
+    #[test]
+    fn job_that_does_not_finish_before_shutdown_is_released() {
+        let said = Outcome::Retry {
+            failure: failure("X", "stopped"),
+            delay: None,
+        };
+        assert_eq!(
+            after_cancel(Some(&CancelReason::Shutdown), Some(said)),
+            Outcome::Release
+        );
+        assert_eq!(after_cancel(Some(&CancelReason::Shutdown), None), Outcome::Release);
+    }
+
+    #[test]
+    fn failure_is_cut_between_characters() {
+        let long = Failure {
+            r#type: "ä".repeat(100),
+            message: "m".repeat(5_000),
+            stack: String::new(),
+        };
+        let cut = cut(long);
+        assert_eq!((cut.r#type.len(), cut.message.len()), (128, 4_096));
+    }
+
+    #[test]
+    fn result_that_cannot_travel_is_a_failure() {
+        let outcome = fitting(Outcome::ack_with(vec![0; MAX_RESULT_BYTES + 1], ""));
+        assert!(matches!(outcome, Outcome::DeadLetter(failure) if failure.r#type == "ResultTooLarge"));
+    }
+}

@@ -1,0 +1,109 @@
+//! One open stream to a broker, and how to get one.
+
+use std::{fmt, future::pending, sync::Arc, time::Duration};
+
+use bananas_client::{
+    Error,
+    connection::{Addresses, ConnectionSettings},
+};
+use bananas_proto::v1::{Open, Opened, SubscribeRequest, SubscribeResponse, subscribe_request, subscribe_response};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+
+/// Frames between the worker's loop and the connection. Few, so that what finishes while they wait is combined instead of queued.
+const FRAMES_UNDER_WAY: usize = 4;
+/// For the connection, the first frame and its answer.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where connections come from, if not from addresses.
+pub(crate) type ChannelSource = Arc<dyn Fn() -> Channel + Send + Sync>;
+
+/// Opens streams. Every stream has a connection of its own: names are resolved anew, and another broker may answer.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    settings: ConnectionSettings,
+    source: ChannelSource,
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialer")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stream whose `opened` has arrived.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) number: u64,
+    /// None once this side is closed.
+    pub(crate) frames: Option<mpsc::Sender<SubscribeRequest>>,
+    inbound: Streaming<SubscribeResponse>,
+}
+
+impl Dialer {
+    pub(crate) fn new(settings: ConnectionSettings, addresses: &Addresses) -> Result<Self, Error> {
+        // The settings are checked once; afterwards they give a channel every time.
+        let first = settings.channel(addresses)?;
+        let (again, addresses) = (settings.clone(), addresses.clone());
+        let source = Arc::new(move || again.channel(&addresses).unwrap_or_else(|_| first.clone()));
+        Ok(Self { settings, source })
+    }
+
+    pub(crate) const fn with_source(settings: ConnectionSettings, source: ChannelSource) -> Self {
+        Self { settings, source }
+    }
+
+    /// Opens stream `number`.
+    pub(crate) async fn dial(self, number: u64, open: Open) -> Result<(Link, Opened), Error> {
+        match timeout(OPEN_TIMEOUT, self.open(number, open)).await {
+            Ok(result) => result,
+            Err(_) => Err(Status::unavailable("no answer to the opening of the stream in time").into()),
+        }
+    }
+
+    async fn open(self, number: u64, open: Open) -> Result<(Link, Opened), Error> {
+        let (frames, outbound) = mpsc::channel(FRAMES_UNDER_WAY);
+        let first = SubscribeRequest {
+            frame: Some(subscribe_request::Frame::Open(open)),
+        };
+        if frames.try_send(first).is_err() {
+            return Err(Status::internal("a new stream is full").into());
+        }
+        let mut client = self.settings.broker_service((self.source)());
+        let mut inbound = client.subscribe(ReceiverStream::new(outbound)).await?.into_inner();
+        match inbound.message().await?.and_then(|response| response.frame) {
+            Some(subscribe_response::Frame::Opened(opened)) => Ok((
+                Link {
+                    number,
+                    frames: Some(frames),
+                    inbound,
+                },
+                opened,
+            )),
+            _ => Err(Status::unavailable("the stream ended before it was open").into()),
+        }
+    }
+}
+
+/// What arrives next, on a stream that may not be there.
+pub(crate) async fn receive(link: &mut Option<Link>) -> (u64, Result<Option<SubscribeResponse>, Status>) {
+    match link {
+        Some(link) => (link.number, link.inbound.message().await),
+        None => pending().await,
+    }
+}
+
+/// Returns when the stream can take a frame again.
+pub(crate) async fn writable(frames: Option<&mpsc::Sender<SubscribeRequest>>) {
+    match frames {
+        Some(frames) => match frames.reserve().await {
+            Ok(permit) => drop(permit),
+            // The connection is gone; the receiving side is about to notice.
+            Err(_) => pending().await,
+        },
+        None => pending().await,
+    }
+}

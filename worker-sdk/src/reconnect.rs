@@ -1,0 +1,148 @@
+//! When to try the next stream, and what the log says about it.
+//!
+//! The texts are those that operators search for: every failure says "connection error - retrying with backoff" and the first success after
+//! one says "connection recovered". They start with "Redis" where the broker itself said that it cannot reach Redis, with "Broker" otherwise.
+
+use std::time::Duration;
+
+use bananas_client::{Error, Reason};
+use tokio::time::Instant;
+
+const FIRST: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(30);
+/// A stream that lived shorter than this did not prove that things are well again.
+const PROOF: Duration = Duration::from_secs(10);
+/// Workers whose streams broke together do not come back in one instant.
+const SPREAD: Duration = Duration::from_millis(50);
+/// Every so many failures in a row the log says so louder.
+const LOUDER_EVERY: u32 = 10;
+
+/// Delays of 2, 4, 8, 16 and then 30 s, with up to a tenth added. A stream that broke after it had lived is tried again at once first.
+#[derive(Debug, Default)]
+pub(crate) struct Reconnect {
+    failures: u32,
+    /// Delays that were waited out in vain.
+    delays: u32,
+    opened: Option<Instant>,
+    redis: bool,
+}
+
+impl Reconnect {
+    /// A stream is open.
+    pub(crate) fn opened(&mut self, now: Instant) {
+        self.opened = Some(now);
+        if self.failures > 0 {
+            tracing::info!(failures = self.failures, "{} connection recovered", self.subject());
+        }
+    }
+
+    /// The open stream broke. When to try again.
+    pub(crate) fn broke(&mut self, error: &Error, now: Instant) -> Instant {
+        self.forget_if_proven(now);
+        let at_once = self.failures == 0;
+        self.failures += 1;
+        let delay = if at_once {
+            SPREAD.mul_f64(fastrand::f64())
+        } else {
+            self.delay(error)
+        };
+        self.say(error, delay);
+        now + delay
+    }
+
+    /// No stream could be opened. When to try again.
+    pub(crate) fn failed(&mut self, error: &Error, now: Instant) -> Instant {
+        self.forget_if_proven(now);
+        self.failures += 1;
+        let delay = self.delay(error);
+        self.say(error, delay);
+        now + delay
+    }
+
+    /// A stream that has lived long enough ends the count of what went before it. It is asked once.
+    fn forget_if_proven(&mut self, now: Instant) {
+        if self.opened.take().is_some_and(|opened| now - opened >= PROOF) {
+            (self.failures, self.delays) = (0, 0);
+        }
+    }
+
+    /// The broker announced the end of the stream: when to open the next.
+    pub(crate) fn moved(now: Instant) -> Instant {
+        now + SPREAD.mul_f64(fastrand::f64())
+    }
+
+    fn delay(&mut self, error: &Error) -> Duration {
+        let doublings = self.delays.min(10);
+        self.delays += 1;
+        let delay = FIRST.saturating_mul(1 << doublings).min(LONGEST);
+        let delay = delay.max(error.retry_after().unwrap_or_default().min(LONGEST));
+        delay + delay.mul_f64(fastrand::f64() / 10.0)
+    }
+
+    fn say(&mut self, error: &Error, delay: Duration) {
+        self.redis = error.reason() == Some(Reason::StoreUnavailable);
+        let (subject, failures) = (self.subject(), self.failures);
+        let retry_in_ms = delay.as_millis() as u64;
+        if failures.is_multiple_of(LOUDER_EVERY) {
+            tracing::error!(failures, retry_in_ms, %error, "Persistent {subject} connection errors");
+        }
+        tracing::warn!(failures, retry_in_ms, %error, "{subject} connection error - retrying with backoff");
+    }
+
+    const fn subject(&self) -> &'static str {
+        if self.redis { "Redis" } else { "Broker" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error() -> Error {
+        tonic::Status::unavailable("gone").into()
+    }
+
+    #[test]
+    fn delays_are_2_4_8_16_30_and_stay_there() {
+        let (mut reconnect, now) = (Reconnect::default(), Instant::now());
+        for base_s in [2, 4, 8, 16, 30, 30] {
+            let delay = reconnect.failed(&error(), now) - now;
+            let base = Duration::from_secs(base_s);
+            assert!(delay >= base && delay <= base.mul_f64(1.1), "{delay:?} for {base:?}");
+        }
+    }
+
+    #[test]
+    fn stream_that_lived_is_tried_again_at_once_and_only_once() {
+        let (mut reconnect, now) = (Reconnect::default(), Instant::now());
+        reconnect.opened(now);
+        let broke = now + PROOF;
+        assert!(reconnect.broke(&error(), broke) - broke <= SPREAD);
+        let delay = reconnect.failed(&error(), broke) - broke;
+        assert!(delay >= FIRST && delay < FIRST * 2, "{delay:?}");
+        reconnect.opened(broke);
+        assert!(reconnect.broke(&error(), broke) - broke >= FIRST * 2);
+    }
+
+    #[test]
+    fn failures_before_a_stream_that_lived_do_not_count() {
+        let (mut reconnect, now) = (Reconnect::default(), Instant::now());
+        for _ in 0..5 {
+            reconnect.failed(&error(), now);
+        }
+        reconnect.opened(now);
+        // While the stream still lives, because the next one is opened before it ends.
+        let later = now + PROOF;
+        assert!(reconnect.failed(&error(), later) - later < FIRST * 2);
+    }
+
+    #[test]
+    fn broker_that_says_when_is_not_asked_before() {
+        let mut reconnect = Reconnect::default();
+        let details = tonic_types::ErrorDetails::with_retry_info(Some(Duration::from_secs(9)));
+        let status =
+            <tonic::Status as tonic_types::StatusExt>::with_error_details(tonic::Code::Unavailable, "busy", details);
+        let now = Instant::now();
+        assert!(reconnect.failed(&status.into(), now) - now >= Duration::from_secs(9));
+    }
+}

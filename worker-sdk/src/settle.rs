@@ -1,0 +1,337 @@
+//! Settlements on their way to the broker: whatever finishes while earlier frames are under way travels in the next one, and what was
+//! sent without an answer when a stream broke is sent again (the broker takes the same answer twice).
+
+use std::{collections::VecDeque, time::Duration};
+
+use bananas_proto::v1::{ItemError, Settle, SettleNack, SettleResults, Settlement, settlement};
+use prost::Message;
+use tokio::time::Instant;
+
+use crate::lease::LeaseId;
+
+/// Settlements in one frame: the broker's bound on a batch.
+const MAX_ITEMS: usize = 1_000;
+/// Bytes in one frame; well below the 4 MiB that a gRPC message may have. A single larger settlement travels alone.
+const MAX_BYTES: usize = 2 << 20;
+/// Frames under way at once. One alone would wait a whole round trip between batches; many would make batches small.
+const MAX_UNANSWERED: usize = 4;
+/// How long a settlement waits that the broker could not take at the moment.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A settlement and the lease it answers for.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) lease: LeaseId,
+    pub(crate) settlement: Settlement,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    stream: u64,
+    sequence: u64,
+    answers: Vec<Answer>,
+}
+
+/// What became of a settlement.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It stands.
+    Applied,
+    /// The lease was over before; somebody else has the job.
+    Lost,
+    /// The broker will never take this; the job comes back when its lease ends.
+    Refused(String),
+}
+
+/// See the top of the file.
+#[derive(Debug, Default)]
+pub(crate) struct Settler {
+    waiting: VecDeque<Answer>,
+    unanswered: VecDeque<Unanswered>,
+    sequence: u64,
+    pause_until: Option<Instant>,
+}
+
+impl Settler {
+    pub(crate) fn push(&mut self, answer: Answer) {
+        self.waiting.push_back(answer);
+    }
+
+    /// Nothing waits and nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.unanswered.is_empty()
+    }
+
+    /// Whether frames on this stream still wait for their results.
+    pub(crate) fn awaits(&self, stream: u64) -> bool {
+        self.unanswered.iter().any(|frame| frame.stream == stream)
+    }
+
+    /// Answers that have not reached their end yet.
+    pub(crate) fn open(&self) -> usize {
+        self.waiting.len() + self.unanswered.iter().map(|frame| frame.answers.len()).sum::<usize>()
+    }
+
+    /// When the pause after a refusal for now ends, if there is something to send then.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        if self.waiting.is_empty() || self.unanswered.len() >= MAX_UNANSWERED {
+            None
+        } else {
+            self.pause_until
+        }
+    }
+
+    /// The next frame for this stream, if one is due.
+    pub(crate) fn next_frame(&mut self, stream: u64, now: Instant) -> Option<Settle> {
+        if self.waiting.is_empty() || self.unanswered.len() >= MAX_UNANSWERED {
+            return None;
+        }
+        if self.pause_until.is_some_and(|until| until > now) {
+            return None;
+        }
+        self.pause_until = None;
+        let mut answers = Vec::with_capacity(self.waiting.len().min(MAX_ITEMS));
+        let mut bytes = 0;
+        while let Some(answer) = self.waiting.front() {
+            bytes += answer.settlement.encoded_len();
+            if answers.len() == MAX_ITEMS || (bytes > MAX_BYTES && !answers.is_empty()) {
+                break;
+            }
+            answers.extend(self.waiting.pop_front());
+        }
+        self.sequence += 1;
+        let settlements = answers.iter().map(|answer| answer.settlement.clone()).collect();
+        self.unanswered.push_back(Unanswered {
+            stream,
+            sequence: self.sequence,
+            answers,
+        });
+        Some(Settle {
+            sequence: self.sequence,
+            settlements,
+        })
+    }
+
+    /// Takes the broker's results. `settled` learns the verdict on each lease that has reached its end.
+    pub(crate) fn results(
+        &mut self,
+        stream: u64,
+        results: SettleResults,
+        now: Instant,
+        mut settled: impl FnMut(LeaseId, Verdict),
+    ) {
+        let Some(at) = self
+            .unanswered
+            .iter()
+            .position(|frame| frame.stream == stream && frame.sequence == results.sequence)
+        else {
+            tracing::debug!(
+                sequence = results.sequence,
+                "results for a settle frame that was not sent on this stream"
+            );
+            return;
+        };
+        let Some(frame) = self.unanswered.remove(at) else {
+            return;
+        };
+        let mut results = results.results.into_iter();
+        for mut answer in frame.answers {
+            match results.next().map(|result| result.error) {
+                Some(None) => settled(answer.lease, Verdict::Applied),
+                Some(Some(error)) => match reaction(&error, &answer.settlement) {
+                    Reaction::Lost => settled(answer.lease, Verdict::Lost),
+                    Reaction::Later => {
+                        self.pause_until = Some(now + RETRY_PAUSE);
+                        self.waiting.push_back(answer);
+                    }
+                    Reaction::WithoutResult => {
+                        answer.settlement.outcome = Some(settlement::Outcome::Nack(result_refused(&error)));
+                        self.waiting.push_back(answer);
+                    }
+                    Reaction::Refused => {
+                        let text = format!("{}: {}", error.reason, error.message);
+                        settled(answer.lease, Verdict::Refused(text));
+                    }
+                },
+                // Fewer results than settlements: whatever they mean, repeating is safe.
+                None => self.waiting.push_back(answer),
+            }
+        }
+    }
+
+    /// What was under way on a stream that is gone goes to the front again, in its old order.
+    pub(crate) fn stream_ended(&mut self, stream: u64) {
+        let (ended, alive) = self
+            .unanswered
+            .drain(..)
+            .partition::<VecDeque<_>, _>(|frame| frame.stream == stream);
+        self.unanswered = alive;
+        for frame in ended.into_iter().rev() {
+            for answer in frame.answers.into_iter().rev() {
+                self.waiting.push_front(answer);
+            }
+        }
+    }
+}
+
+enum Reaction {
+    Lost,
+    Later,
+    WithoutResult,
+    Refused,
+}
+
+fn reaction(error: &ItemError, settlement: &Settlement) -> Reaction {
+    match tonic::Code::from_i32(error.code) {
+        tonic::Code::FailedPrecondition | tonic::Code::NotFound => Reaction::Lost,
+        tonic::Code::InvalidArgument => match settlement.outcome {
+            Some(settlement::Outcome::Ack(ref ack)) if ack.result.is_some() => Reaction::WithoutResult,
+            _ => Reaction::Refused,
+        },
+        _ => Reaction::Later,
+    }
+}
+
+/// The work was done but its result cannot be kept: the job must not look as if it had never run.
+fn result_refused(error: &ItemError) -> SettleNack {
+    SettleNack {
+        failure: Some(crate::outcome::failure(
+            "ResultRefused",
+            format!("{}: {}", error.reason, error.message),
+        )),
+        ..SettleNack::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bananas_proto::v1::{JobResult, SettleAck, SettleResult};
+
+    use super::*;
+
+    fn ack(lease: LeaseId, result: &'static [u8]) -> Answer {
+        let result = (!result.is_empty()).then(|| JobResult {
+            data: result.into(),
+            content_type: String::new(),
+        });
+        let outcome = Some(settlement::Outcome::Ack(SettleAck { result }));
+        Answer {
+            lease,
+            settlement: Settlement {
+                lease_token: lease.to_string().into(),
+                outcome,
+            },
+        }
+    }
+
+    fn error(code: tonic::Code, reason: &str) -> SettleResult {
+        let error = ItemError {
+            code: code as i32,
+            reason: reason.to_owned(),
+            message: "why".to_owned(),
+        };
+        SettleResult {
+            error: Some(error),
+            ..SettleResult::default()
+        }
+    }
+
+    fn tokens(frame: &Settle) -> Vec<&str> {
+        frame
+            .settlements
+            .iter()
+            .map(|s| std::str::from_utf8(&s.lease_token).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_finishes_while_frames_are_under_way_travels_together() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        for lease in 0..MAX_UNANSWERED as u64 {
+            settler.push(ack(lease, b""));
+            assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 1);
+        }
+        for lease in 10..13 {
+            settler.push(ack(lease, b""));
+            assert!(settler.next_frame(1, now).is_none(), "too many frames under way");
+        }
+        let results = SettleResults {
+            sequence: 1,
+            results: vec![SettleResult::default()],
+        };
+        settler.results(1, results, now, |lease, verdict| {
+            assert_eq!((lease, verdict), (0, Verdict::Applied));
+        });
+        assert_eq!(tokens(&settler.next_frame(1, now).unwrap()), ["10", "11", "12"]);
+    }
+
+    #[test]
+    fn frames_are_bounded_in_items_and_bytes() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        (0..1_001).for_each(|lease| settler.push(ack(lease, b"")));
+        assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 1_000);
+        settler.push(ack(2_000, vec![0; MAX_BYTES].leak()));
+        assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 1);
+        assert_eq!(tokens(&settler.next_frame(1, now).unwrap()), ["2000"]);
+    }
+
+    #[test]
+    fn broken_stream_puts_its_answers_back_in_order() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        for lease in 0..3 {
+            settler.push(ack(lease, b""));
+            settler.next_frame(1, now).unwrap();
+        }
+        settler.push(ack(3, b""));
+        settler.stream_ended(1);
+        assert_eq!(tokens(&settler.next_frame(2, now).unwrap()), ["0", "1", "2", "3"]);
+        assert!(settler.awaits(2) && !settler.awaits(1));
+    }
+
+    #[test]
+    fn unavailable_is_sent_again_after_a_pause() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        settler.push(ack(1, b""));
+        settler.next_frame(1, now).unwrap();
+        let results = SettleResults {
+            sequence: 1,
+            results: vec![error(tonic::Code::Unavailable, "STORE_UNAVAILABLE")],
+        };
+        settler.results(1, results, now, |_, verdict| panic!("not final: {verdict:?}"));
+        assert!(settler.next_frame(1, now).is_none());
+        let later = settler.wake_at().unwrap();
+        assert_eq!(tokens(&settler.next_frame(1, later).unwrap()), ["1"]);
+    }
+
+    #[test]
+    fn refused_result_becomes_a_failure_of_the_attempt() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        settler.push(ack(1, b"too much"));
+        settler.next_frame(1, now).unwrap();
+        let results = SettleResults {
+            sequence: 1,
+            results: vec![error(tonic::Code::InvalidArgument, "PAYLOAD_TOO_LARGE")],
+        };
+        settler.results(1, results, now, |_, verdict| panic!("not final: {verdict:?}"));
+        let frame = settler.next_frame(1, now).unwrap();
+        let Some(settlement::Outcome::Nack(nack)) = &frame.settlements[0].outcome else {
+            panic!("no nack")
+        };
+        assert_eq!(nack.failure.as_ref().unwrap().r#type, "ResultRefused");
+    }
+
+    #[test]
+    fn lost_lease_is_final() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        settler.push(ack(1, b""));
+        settler.next_frame(1, now).unwrap();
+        let mut verdicts = Vec::new();
+        let results = SettleResults {
+            sequence: 1,
+            results: vec![error(tonic::Code::FailedPrecondition, "LEASE_LOST")],
+        };
+        settler.results(1, results, now, |lease, verdict| verdicts.push((lease, verdict)));
+        assert_eq!(verdicts, [(1, Verdict::Lost)]);
+        assert!(settler.is_idle());
+    }
+}

@@ -1,0 +1,45 @@
+//! SIGTERM and ctrl-c: the first asks to finish, the second ends at once.
+
+use std::{future::pending, io};
+
+/// Signals that ask the process to stop.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    pub(crate) fn install() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> &'static str {
+        let (name, alive) = tokio::select! {
+            signal = self.terminate.recv() => ("SIGTERM", signal.is_some()),
+            signal = self.interrupt.recv() => ("SIGINT", signal.is_some()),
+        };
+        if alive { name } else { pending().await }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    pub(crate) fn install() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    pub(crate) async fn next(&mut self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "ctrl-c",
+            Err(_) => pending().await,
+        }
+    }
+}

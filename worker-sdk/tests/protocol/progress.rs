@@ -1,0 +1,107 @@
+//! Progress and checkpoints.
+
+use std::time::Duration;
+
+use bananas_proto::server::{
+    ExtendResult, ExtendResults, NackAction, SessionExtend, subscribe_request::Frame as Ask,
+    subscribe_response::Frame as Say,
+};
+use bananas_worker::{CancelReason, JobContext};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::broker::{Broker, Stream, job, run, soon};
+
+async fn extend(stream: &mut Stream) -> SessionExtend {
+    match stream.next_matter().await {
+        Some(Ask::Extend(extend)) => extend,
+        other => panic!("no extend frame but {other:?}"),
+    }
+}
+
+async fn prolong(stream: &Stream, extend: &SessionExtend, result: ExtendResult) {
+    let results = vec![result; extend.leases.len()];
+    stream
+        .say(Say::ExtendResults(ExtendResults {
+            sequence: extend.sequence,
+            results,
+        }))
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_are_combined_and_the_newest_arrives() {
+    let mut broker = Broker::start();
+    let _worker = run(broker.worker().handler("long", async |job: JobContext, _| {
+        for percent in 0..100 {
+            job.progress(f64::from(percent), format!("step {percent}"));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }));
+    let (mut stream, _) = broker.open_stream().await;
+    stream.jobs([job("a", "long")]).await;
+    let started = Instant::now();
+    let mut reports = Vec::new();
+    while reports.len() < 5 {
+        let frame = extend(&mut stream).await;
+        prolong(&stream, &frame, ExtendResult::default()).await;
+        let progress = frame.leases[0].progress.clone().unwrap();
+        assert_eq!(progress.message, format!("step {}", progress.percent));
+        reports.push(progress.percent);
+    }
+    assert!(
+        started.elapsed() >= Duration::from_secs(4),
+        "one report a second, the first at once"
+    );
+    assert!(reports.is_sorted() && reports[4] >= 60.0, "{reports:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_checkpoint_arrives_before_the_failure() {
+    let mut broker = Broker::start();
+    let _worker = run(broker.worker().handler("fails", async |job: JobContext, _| {
+        assert_eq!(job.checkpoint(), "from before");
+        job.save_checkpoint("row 1");
+        job.save_checkpoint("row 2");
+        Err::<(), _>("disk full")
+    }));
+    let (mut stream, _) = broker.open_stream().await;
+    let mut resumed = job("a", "fails");
+    resumed.checkpoint = "from before".into();
+    stream.jobs([resumed]).await;
+    let frame = extend(&mut stream).await;
+    assert_eq!(frame.leases[0].progress.as_ref().unwrap().checkpoint, "row 2");
+    prolong(&stream, &frame, ExtendResult::default()).await;
+    let nack = stream.nacked().await;
+    assert_eq!(
+        (nack.action(), nack.failure.unwrap().message.as_str()),
+        (NackAction::Retry, "disk full")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancel_that_comes_with_a_report_reaches_the_job() {
+    let mut broker = Broker::start();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let _worker = run(broker
+        .worker()
+        .handler("long", move |job: JobContext, _: bytes::Bytes| {
+            let tell = tell.clone();
+            async move {
+                job.progress(50.0, "half");
+                tell.send(job.cancelled().await).unwrap();
+            }
+        }));
+    let (mut stream, _) = broker.open_stream().await;
+    stream.jobs([job("a", "long")]).await;
+    let frame = extend(&mut stream).await;
+    let cancelled = ExtendResult {
+        cancel_requested: true,
+        cancel_reason: "user".to_owned(),
+        ..ExtendResult::default()
+    };
+    prolong(&stream, &frame, cancelled).await;
+    assert_eq!(
+        soon(told.recv()).await,
+        Some(CancelReason::Requested("user".to_owned()))
+    );
+}
