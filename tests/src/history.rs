@@ -123,6 +123,8 @@ struct Written {
     events: Vec<Event>,
     /// Jobs by lease token.
     delivered: HashMap<Bytes, String>,
+    /// The newest fence of each job.
+    newest: HashMap<String, u64>,
     acked: usize,
 }
 
@@ -147,6 +149,8 @@ impl History {
         match &what {
             What::Deliver(delivery) => {
                 written.delivered.insert(delivery.token.clone(), delivery.job.clone());
+                let newest = written.newest.entry(delivery.job.clone()).or_default();
+                *newest = delivery.fence.max(*newest);
             }
             What::Ack {
                 already_settled: false, ..
@@ -180,6 +184,11 @@ impl History {
     /// The job that was delivered under a lease.
     pub fn job_of(&self, token: &Bytes) -> Option<String> {
         self.written().delivered.get(token).cloned()
+    }
+
+    /// Whether a job was delivered again after that fence.
+    pub fn delivered_since(&self, job: &str, fence: u64) -> bool {
+        self.written().newest.get(job).is_some_and(|newest| *newest > fence)
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {

@@ -110,6 +110,9 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
         Habit::GiveBack => nack(crew, job, NackAction::Release).await,
         Habit::HoldTooLong => {
             sleep(LEASE + Duration::from_millis(fastrand::u64(200..800))).await;
+            if fastrand::bool() {
+                somebody_else_has(crew, job).await;
+            }
             match fastrand::u8(0..3) {
                 0 => nack(crew, job, NackAction::Retry).await,
                 1 => extend(crew, job).await,
@@ -118,6 +121,16 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
         }
         // Nothing is said; the lease runs out.
         Habit::Forget => {}
+    }
+}
+
+/// Waits until the job is in other hands, so that it is too late for sure; not for ever, since it may be settled or waiting behind others.
+async fn somebody_else_has(crew: &Crew, job: &LeasedJob) {
+    for _ in 0..100 {
+        if crew.history.delivered_since(&job.job_id, job.fence) {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
     }
 }
 
