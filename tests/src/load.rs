@@ -60,6 +60,8 @@ pub struct LoadOptions {
     pub call_deadline: Duration,
     /// Whether workers settle everything a second time.
     pub settle_twice: bool,
+    /// How many jobs a unary worker leases at once, at most.
+    pub at_once: u32,
     /// How many of a hundred jobs are held for longer than their lease.
     pub held_too_long: u8,
     /// Whether workers ack everything at once and come back after every break.
@@ -79,6 +81,7 @@ impl LoadOptions {
             lease_deadline: None,
             call_deadline: Duration::from_secs(2),
             settle_twice: false,
+            at_once: 19,
             held_too_long: 2,
             well_behaved: false,
         }

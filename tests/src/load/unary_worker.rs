@@ -51,7 +51,7 @@ pub(super) async fn work(crew: Arc<Crew>) {
             .filter(|_| fastrand::bool())
             .map(|longest| longest.mul_f64(fastrand::f64()));
         let request = LeaseRequest {
-            max_jobs: fastrand::u32(1..20),
+            max_jobs: fastrand::u32(1..=crew.options.at_once),
             lease_duration: Some(millis(LEASE.as_millis() as u64)),
             wait: Some(millis(200)),
             ..lease_request(&crew.options.routing_key)
@@ -126,7 +126,7 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
 
 /// Waits until the job is in other hands, so that it is too late for sure; not for ever, since it may be settled or waiting behind others.
 async fn somebody_else_has(crew: &Crew, job: &LeasedJob) {
-    for _ in 0..100 {
+    for _ in 0..200 {
         if crew.history.delivered_since(&job.job_id, job.fence) {
             return;
         }
