@@ -70,6 +70,7 @@ impl Bench {
             connections: 1,
             response_timeout: Duration::from_secs(20),
             allow_unsafe: true,
+            cluster: false,
             policy: Policy::default(),
         };
         let store = Store::open(options, Metrics::new()).await?;
@@ -208,7 +209,7 @@ fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
     };
     change(&mut item, &mut head);
     item.flags = head.flags;
-    item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));
+    item.record = head.encode(item.id, &SpecFields::of_spec(&spec).expect("a field"));
     item
 }
 

@@ -66,6 +66,8 @@ fn store(config: &Config) -> anyhow::Result<store::Options> {
         connections: redis.connections,
         response_timeout: redis.response_timeout,
         allow_unsafe: redis.allow_unsafe,
+        // One is refused at the start so far.
+        cluster: false,
         policy: policy(config),
     })
 }

@@ -36,8 +36,7 @@ pub(super) struct LeasedJob {
 /// Encodes a job of a delivery. `None` for a record that this version cannot read (the script has looked at its version already).
 pub(super) fn encode(delivery: &Delivery, job: &Leased, policy: &Policy) -> Option<LeasedJob> {
     let (routing_key, leased_us) = (delivery.queue.routing_key(), delivery.leased_us);
-    let (head, start) = Head::decode(&job.record)?;
-    let fields = &job.record[start..];
+    let (head, fields) = Head::decode(&job.record)?;
     let token = LeaseToken::encode(
         routing_key,
         job.job_id,

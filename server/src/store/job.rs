@@ -132,7 +132,6 @@ impl Store {
             .text(reason)
             .int(grace_ms)
             .int(Self::ms(self.policy.dedupe_window))
-            .int(self.policy.dedupe_max_ids)
             .int(Self::ms(self.policy.failure_retention));
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let letter = reply.bytes()?;

@@ -124,7 +124,10 @@ impl Store {
             return Err(Error::RequestIdReused);
         }
         let verdict = reply.int()?;
+        let usual_ms = reply.uint()?;
         let mut jobs_reply = reply.list()?;
+        let mut claims = reply.list()?;
+        let mut terms = reply.list()?;
         let mut extras = reply.list()?;
         let quarantined = reply.list()?.left();
         // A repeated request: the nonce is that of the first call.
@@ -139,25 +142,28 @@ impl Store {
         } else {
             nonce
         };
-        let mut jobs = Vec::with_capacity(jobs_reply.left() / 4);
+        let mut jobs = Vec::with_capacity(jobs_reply.left() / 2);
         while jobs_reply.left() > 0 {
             let entry = jobs_reply.bytes()?;
             let (id, ready_ms) = read_entry(&entry).ok_or_else(super::reply::malformed)?;
             let record = jobs_reply.bytes()?;
-            let claim = (jobs_reply.uint()? as usize)
-                .checked_sub(1)
-                .ok_or_else(super::reply::malformed)?;
-            let lease_ms = jobs_reply.uint()?;
+            let claim = if claims.left() > 0 { claims.uint()? } else { 1 };
             jobs.push(Leased {
                 job_id: id,
                 ready_ms,
                 record,
-                claim,
-                lease_ms,
+                claim: (claim as usize).checked_sub(1).ok_or_else(super::reply::malformed)?,
+                lease_ms: usual_ms,
                 attempts: 0,
                 losses: 0,
                 checkpoint: Bytes::new(),
             });
+        }
+        while terms.left() > 0 {
+            let job = jobs
+                .get_mut(terms.uint()? as usize)
+                .ok_or_else(super::reply::malformed)?;
+            job.lease_ms = terms.uint()?;
         }
         while extras.left() > 0 {
             let mut extra = extras.list()?;

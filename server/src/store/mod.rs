@@ -52,6 +52,8 @@ pub struct Options {
     pub allow_unsafe: bool,
     /// Defaults of jobs.
     pub policy: Policy,
+    /// Redis is a Cluster, whose slots may move: scripts name every key before their first write.
+    pub cluster: bool,
 }
 
 /// Redis, as the rest of the broker sees it. Cheap to share.
@@ -81,7 +83,7 @@ impl Store {
             writes: (0..options.connections.max(1)).map(|_| link()).collect(),
             reads: link(),
             endpoint: options.endpoint,
-            scripts: Scripts::new(),
+            scripts: Scripts::new(options.cluster),
             prefix: options.key_prefix,
             tag: format!("{:08x}", fastrand::u32(..)),
             policy: options.policy,

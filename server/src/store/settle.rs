@@ -116,20 +116,20 @@ impl Store {
             .sum();
         let mut call = self.scripts.ack.call(keys, &parts, data_bytes);
         call.int(Self::ms(self.policy.dedupe_window))
-            .int(self.policy.dedupe_max_ids)
             .int(Self::ms(self.policy.success_retention));
-        for item in items {
-            call.bytes(&item.job_id.0).bytes(&item.nonce.0);
-            match &item.result {
-                Some((content_type, data)) if self.policy.keep_results => {
+        let kept = |item: &AckItem| item.result.is_some() && self.policy.keep_results;
+        for run in items.chunk_by(|a, b| a.nonce == b.nonce && kept(a) == kept(b)) {
+            call.bytes(&run[0].nonce.0)
+                .bytes(if kept(run[0]) { b"r" } else { b"p" })
+                .int(run.len() as u64);
+            for item in run {
+                call.bytes(&item.job_id.0);
+                if let (Some((content_type, data)), true) = (&item.result, kept(item)) {
                     let mut packed = Vec::with_capacity(1 + content_type.len() + data.len());
                     packed.push(content_type.len() as u8);
                     packed.extend_from_slice(content_type.as_bytes());
                     packed.extend_from_slice(data);
                     call.bytes(&packed);
-                }
-                _ => {
-                    call.bytes(b"");
                 }
             }
         }
@@ -160,7 +160,6 @@ impl Store {
         let mut call = self.scripts.nack.call(keys, &parts, items.len() * 128);
         call.text(&self.tag)
             .int(Self::ms(policy.dedupe_window))
-            .int(policy.dedupe_max_ids)
             .int(Self::ms(policy.failure_retention))
             .int(u64::from(policy.max_attempts))
             .int(Self::ms(policy.initial_backoff))

@@ -163,7 +163,7 @@ async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
     let server = RedisProcess::start(&[]);
     let mut refused = 0;
     for part in PARTS.iter().chain(&["j", "s", "rq:"]) {
-        let scene = Scene::set(Space::new(&server).await).await;
+        let scene = Scene::set(Space::as_in_a_cluster(&server).await).await;
         let mut raw = scene.space.raw();
         let base = scene.space.keys.base().to_owned();
         let mut rule = redis::cmd("ACL");

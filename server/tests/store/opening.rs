@@ -17,6 +17,7 @@ async fn refusal(url: &str, user: Option<&str>, password: Option<&str>) -> OpenE
         connections: 1,
         response_timeout: Duration::from_secs(20),
         allow_unsafe: true,
+        cluster: false,
         policy: Policy::default(),
     };
     Store::open(options, Metrics::new()).await.unwrap_err()

@@ -60,25 +60,35 @@ pub(crate) struct Space {
     pub(crate) store: Store,
     pub(crate) keys: QueueKeys,
     raw: MultiplexedConnection,
+    cluster: bool,
 }
 
 impl Space {
     /// One with the default policy, except that little waits.
     pub(crate) async fn new(server: &RedisProcess) -> Self {
+        Self::fresh(server, false).await
+    }
+
+    /// The same with the scripts for a Cluster, which run anywhere.
+    pub(crate) async fn as_in_a_cluster(server: &RedisProcess) -> Self {
+        Self::fresh(server, true).await
+    }
+
+    async fn fresh(server: &RedisProcess, cluster: bool) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let prefix = format!("space{}", NUMBER.fetch_add(1, Relaxed));
-        Self::open(server.url(), &prefix, "main", Policy::default()).await
+        Self::open(server.url(), &prefix, "main", Policy::default(), cluster).await
     }
 
     /// Another queue under the same prefix, with another policy.
     pub(crate) async fn with(&self, queue: &str, change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = Policy::default();
         change(&mut policy);
-        Self::open(&self.url, &self.prefix, queue, policy).await
+        Self::open(&self.url, &self.prefix, queue, policy, self.cluster).await
     }
 
     /// A queue under a prefix.
-    pub(crate) async fn open(url: &str, prefix: &str, queue: &str, policy: Policy) -> Self {
+    pub(crate) async fn open(url: &str, prefix: &str, queue: &str, policy: Policy, cluster: bool) -> Self {
         let endpoint = Endpoint::new(url, None, None, Duration::from_secs(5)).unwrap();
         let options = Options {
             endpoint,
@@ -87,6 +97,7 @@ impl Space {
             response_timeout: Duration::from_secs(20),
             allow_unsafe: true,
             policy,
+            cluster,
         };
         let store = Store::open(options, Metrics::new()).await.expect("the store opens");
         let keys = store.keys(&RoutingKey::parse(queue).unwrap());
@@ -101,6 +112,7 @@ impl Space {
             store,
             keys,
             raw,
+            cluster,
         }
     }
 
@@ -414,7 +426,7 @@ impl Draft {
             job_type,
             priority: self.priority,
             flags,
-            record: head.encode(&SpecFields::of_spec(&spec).unwrap()),
+            record: head.encode(self.id, &SpecFields::of_spec(&spec).unwrap()),
             start: self.start,
             start_by_ms: self.start_by_ms,
             unique: self.unique.clone(),

@@ -101,12 +101,14 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         created_ms: now_ms,
         policy,
     };
+    let id_is_new = id.is_none();
+    let id = id.unwrap_or_default();
     Ok(NewJob {
         routing_key,
         item: EnqueueItem {
-            id: id.unwrap_or_default(),
-            id_is_new: id.is_none(),
-            record: head.encode(&fields),
+            id,
+            id_is_new,
+            record: head.encode(id, &fields),
             job_type: head.job_type,
             priority,
             flags,
@@ -218,10 +220,8 @@ fn priority(value: u32, field: &str) -> Result<u8, Error> {
 
 /// A whole `JobSpec` of a stored record; without the payload if it was not asked for.
 pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], with_payload: bool) -> Option<Bytes> {
-    let (head, start) = Head::decode(record)?;
-    let fields = SpecFields::split(&record[start..], |number| {
-        with_payload || number != record::field::PAYLOAD
-    })?;
+    let (head, fields) = Head::decode(record)?;
+    let fields = SpecFields::split(fields, |number| with_payload || number != record::field::PAYLOAD)?;
     let mut out = BytesMut::with_capacity(record.len() + 64);
     record::put_head_fields(&mut out, routing_key, id, &head.job_type, head.priority);
     fields.write(&mut out);

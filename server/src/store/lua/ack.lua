@@ -1,55 +1,70 @@
 -- Settles leased jobs as done.
 -- KEYS  meta, leases, lease deadlines, settled
--- ARGV  dedupe window ms, dedupe ids at most, success retention ms, then per job: id, nonce, result ('' none, else length of the content type (1), content type, data)
+-- ARGV  dedupe window ms, success retention ms, then runs of jobs of one look: nonce, kind, count and per job
+--         kind 'p': id
+--         kind 'r': id, result: length of the content type (1), content type, data
 -- RETURNS {now ms, code of each job that was not simply applied: number, code}
 --         codes: 1 settled so before, 2 lease lost, 3 settled otherwise before
 -- MOVES  LEASED → SUCCEEDED
-local window_ms, max_ids, success_retention = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local count = (#ARGV - 3) / 3
-local ids = {}
-for k = 1, count do ids[k] = ARGV[3 * k + 1] end
+local window_ms, success_retention = tonumber(ARGV[1]), tonumber(ARGV[2])
+local ids, runs, at = {}, {}, 3
+while ARGV[at] do
+  local stride, count, first = ARGV[at + 1] == 'r' and 2 or 1, tonumber(ARGV[at + 2]), #ids
+  for k = 1, count do ids[first + k] = ARGV[at + 3 + (k - 1) * stride] end
+  runs[#runs + 1] = { nonce = ARGV[at], first = first + 1, last = first + count, result_at = stride == 2 and at + 4 }
+  at = at + 3 + count * stride
+end
 
 -- decide
 local values = call('HMGET', KEYS[2], unpack(ids))
 local meta = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
 local done, bodies, kept, memory, codes, stale, seen = {}, {}, {}, {}, {}, nil, {}
-for k = 1, count do
-  local value, nonce = values[k], ARGV[3 * k + 2]
-  if value and seen[ids[k]] == nonce then
-    codes[#codes + 1] = k
-    codes[#codes + 1] = 1
-  elseif value and sub(value, 1, 16) == nonce then
-    local id, n = ids[k], #done + 1
-    seen[id] = nonce
-    done[n] = id
-    memory[2 * n - 1], memory[2 * n] = id, STATE_SUCCEEDED .. sub(nonce, 1, 8)
-    local flags = byte(value, 23)
-    if flags > 0 or ARGV[3 * k + 3] ~= '' then
-      kept[#kept + 1] = { id, flags, ARGV[3 * k + 3] }
-      touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
+local body_of = base .. 'j'
+local n = 0
+for _, run in ipairs(runs) do
+  local nonce, result_at = run.nonce, run.result_at
+  local remember = STATE_SUCCEEDED .. sub(nonce, 1, 8)
+  -- The leases of a look have the same value, but for the flags.
+  local plain
+  for k = run.first, run.last do
+    local id, value = ids[k], values[k]
+    if value and seen[id] == nonce then
+      codes[#codes + 1] = k
+      codes[#codes + 1] = 1
+    elseif value and (value == plain or sub(value, 1, 16) == nonce) then
+      seen[id] = nonce
+      n = n + 1
+      done[n] = id
+      memory[2 * n - 1], memory[2 * n] = id, remember
+      local flags = value == plain and 0 or byte(value, 23)
+      if flags == 0 then plain = value end
+      if flags > 0 or result_at then
+        kept[#kept + 1] = { id, flags, result_at and ARGV[result_at + (k - run.first) * 2] or '' }
+        touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
+      else
+        bodies[#bodies + 1] = body_of .. id
+      end
     else
-      bodies[#bodies + 1] = base .. 'j' .. id
+      stale = stale or {}
+      stale[#stale + 1] = { k, id, nonce }
     end
-  else
-    stale = stale or {}
-    stale[#stale + 1] = k
   end
 end
 if stale then
   local asked = {}
-  for n, k in ipairs(stale) do asked[n] = ids[k] end
+  for m, item in ipairs(stale) do asked[m] = item[2] end
   local before = remembered(meta[1], asked) or {}
-  for n, k in ipairs(stale) do
+  for m, item in ipairs(stale) do
     local code = 2
-    if before[n] and sub(before[n], 2, 9) == sub(ARGV[3 * k + 2], 1, 8) then
-      code = sub(before[n], 1, 1) == STATE_SUCCEEDED and 1 or 3
+    if before[m] and sub(before[m], 2, 9) == sub(item[3], 1, 8) then
+      code = sub(before[m], 1, 1) == STATE_SUCCEEDED and 1 or 3
     end
-    codes[#codes + 1] = k
+    codes[#codes + 1] = item[1]
     codes[#codes + 1] = code
   end
 end
-if #done == 0 then return { now, codes } end
-local memories = generation(meta[1], meta[2], window_ms, max_ids)
+if n == 0 then return { now, codes } end
+local memories = generation(meta[1], meta[2], window_ms)
 touch(KEYS[3], KEYS[4], unpack(bodies))
 if somebody_waits(meta[3]) then touch(base .. 'wt') end
 

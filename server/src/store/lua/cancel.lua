@@ -1,10 +1,10 @@
 -- Cancels a job: at once if nobody holds it, else by asking the holder, who loses the lease when the grace is over.
 -- KEYS  meta, leases, lease deadlines, scheduled, start_by, tombstones, lane tombstone counts, dead, settled
--- ARGV  broker, id, reason, grace ms, dedupe window ms, dedupe ids at most, failure retention ms
+-- ARGV  broker, id, reason, grace ms, dedupe window ms, failure retention ms
 -- RETURNS {state}; '' if there is no such job
 -- MOVES  READY → CANCELLED, SCHEDULED → CANCELLED
 local broker, id, reason, grace_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local window_ms, max_ids, failure_retention = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local window_ms, failure_retention = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- decide
 local head = read_head(id)
@@ -16,7 +16,7 @@ local state = call('HGET', base .. 's' .. id, 'st')
 if state then return { state } end
 local lease = call('HGET', KEYS[2], id)
 touch(unpack(KEYS))
-local memories = generation(meta[1], meta[2], window_ms, max_ids)
+local memories = generation(meta[1], meta[2], window_ms)
 touch_ends({})
 
 -- act

@@ -11,7 +11,7 @@ if meta[1] then return { now, {}, meta[3] or '' } end
 
 -- decide
 local groups, duplicates, at, number = {}, {}, 2, 0
-local seen_keys = {}
+local seen_keys, body_of = {}, base .. 'j'
 while ARGV[at] do
   local kind, lane, flags, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local stride = kind == 'x' and 6 or 2
@@ -20,14 +20,13 @@ while ARGV[at] do
   for k = 1, count do
     local id = ARGV[at + (k - 1) * stride]
     ids[k] = id
-    bodies[k] = base .. 'j' .. id
+    bodies[k] = body_of .. id
   end
   if kind == 'n' then
     touch(KEYS[2], KEYS[3], KEYS[5], base .. 'r:' .. lane, unpack(bodies))
   else
     touch(KEYS[2], KEYS[3], KEYS[5], base .. 'r:' .. lane)
-    local alive = call('EXISTS', unpack(bodies))
-    if alive > 0 then
+    if call('EXISTS', unpack(bodies)) > 0 then
       taken = {}
       for k = 1, count do taken[k] = call('EXISTS', bodies[k]) == 1 end
     end

@@ -3,9 +3,10 @@
 -- ARGV  nonce, lease ms, default attempt timeout ms, priorities as digits ('' all), request id ('' none), fingerprint of the request,
 --       failure retention ms, number of job types, job types..., then per claim: holder, jobs, bytes of room
 --       (negative: a job larger than the room does not come alone, because the holder holds others)
--- RETURNS {now us, next due ms or -1, 1 paused or 2 look again at once or 0, jobs, extras, quarantined}
---         jobs: entry, record, number of the claim, lease ms; for each   extras: number of the job, attempts, losses, checkpoint
---         a request id that was used with another fingerprint: {now us, -2}
+-- RETURNS {now us, next due ms or -1, 1 paused or 2 look again at once or 0, lease ms, jobs, claims, terms, extras, quarantined}
+--         jobs: entry, record; claims: number of the claim of each job, if there are several; terms: number of a job, its own lease ms;
+--         extras: {number of a job, attempts, losses, checkpoint}...; numbers of jobs count from 0
+--         a request id that was used before: the nonce of then at the end; with another fingerprint: {now us, -2}
 -- MOVES  READY → LEASED, READY → EXPIRED, SCHEDULED → READY
 local nonce = ARGV[1]
 local lease_ms, default_timeout = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -21,15 +22,12 @@ for at = 9 + type_count, #ARGV, 3 do
   total = total + claim.jobs
 end
 
-local jobs, extras = {}, {}
-local function give(entry, record, claim, ms) -- adds a job to the answer, with what its state hash says
-  local n = #jobs
-  jobs[n + 1], jobs[n + 2], jobs[n + 3], jobs[n + 4] = entry, record, claim, ms
-  if has(byte(entry, 1), FLAG_STATE) then
-    if #extras == 0 then touch(base .. 'u') end
-    local state = call('HMGET', base .. 's' .. tail_id(entry), 'a', 'l', 'cp')
-    extras[#extras + 1] = { n / 4, tonumber(state[1] or 0), tonumber(state[2] or 0), state[3] or '' }
-  end
+local usual_term = min(lease_ms, default_timeout)
+local jobs, taken, claim_of, own_terms, extras = {}, 0, {}, {}, {}
+local function add_state(id) -- adds what the state hash of the newest job says to the answer
+  if #extras == 0 then touch(base .. 'u') end
+  local state = call('HMGET', base .. 's' .. id, 'a', 'l', 'cp')
+  extras[#extras + 1] = { taken - 1, tonumber(state[1] or 0), tonumber(state[2] or 0), state[3] or '' }
 end
 
 -- The same request again gets the same leases, as of when they began.
@@ -54,15 +52,19 @@ if request_id ~= '' then
       local record = call('GET', base .. 'j' .. id)
       local deadline = call('ZSCORE', KEYS[5], id)
       if lease and record and deadline and sub(lease, 1, 16) == old then
-        give(char(byte(lease, 23)) .. sub(lease, 17, 22) .. id, record, 1, max(1, tonumber(deadline) - now))
+        local flags = byte(lease, 23)
+        taken = taken + 1
+        jobs[2 * taken - 1], jobs[2 * taken] = char(flags) .. sub(lease, 17, 22) .. id, record
+        own_terms[2 * taken - 1], own_terms[2 * taken] = taken - 1, max(1, tonumber(deadline) - now)
+        if has(flags, FLAG_STATE) then add_state(id) end
       end
     end
-    return { now_us, -1, 0, jobs, extras, {}, old }
+    return { now_us, -1, 0, usual_term, jobs, {}, own_terms, extras, {}, old }
   end
 end
 
 local meta = call('HGET', KEYS[1], 'pa')
-if meta then return { now_us, -1, 1, {}, {}, {} } end
+if meta then return { now_us, -1, 1, usual_term, {}, {}, {}, {}, {} } end
 
 local next_due = call('ZRANGE', KEYS[3], '0', '0', 'WITHSCORES')[2]
 local orphans = {}
@@ -104,9 +106,11 @@ local tombstones = call('EXISTS', KEYS[6]) == 1
 touch(KEYS[4], KEYS[5], KEYS[7], KEYS[8], request_key)
 
 -- decide
-local taken, plans, expired, quarantined, turn = 0, {}, {}, {}, 0
-local leases, deadlines, values, terms = {}, {}, {}, {}
-local stop = false
+local plans, expired, quarantined, turn = {}, {}, {}, 0
+local leases, deadlines, values, special = {}, {}, {}, {}
+-- A number would be written out with seventeen digits, each time.
+local usual_deadline = string.format('%d', now + usual_term)
+local body_of, stop = base .. 'j', false
 for _, lane in ipairs(lanes) do
   if taken >= total or stop then break end
   if wanted(lane) then
@@ -117,9 +121,9 @@ for _, lane in ipairs(lanes) do
     local plan = { lane = lane, consumed = 0, next = nil, buried = 0, graves = {} }
     local ids, bodies, graves = {}, {}, {}
     for k = 1, look do
-      ids[k] = tail_id(entries[k])
-      bodies[k] = base .. 'j' .. ids[k]
-      if tombstones then graves[k] = ids[k] .. lane end
+      local id = sub(entries[k], 8)
+      ids[k], bodies[k] = id, body_of .. id
+      if tombstones then graves[k] = id .. lane end
     end
     local records = look > 0 and call('MGET', unpack(bodies)) or {}
     local dead = tombstones and look > 0 and call('HMGET', KEYS[6], unpack(graves)) or nil
@@ -134,7 +138,7 @@ for _, lane in ipairs(lanes) do
       elseif not record or byte(record, 1) ~= RECORD_VERSION then
         quarantined[#quarantined + 1] = { id, record }
       else
-        local start_by = has(flags, FLAG_START_BY) and call('ZSCORE', KEYS[7], id)
+        local start_by = flags > 0 and has(flags, FLAG_START_BY) and call('ZSCORE', KEYS[7], id)
         if start_by and tonumber(start_by) <= now then
           expired[#expired + 1] = { id, flags }
         else
@@ -155,21 +159,25 @@ for _, lane in ipairs(lanes) do
           claim.taken = claim.taken + 1
           claim.bytes = claim.bytes - size
           taken = taken + 1
-          local term = min(lease_ms, default_timeout)
-          if has(flags, FLAG_ATTEMPT_TIMEOUT) then term = min(lease_ms, attempt_timeout(head_of(record), default_timeout)) end
-          give(entry, record, turn, term)
+          local n = 2 * taken - 1
+          jobs[n], jobs[n + 1] = entry, record
+          if #claims > 1 then claim_of[taken] = turn end
+          local deadline = usual_deadline
+          if flags > 0 then
+            special[#special + 1] = { id, flags }
+            if has(flags, FLAG_STATE) then add_state(id) end
+            if has(flags, FLAG_ATTEMPT_TIMEOUT) then
+              local term = min(lease_ms, attempt_timeout(head_of(record), default_timeout))
+              deadline = string.format('%d', now + term)
+              own_terms[#own_terms + 1] = taken - 1
+              own_terms[#own_terms + 1] = term
+            end
+          end
           local value = values[turn * 256 + flags]
           if not value then
             value = nonce .. pack_ms(now) .. char(flags) .. claim.holder
             values[turn * 256 + flags] = value
           end
-          -- A number would be written out with seventeen digits, each time.
-          local deadline = terms[term]
-          if not deadline then
-            deadline = string.format('%d', now + term)
-            terms[term] = deadline
-          end
-          local n = 2 * taken - 1
           leases[n], leases[n + 1] = id, value
           deadlines[n], deadlines[n + 1] = deadline, id
         end
@@ -188,7 +196,7 @@ if #expired + #quarantined > 0 then
   for _, item in ipairs(quarantined) do ends[#ends + 1] = item[1] end
   touch_ends(ends)
   meta_ends = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
-  memories = generation(meta_ends[1], meta_ends[2], math.huge, math.huge)
+  memories = generation(meta_ends[1], meta_ends[2], math.huge)
 end
 
 -- act
@@ -198,13 +206,10 @@ if #leases > 0 then
   local n = #deadlines
   deadlines[n + 1], deadlines[n + 2] = '+inf', NO_JOB
   call('ZADD', KEYS[5], unpack(deadlines))
-  for k = 1, #leases, 2 do
-    local flags = byte(leases[k + 1], 23)
-    if flags > 0 then
-      local id = leases[k]
-      if has(flags, FLAG_START_BY) then call('ZREM', KEYS[7], id) end
-      if has(flags, FLAG_STATE) and call('HGET', base .. 's' .. id, 'us') == 'L' then release_unique(id, flags) end
-    end
+  for _, item in ipairs(special) do
+    local id, flags = item[1], item[2]
+    if has(flags, FLAG_START_BY) then call('ZREM', KEYS[7], id) end
+    if has(flags, FLAG_STATE) and call('HGET', base .. 's' .. id, 'us') == 'L' then release_unique(id, flags) end
   end
   if request_id ~= '' then
     local known = { 'f', fingerprint, 'n', nonce, 'u', string.format('%d', now_us) }
@@ -249,4 +254,4 @@ local consumed = 0
 for _, plan in ipairs(plans) do consumed = consumed + plan.consumed end
 local more = #lanes > LANES_PER_LOOK and consumed > 0
 for _, plan in ipairs(plans) do more = more or plan.next and taken < total end
-return { now_us, next_due and tonumber(next_due) or -1, more and 2 or 0, jobs, extras, lost }
+return { now_us, next_due and tonumber(next_due) or -1, more and 2 or 0, usual_term, jobs, claim_of, own_terms, extras, lost }

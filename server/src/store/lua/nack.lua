@@ -1,15 +1,15 @@
 -- Settles leased jobs as not done.
 -- KEYS  meta, leases, lease deadlines, settled, scheduled, lane index, dead
--- ARGV  broker, dedupe window ms, dedupe ids at most, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
+-- ARGV  broker, dedupe window ms, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
 --       jitter in thousandths, then per job: id, nonce, action ('T' retry, 'L' release, 'Z' snooze, 'D' dead-letter, 'C' discard),
 --       delay ms or '' (release: only if the deadline is this ms, '' always), random number in [0, 1), failure type, message, stack
 -- RETURNS {now ms, per job: code, state, due ms}
 --         codes: 0 applied, 1 settled so before, 2 lease lost, 3 settled otherwise before
 -- MOVES  LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED
-local broker, window_ms, max_ids, failure_retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local default_attempts = tonumber(ARGV[5])
-local defaults = { initial_ms = tonumber(ARGV[6]), max_ms = tonumber(ARGV[7]), multiplier = tonumber(ARGV[8]), jitter = tonumber(ARGV[9]) }
-local STRIDE, FIRST = 8, 10
+local broker, window_ms, failure_retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local default_attempts = tonumber(ARGV[4])
+local defaults = { initial_ms = tonumber(ARGV[5]), max_ms = tonumber(ARGV[6]), multiplier = tonumber(ARGV[7]), jitter = tonumber(ARGV[8]) }
+local STRIDE, FIRST = 8, 9
 local count = (#ARGV - FIRST + 1) / STRIDE
 local ids = {}
 for k = 1, count do ids[k] = ARGV[FIRST + (k - 1) * STRIDE] end
@@ -91,7 +91,7 @@ for k = 1, count do
 end
 if #plans == 0 then return { now, answers } end
 touch(unpack(KEYS))
-local memories = generation(meta[1], meta[2], window_ms, max_ids)
+local memories = generation(meta[1], meta[2], window_ms)
 touch_ends({})
 
 -- act

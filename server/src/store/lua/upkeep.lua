@@ -12,7 +12,7 @@ local defaults = { initial_ms = tonumber(ARGV[7]), max_ms = tonumber(ARGV[8]), m
 local default_timeout, dead_retention, dead_max, settled_max = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local random = tonumber(ARGV[16])
 local meta = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
-touch(unpack(KEYS))
+touch(base .. 'd' .. (meta[1] or 0), unpack(KEYS))
 local quarantined = {}
 local more = 0
 
@@ -42,7 +42,7 @@ if #over > 0 then
     if head then touch(base .. 'r:' .. head.lane) end
     plans[k] = { id = id, head = head, state = state, value = values[k] }
   end
-  local memories = generation(meta[1], meta[2], window_ms, max_ids)
+  local memories = generation(meta[1], meta[2], window_ms)
   touch_ends({})
   for _, plan in ipairs(plans) do
     local id, head, state, value = plan.id, plan.head, plan.state, plan.value
@@ -108,7 +108,7 @@ for _, id in ipairs(late) do
   end
 end
 if #late > 0 then
-  local memories, memory, ids = generation(meta[1], meta[2], window_ms, max_ids), {}, {}
+  local memories, memory, ids = generation(meta[1], meta[2], window_ms), {}, {}
   touch_ends({})
   for k, item in ipairs(expired) do
     local id, head, scheduled = item[1], item[2], item[3]
@@ -146,9 +146,11 @@ end
 local pruned = prune(KEYS[7], now - dead_retention, dead_max) + prune(KEYS[8], now, settled_max)
 
 -- The memory of settled ids.
-if meta[1] and now - tonumber(meta[2]) >= window_ms then
-  local gen = tonumber(meta[1])
-  if call('EXISTS', base .. 'd' .. gen, base .. 'd' .. (gen - 1)) > 0 then begin(generation(meta[1], meta[2], window_ms, max_ids)) end
+if meta[1] then
+  local gen, start = tonumber(meta[1]), tonumber(meta[2])
+  local too_old = now - start >= window_ms and call('EXISTS', base .. 'd' .. gen, base .. 'd' .. (gen - 1)) > 0
+  local held = call('HLEN', base .. 'd' .. gen)
+  if too_old or held > 0 and held >= max_ids then begin(next_generation(gen, start, window_ms)) end
 end
 
 -- Leases without a deadline, and deadlines without a lease: a lost key, a hand that slipped. Both are brought to an end by the next round.

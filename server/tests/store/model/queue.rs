@@ -135,13 +135,13 @@ impl Queue {
         self.memory.values().rev().find_map(|ids| ids.get(id))
     }
 
-    /// The generation to write to, if it is chosen now, `from` being the current one.
-    fn chosen(&self, from: u64) -> u64 {
-        let full = self
-            .memory
-            .get(&from)
-            .is_some_and(|ids| ids.len() >= self.bounds.remembered_ids);
-        if from == 0 || full { from + 1 } else { from }
+    /// Upkeep ends a generation that is full.
+    fn turn_memory_over(&mut self, at_start: u64) {
+        let held = self.memory.get(&at_start).map_or(0, BTreeMap::len);
+        if held > 0 && held >= self.bounds.remembered_ids {
+            self.generation = at_start + 1;
+            self.memory.retain(|generation, _| *generation >= at_start);
+        }
     }
 
     /// Remembers how jobs ended, or where a nack led, all in one generation chosen before.
@@ -155,9 +155,9 @@ impl Queue {
         self.memory.entry(chosen).or_default().extend(entries);
     }
 
-    /// The generation that a script chooses that looks now.
+    /// The generation that a script writes to.
     pub(crate) fn choose(&self) -> u64 {
-        self.chosen(self.generation)
+        self.generation.max(1)
     }
 
     fn free_unique(&mut self, id: &Id) {
@@ -267,8 +267,7 @@ impl Queue {
                 self.free_unique(id);
             }
         }
-        // A look never begins a new generation but the first.
-        let chosen = self.generation.max(1);
+        let chosen = self.choose();
         self.remember(
             chosen,
             expired.iter().map(|id| (id.clone(), b"E".to_vec())).collect::<Vec<_>>(),
@@ -345,7 +344,7 @@ impl Queue {
             .filter(|(_, job)| job.start_by_ms.is_some_and(|ms| ms <= now))
             .map(|(id, _)| id.clone())
             .collect();
-        let chosen = self.chosen(at_start);
+        let chosen = self.choose();
         self.remember(
             chosen,
             late.iter().map(|id| (id.clone(), b"E".to_vec())).collect::<Vec<_>>(),
@@ -361,6 +360,7 @@ impl Queue {
             !kept || job.kept_until_ms > now
         });
         let pruned = before - self.jobs.len();
+        self.turn_memory_over(at_start);
         [promoted, timed_out, lost, dead, late.len(), cancelled, pruned]
     }
 
