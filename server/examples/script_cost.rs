@@ -209,7 +209,7 @@ fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
     };
     change(&mut item, &mut head);
     item.flags = head.flags;
-    item.record = head.encode(item.id, &SpecFields::of_spec(&spec).expect("a field"));
+    item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));
     item
 }
 

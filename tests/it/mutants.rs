@@ -83,7 +83,7 @@ mutants! {
     a_loss_counted_as_an_attempt_is_caught:
         "call('HSET', base .. 's' .. id, 'l', losses)" => "call('HSET', base .. 's' .. id, 'l', losses, 'a', losses)";
     an_enqueue_that_stores_no_body_is_caught:
-        "call('MSET', unpack(group.sets))" => "";
+        "#ids > 0 and call('MSETNX', unpack(sets)) == 0 then" => "false then";
     a_repeated_enqueue_that_makes_a_second_job_is_caught:
-        "taken[k] = call('EXISTS', bodies[k]) == 1" => "taken[k] = false";
+        "call('MSETNX', unpack(sets)) == 0" => "call('MSET', unpack(sets)) == 0";
 }

@@ -1,12 +1,8 @@
 //! The stored body of a job: immutable, versioned, and for the most part the very bytes that the producer sent.
 //!
 //! Layout, read by the scripts too (lua/lib.lua): version (1), flags (1), priority (1), length of the job type (1), job type, time of creation in
-//! milliseconds (6), the policy block if `flag::POLICY` is set, then the fields 5 to 15 of `JobSpec` as they came over the wire, and one byte of salt.
+//! milliseconds (6), the policy block if `flag::POLICY` is set, and then the fields 5 to 15 of `JobSpec` as they came over the wire.
 //! `LeasedJob` has the same field numbers, so a job is handed to a worker by putting its own fields in front of these bytes.
-
-//!
-//! The salt is the last byte of the job id. Lua keeps all strings in one hash table and hashes no more than some 32 bytes of each, the last one always among
-//! them: without the salt, jobs whose payloads look alike share a bucket, which Redis walks for every record.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -98,13 +94,13 @@ pub struct Head {
 }
 
 impl Head {
-    /// Writes the record of a job: this head and the fields of the spec that workers get.
-    pub fn encode(&self, id: JobId, fields: &SpecFields<'_>) -> Bytes {
+    /// Writes the record: this head and the fields of the spec that workers get.
+    pub fn encode(&self, fields: &SpecFields<'_>) -> Bytes {
         let kind = self.job_type.as_str().as_bytes();
         let policy_bytes = self.policy.as_ref().map_or(0, |p| {
             POLICY_FIXED + p.non_retryable.iter().map(|t| t.len() + 1).sum::<usize>()
         });
-        let mut out = BytesMut::with_capacity(11 + kind.len() + policy_bytes + fields.len());
+        let mut out = BytesMut::with_capacity(10 + kind.len() + policy_bytes + fields.len());
         out.put_slice(&[VERSION, self.flags, self.priority, kind.len() as u8]);
         out.put_slice(kind);
         out.put_slice(&self.created_ms.to_be_bytes()[2..]);
@@ -126,13 +122,11 @@ impl Head {
         for part in &fields.parts {
             out.put_slice(part);
         }
-        out.put_u8(id.0[15]);
         out.freeze()
     }
 
     /// Reads a record; returns its head and the spec's fields. `None` for anything that `encode` did not write.
     pub fn decode(record: &[u8]) -> Option<(Self, &[u8])> {
-        let (_salt, record) = record.split_last()?;
         let (&[version, flags, priority, kind_len], rest) = record.split_first_chunk::<4>()?;
         if version != VERSION || !(1..=9).contains(&priority) {
             return None;
@@ -324,7 +318,7 @@ mod tests {
         for head in [head(None), head(Some(policy))] {
             // payload "hi"; the routing key (field 1) is left out of the record
             let spec = [&[0x0a, 1, b'q'][..], &[0x2a, 2, b'h', b'i'][..]].concat();
-            let record = head.encode(JobId::new(), &SpecFields::of_spec(&spec).unwrap());
+            let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
             let (read, fields) = Head::decode(&record).unwrap();
             assert_eq!(read, head);
             assert_eq!(fields, &[0x2a, 2, b'h', b'i']);
@@ -335,7 +329,7 @@ mod tests {
     fn a_producer_cannot_set_what_only_the_broker_says_of_a_lease() {
         let losses = [0x98, 0x01, 9]; // field 19
         let spec = [&[0x2a, 1, b'x'][..], &losses[..]].concat();
-        let record = head(None).encode(JobId::new(), &SpecFields::of_spec(&spec).unwrap());
+        let record = head(None).encode(&SpecFields::of_spec(&spec).unwrap());
         assert_eq!(Head::decode(&record).unwrap().1, &[0x2a, 1, b'x']);
     }
 

@@ -125,7 +125,7 @@ impl Store {
         }
         let verdict = reply.int()?;
         let usual_ms = reply.uint()?;
-        let mut jobs_reply = reply.list()?;
+        let mut lanes = reply.list()?;
         let mut claims = reply.list()?;
         let mut terms = reply.list()?;
         let mut extras = reply.list()?;
@@ -142,22 +142,25 @@ impl Store {
         } else {
             nonce
         };
-        let mut jobs = Vec::with_capacity(jobs_reply.left() / 2);
-        while jobs_reply.left() > 0 {
-            let entry = jobs_reply.bytes()?;
-            let (id, ready_ms) = read_entry(&entry).ok_or_else(super::reply::malformed)?;
-            let record = jobs_reply.bytes()?;
-            let claim = if claims.left() > 0 { claims.uint()? } else { 1 };
-            jobs.push(Leased {
-                job_id: id,
-                ready_ms,
-                record,
-                claim: (claim as usize).checked_sub(1).ok_or_else(super::reply::malformed)?,
-                lease_ms: usual_ms,
-                attempts: 0,
-                losses: 0,
-                checkpoint: Bytes::new(),
-            });
+        let mut jobs = Vec::new();
+        while lanes.left() > 0 {
+            let (mut entries, mut records) = (lanes.list()?, lanes.list()?);
+            jobs.reserve(records.left());
+            while records.left() > 0 {
+                let entry = entries.bytes()?;
+                let (id, ready_ms) = read_entry(&entry).ok_or_else(super::reply::malformed)?;
+                let claim = if claims.left() > 0 { claims.uint()? } else { 1 };
+                jobs.push(Leased {
+                    job_id: id,
+                    ready_ms,
+                    record: records.bytes()?,
+                    claim: (claim as usize).checked_sub(1).ok_or_else(super::reply::malformed)?,
+                    lease_ms: usual_ms,
+                    attempts: 0,
+                    losses: 0,
+                    checkpoint: Bytes::new(),
+                });
+            }
         }
         while terms.left() > 0 {
             let job = jobs

@@ -48,6 +48,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("LPUSH", true, Keys::First),
     ("LTRIM", true, Keys::First),
     ("MSET", true, Keys::EveryOther),
+    ("MSETNX", true, Keys::EveryOther),
     ("PEXPIRE", true, Keys::First),
     ("RPUSH", true, Keys::First),
     ("SET", true, Keys::First),

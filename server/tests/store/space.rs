@@ -426,7 +426,7 @@ impl Draft {
             job_type,
             priority: self.priority,
             flags,
-            record: head.encode(self.id, &SpecFields::of_spec(&spec).unwrap()),
+            record: head.encode(&SpecFields::of_spec(&spec).unwrap()),
             start: self.start,
             start_by_ms: self.start_by_ms,
             unique: self.unique.clone(),

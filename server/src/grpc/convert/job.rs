@@ -108,7 +108,7 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         item: EnqueueItem {
             id,
             id_is_new,
-            record: head.encode(id, &fields),
+            record: head.encode(&fields),
             job_type: head.job_type,
             priority,
             flags,

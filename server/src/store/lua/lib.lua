@@ -19,6 +19,11 @@ local function unpack_ms(text, at) return (struct.unpack('>I6', text, at)) end
 -- Names keys that are about to be written, with a read: in a Cluster whose slots are on the move, a key that is not here then ends the script before its
 -- first write. Lines that begin with a touch are left out where Redis is no Cluster (script.rs).
 local function touch(...) call('EXISTS', ...) end
+local function touch_all(start, ids)
+  local keys = {}
+  for k, id in ipairs(ids) do keys[k] = start .. id end
+  touch(unpack(keys))
+end
 
 -- A lane entry is flags (1), time ready (6), id (16).
 local function entry_of(flags, ms, id) return char(flags) .. pack_ms(ms) .. id end
@@ -30,7 +35,7 @@ local function has(flags, flag) return flags % (flag * 2) >= flag end
 
 -- The head of a record. nil if it is none of ours.
 local function head_of(record)
-  if not record or #record < 11 or byte(record, 1) ~= RECORD_VERSION then return nil end
+  if not record or #record < 10 or byte(record, 1) ~= RECORD_VERSION then return nil end
   local type_len = byte(record, 4)
   local head = {
     flags = byte(record, 2),
@@ -121,14 +126,19 @@ local function quarantine(id, record, why)
   call('UNLINK', base .. 'j' .. id, base .. 's' .. id)
 end
 
--- The settled ids of the window: two generations, the current one and the one before.
+-- What is remembered of settled ids, in two generations, the current one and the one before: nil if nothing is.
 local function remembered(meta_gen, ids)
   local gen = tonumber(meta_gen)
   if not gen or #ids == 0 then return nil end
   local found = call('HMGET', base .. 'd' .. gen, unpack(ids))
   local older = call('HMGET', base .. 'd' .. (gen - 1), unpack(ids))
-  for k = 1, #ids do found[k] = found[k] or older[k] end
-  return found
+  local any
+  for k = 1, #ids do
+    if found[k] or older[k] then
+      found[k], any = found[k] or older[k], true
+    end
+  end
+  return any and found
 end
 
 -- How a job ended of which only the id is left: the letter of its final state, or nil. A nack is remembered with the state that it led to, and the job went on.
