@@ -157,7 +157,7 @@ def costs(figures):
         [
             [f"{streams} idle streams, % of a core of the broker", shown(idle("cpu_cores.broker"), 2, 100)],
             [f"{streams} idle streams, bytes of the broker for each", shown(idle("broker_bytes_per_stream"))],
-            ["a waiting job, bytes of Redis", shown(memory("redis_bytes_per_job"))],
+            ["a waiting job, bytes of Redis, payload included", shown(memory("redis_bytes_per_job"))],
         ]
     )
 

@@ -32,7 +32,9 @@ trap finish EXIT
 [ "${REDIS_AOF:-everysec}" != no ] || export BANANAS_REDIS_ALLOW_UNSAFE=true
 api_port=$(free_port)
 http_port=$(free_port)
-METRICS_PORT=$http_port LOG_LEVEL=${LOG_LEVEL:-info} \
+# It would warn of variables that look like settings of its own.
+env -u BANANAS_TEST_REDIS_URL -u BANANAS_TEST_REDIS_PID -u BANANAS_TEST_DIR \
+  METRICS_PORT="$http_port" LOG_LEVEL="${LOG_LEVEL:-info}" \
   "$broker_bin" serve --redis-url "$BANANAS_TEST_REDIS_URL" --listen "127.0.0.1:$api_port" >"$dir/broker.log" 2>&1 &
 broker_pid=$!
 until_true 20 http_ok "$http_port" /readyz || die "the broker did not become ready"

@@ -25,7 +25,7 @@ use crate::{
 };
 
 const DETAILS: &str = "\
-All scenarios together take about two minutes.
+All scenarios together take about a minute.
 
 Every scenario uses queues of its own and leaves them empty. CPU is read from /proc, for this
 program and for the processes that --broker-pid and --redis-pid name. If the load runs on the
