@@ -90,7 +90,9 @@ impl Stream {
             match frame {
                 Some(Down::Jobs(jobs)) => {
                     let mut jobs = jobs.jobs;
-                    jobs.iter().for_each(|job| arrived(job, &counters));
+                    for job in &jobs {
+                        arrived(job, &counters);
+                    }
                     while !jobs.is_empty() {
                         let rest = jobs.split_off(jobs.len().min(MAX_SETTLEMENTS));
                         sequence += 1;
