@@ -18,9 +18,9 @@ demo: ## Hash a directory tree through the queue, kill a worker on the way, comp
 	cargo build --locked -p bananas-broker -p bananas
 	@scripts/demo.sh
 
-bench: ## Measure this machine: throughput, latency, memory per job, CPU per job (a release build)
+bench: ## Measure this machine beside a plain Redis queue (release build, Python 3; ROUNDS=, OUT=, or ARGS="life --duration 5s")
 	@scripts/setup.sh redis
-	cargo build --locked --release -p bananas-broker -p bananas
+	cargo build --locked --release -p bananas-broker -p bananas -p bananas-direct
 	@scripts/bench.sh $(ARGS)
 
 build: ## Build everything

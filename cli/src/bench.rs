@@ -1,12 +1,15 @@
 //! `bananas bench`: what a broker can do on this machine, and what it costs.
 
 mod consume;
-mod cpu;
-mod idle;
+mod meter;
+mod process;
 mod produce;
 mod redis;
 mod report;
 mod run;
+mod scripts;
+mod subscribers;
+mod times;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +17,7 @@ use bananas_client::JobId;
 use clap::{Args, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 
-use self::{
-    cpu::Processes,
-    report::{Figures, Report},
-};
+use self::{meter::Meter, report::Report};
 use crate::{
     args::Connection,
     exit::{Failure, Result},
@@ -25,20 +25,37 @@ use crate::{
 };
 
 const DETAILS: &str = "\
-All scenarios together take well under a minute.
+All scenarios together take about a minute.
 
-Every scenario uses a queue of its own and leaves it empty. CPU per job is read from /proc, for
-this program and for the processes that --broker-pid and --redis-pid name. If the load runs on the
+Every scenario uses queues of its own and leaves them empty. CPU is read from /proc, for this
+program and for the processes that --broker-pid and --redis-pid name. If the load runs on the
 broker's machine, they share its cores, and the figures are for all of it together.
 
-The latency is that of an open loop: jobs are sent when they are due, whatever became of those
-before, and the time counts from then.";
+Without --rate the loop is closed: a producer sends its next job when the last one is stored, and
+rests while the workers are far behind. With --rate, and always in idle and delayed, it is open:
+jobs are sent when they are due, whatever became of those before, and latency counts from then.
+Above 1,000 jobs a second, those of one millisecond are due at once. For delayed jobs the time of
+the worker is counted from their run time, so the clocks of this machine and of Redis have to agree.
+
+--redis-url adds what Redis counted (INFO commandstats): evalsha is all scripts together, and what
+they call is counted once more under its own name. --metrics-url adds the broker's figure for each
+script, round trip included.
+
+Worth a look: life --payload 1048576; drain --jobs 1000000 --delay 60s, a million jobs that fall
+due at once; subscribers --streams 10000 --connections 20; subscribers --selectors 200.";
+
+/// An open loop that nobody gave a rate: jobs per second.
+const IDLE_RATE: u32 = 200;
+const DELAYED_RATE: u32 = 1000;
+const DELAY: Duration = Duration::from_secs(1);
+/// What waits in Redis at a time, at most.
+const MAX_WAITING_BYTES: u64 = 4 << 30;
 
 #[derive(Debug, Args)]
 #[command(after_help = DETAILS)]
 pub(crate) struct BenchArgs {
     /// What to measure; everything if nothing is said
-    #[arg(value_enum, default_values_t = Scenario::ALL, hide_default_value = true, value_name = "SCENARIO")]
+    #[arg(value_enum, default_values_t = Scenario::value_variants().to_vec(), hide_default_value = true, value_name = "SCENARIO")]
     scenarios: Vec<Scenario>,
     /// How long to measure each
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -49,7 +66,7 @@ pub(crate) struct BenchArgs {
     /// Bytes of payload; at least 16
     #[arg(long, default_value_t = 256)]
     payload: usize,
-    /// combine: tasks that enqueue one job at a time
+    /// combine, calls, spread: tasks that enqueue one job at a time
     #[arg(long, default_value_t = 50)]
     tasks: usize,
     /// unary, unary-life: calls in flight
@@ -58,27 +75,52 @@ pub(crate) struct BenchArgs {
     /// life, batch: jobs of one call
     #[arg(long, default_value_t = 100)]
     batch: usize,
-    /// The window of the subscriber
+    /// calls: workers that lease and settle one job at a time
+    #[arg(long, default_value_t = 50)]
+    workers: usize,
+    /// The window of each subscriber
     #[arg(long, default_value_t = 2000)]
     window: u32,
     /// drain, memory: how many; unary, batch: stop enqueuing at this many
     #[arg(long, default_value_t = 100_000)]
     jobs: u64,
-    /// idle: jobs per second
-    #[arg(long, default_value_t = 200)]
-    rate: u32,
+    /// Open loop: so many jobs per second; 200 for idle and 1000 for delayed if nothing is said
+    #[arg(long)]
+    rate: Option<u32>,
+    /// delayed: how far ahead jobs are scheduled, 1s if nothing is said; drain: all jobs fall due at once, so long after the
+    /// first was sent
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    delay: Option<Duration>,
+    /// spread: routing keys
+    #[arg(long, default_value_t = 10_000)]
+    keys: usize,
+    /// subscribers: streams
+    #[arg(long, default_value_t = 1000)]
+    streams: usize,
+    /// subscribers: connections that carry the streams
+    #[arg(long, default_value_t = 10)]
+    connections: usize,
+    /// subscribers: different routing keys that they ask for
+    #[arg(long, default_value_t = 1)]
+    selectors: usize,
     /// Threads of the load; one disturbs a broker on the same machine least
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Process of the broker, for its CPU per job
+    /// Process of the broker, for its CPU and memory
     #[arg(long, value_name = "PID")]
     broker_pid: Option<u32>,
-    /// Process of Redis, for its CPU per job
+    /// Process of Redis, for its CPU
     #[arg(long, value_name = "PID")]
     redis_pid: Option<u32>,
-    /// The Redis of the broker, for memory: redis://host:port or unix:/path
+    /// The Redis of the broker, for memory and commands: redis://host:port or unix:/path
     #[arg(long, value_name = "URL")]
     redis_url: Option<String>,
+    /// The second port of the broker, for its scripts: http://host:port/metrics
+    #[arg(long, value_name = "URL")]
+    metrics_url: Option<String>,
+    /// Show the commands of Redis and the scripts of the broker; JSON always has them
+    #[arg(long)]
+    commands: bool,
 }
 
 impl BenchArgs {
@@ -101,6 +143,8 @@ enum Scenario {
     Combine,
     /// Whole life: one Enqueue call for each job, no combining in the client
     UnaryLife,
+    /// Whole life without streams: an Enqueue, a Lease that waits, and an Ack for each job
+    Calls,
     /// Enqueue only: one call for each job
     Unary,
     /// Enqueue only: in batches
@@ -109,64 +153,84 @@ enum Scenario {
     Drain,
     /// Latency at a low rate
     Idle,
+    /// Latency of jobs that were scheduled ahead, from their run time
+    Delayed,
+    /// What idle streams cost the broker; needs --broker-pid. Lasts whole heartbeats, so mostly 10 seconds
+    Subscribers,
     /// Redis memory for each waiting job; needs --redis-url
     Memory,
+    /// Whole life over many routing keys, at most one job in each on average
+    Spread,
 }
 
 impl Scenario {
-    const ALL: [Self; 8] = [
-        Self::Life,
-        Self::Combine,
-        Self::UnaryLife,
-        Self::Unary,
-        Self::Batch,
-        Self::Drain,
-        Self::Idle,
-        Self::Memory,
-    ];
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 
-    fn name(self) -> &'static str {
+    /// An option without which it has nothing to measure.
+    fn missing(self, args: &BenchArgs) -> Option<&'static str> {
         match self {
-            Self::Life => "life",
-            Self::Combine => "combine",
-            Self::UnaryLife => "unary-life",
-            Self::Unary => "unary",
-            Self::Batch => "batch",
-            Self::Drain => "drain",
-            Self::Idle => "idle",
-            Self::Memory => "memory",
+            Self::Memory if args.redis_url.is_none() => Some("--redis-url"),
+            Self::Subscribers if args.broker_pid.is_none() => Some("--broker-pid"),
+            _ => None,
         }
     }
 }
 
 pub(crate) async fn run(connection: &Connection, args: BenchArgs, output: Output) -> Result {
-    if args.payload < 16 || args.rate == 0 || args.tasks == 0 || args.in_flight == 0 || args.batch == 0 {
-        return Err(Failure::usage("--payload is at least 16, the other numbers at least 1"));
-    }
+    check(&args)?;
     let client = connection.builder().connect().await?;
-    let processes = Processes::new(args.broker_pid, args.redis_pid)?;
-    let mut report = Report::new(&client.broker_info().await?, args.payload);
     let args = Arc::new(args);
+    let meter = Meter::new(args.clone())?;
+    let mut report = Report::new(&client.broker_info().await?, args.payload);
     for scenario in &args.scenarios {
-        if *scenario == Scenario::Memory && args.redis_url.is_none() {
+        let name = scenario.name();
+        if let Some(option) = scenario.missing(&args) {
             if args.scenarios.len() == 1 {
-                return Err(Failure::usage("memory needs --redis-url"));
+                return Err(Failure::usage(format!("{name} needs {option}")));
             }
-            eprintln!("memory: left out, it needs --redis-url");
+            eprintln!("{name}: left out, it needs {option}");
             continue;
         }
-        eprintln!("{} ...", scenario.name());
+        eprintln!("{name} ...");
         let bench = run::Bench {
             connection: connection.clone(),
             client: client.clone(),
             // Never that of a run before, whatever became of it.
             queue: format!("bench-{}", JobId::random()),
             args: args.clone(),
-            processes,
+            meter: meter.clone(),
         };
-        let figures: Figures = bench.measure(*scenario).await?;
-        report.add(scenario.name(), figures);
+        let figures = bench.measure(*scenario).await?;
+        report.add(name, figures);
     }
-    output.value(|| report.as_json(), || report.as_text())?;
+    output.value(|| report.as_json(), || report.as_text(args.commands))?;
+    Ok(())
+}
+
+fn check(args: &BenchArgs) -> Result {
+    let counts = [
+        args.tasks,
+        args.in_flight,
+        args.batch,
+        args.workers,
+        args.keys,
+        args.streams,
+        args.connections,
+        args.selectors,
+    ];
+    if args.payload < 16 || args.rate == Some(0) || args.jobs == 0 || counts.contains(&0) {
+        return Err(Failure::usage("--payload is at least 16, the other numbers at least 1"));
+    }
+    let fills = |scenario: &Scenario| {
+        use Scenario::{Batch, Drain, Memory, Unary};
+        matches!(scenario, Unary | Batch | Drain | Memory)
+    };
+    let waiting_bytes = args.jobs.saturating_mul(args.payload as u64);
+    if args.scenarios.iter().any(fills) && waiting_bytes > MAX_WAITING_BYTES {
+        return Err(Failure::usage("--jobs of that --payload are more than 4 GiB"));
+    }
     Ok(())
 }

@@ -42,6 +42,12 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
+    /// A task of this program did not come to its end.
+    #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub(crate) fn of_task(error: tokio::task::JoinError) -> Self {
+        Self::new(Exit::Failure, error.to_string())
+    }
+
     /// Ends with `exit`; what there was to say has been printed.
     pub(crate) fn silent(exit: Exit) -> Self {
         Self::new(exit, "")

@@ -1,92 +1,136 @@
-//! The subscriber of a bench: takes every job and settles it, frame by frame, as a worker does that has nothing else to do.
+//! The workers of a bench: they take every job and settle it, as workers do that have nothing else to do.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bananas_client::{
-    Client, Error,
+    Client, Error, LeaseOptions, LeaseToken,
     connection::ConnectionSettings,
     proto::{
-        Flow, Heartbeat, LeasedJob, Open, Selector, Settle, SettleAck, Settlement, SubscribeRequest, WorkerInfo,
-        settlement::Outcome, subscribe_request::Frame as Up, subscribe_response::Frame as Down,
+        Flow, Heartbeat, LeasedJob, Open, Selector, Settle, SettleAck, Settlement, SubscribeRequest, SubscribeResponse,
+        WorkerInfo, settlement::Outcome, subscribe_request::Frame as Up, subscribe_response::Frame as Down,
     },
 };
-use tokio::{sync::mpsc, time::Duration};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::Streaming;
 
 use super::produce::Counters;
 use crate::exit::{Exit, Failure, Result};
 
+/// What one stream can ask for.
+pub(super) const MAX_QUEUES: usize = 64;
 /// Settlements of one frame.
 const MAX_SETTLEMENTS: usize = 1000;
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
-/// More often than any broker asks for.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const LEASE_WAIT: Duration = Duration::from_secs(20);
 
-/// Takes and settles jobs until it is dropped. `seen` gets every job as it arrives.
-pub(super) async fn consume(
-    client: Client,
-    queue: String,
-    window: u32,
-    counters: Arc<Counters>,
-    mut seen: impl FnMut(&LeasedJob),
-) -> Result {
-    let (frames, outgoing) = mpsc::channel(64);
-    let open = Open {
-        worker: Some(WorkerInfo {
-            name: "bananas bench".to_owned(),
-            ..WorkerInfo::default()
-        }),
-        selector: Some(Selector {
-            routing_keys: vec![queue],
-            ..Selector::default()
-        }),
-        flow: Some(Flow {
-            max_jobs: window,
-            max_bytes: MAX_WINDOW_BYTES,
-        }),
-        ..Open::default()
-    };
-    send(&frames, Up::Open(open)).await?;
-    let mut service = ConnectionSettings::default().broker_service(client.channel());
-    let answer = service
-        .subscribe(ReceiverStream::new(outgoing))
-        .await
-        .map_err(Error::from)?;
-    let mut incoming = answer.into_inner();
-    let mut sequence = 0;
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    loop {
-        let frame = tokio::select! {
-            frame = incoming.next() => frame,
-            _ = heartbeat.tick() => {
-                send(&frames, Up::Heartbeat(Heartbeat::default())).await?;
-                continue;
-            }
+/// An open stream of a worker.
+#[derive(Debug)]
+pub(super) struct Stream {
+    frames: mpsc::Sender<SubscribeRequest>,
+    incoming: Streaming<SubscribeResponse>,
+    /// How often the broker wants to hear something.
+    pub heartbeat: Duration,
+}
+
+impl Stream {
+    pub(super) async fn open(client: &Client, queues: &[String], window: u32) -> Result<Self> {
+        let (frames, outgoing) = mpsc::channel(64);
+        let open = Open {
+            worker: Some(WorkerInfo {
+                name: "bananas bench".to_owned(),
+                ..WorkerInfo::default()
+            }),
+            selector: Some(Selector {
+                routing_keys: queues.to_vec(),
+                ..Selector::default()
+            }),
+            flow: Some(Flow {
+                max_jobs: window,
+                max_bytes: MAX_WINDOW_BYTES,
+            }),
+            ..Open::default()
         };
-        let Some(frame) = frame else { return Err(ended()) };
-        match frame.map_err(Error::from)?.frame {
-            Some(Down::Jobs(jobs)) => {
-                let mut jobs = jobs.jobs;
-                jobs.iter().for_each(&mut seen);
-                while !jobs.is_empty() {
-                    let rest = jobs.split_off(jobs.len().min(MAX_SETTLEMENTS));
-                    sequence += 1;
-                    let settlements = jobs.into_iter().map(settlement).collect();
-                    send(&frames, Up::Settle(Settle { sequence, settlements })).await?;
-                    jobs = rest;
+        send(&frames, Up::Open(open)).await?;
+        let mut service = ConnectionSettings::default().broker_service(client.channel());
+        let answer = service
+            .subscribe(ReceiverStream::new(outgoing))
+            .await
+            .map_err(Error::from)?;
+        let mut incoming = answer.into_inner();
+        let Some(Down::Opened(opened)) = next(&mut incoming).await? else {
+            return Err(ended());
+        };
+        let heartbeat = opened.heartbeat_interval.and_then(|interval| interval.try_into().ok());
+        Ok(Self {
+            frames,
+            incoming,
+            heartbeat: heartbeat.unwrap_or(Duration::from_secs(1)),
+        })
+    }
+
+    /// Takes and settles jobs until it is dropped, frame by frame.
+    pub(super) async fn work(mut self, counters: Arc<Counters>) -> Result {
+        let mut sequence = 0;
+        // A little early, so that it is in time at the broker too.
+        let mut heartbeat = tokio::time::interval(self.heartbeat * 9 / 10);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.reset();
+        loop {
+            let frame = tokio::select! {
+                frame = next(&mut self.incoming) => frame?,
+                _ = heartbeat.tick() => {
+                    send(&self.frames, Up::Heartbeat(Heartbeat::default())).await?;
+                    continue;
                 }
-            }
-            Some(Down::SettleResults(answers)) => {
-                for result in &answers.results {
-                    if let Some(error) = result.error.clone() {
-                        return Err(Error::from(error).into());
+            };
+            match frame {
+                Some(Down::Jobs(jobs)) => {
+                    let mut jobs = jobs.jobs;
+                    for job in &jobs {
+                        arrived(job, &counters);
+                    }
+                    while !jobs.is_empty() {
+                        let rest = jobs.split_off(jobs.len().min(MAX_SETTLEMENTS));
+                        sequence += 1;
+                        let settlements = jobs.into_iter().map(settlement).collect();
+                        send(&self.frames, Up::Settle(Settle { sequence, settlements })).await?;
+                        jobs = rest;
                     }
                 }
-                counters.settled.fetch_add(answers.results.len() as u64, Relaxed);
+                Some(Down::SettleResults(answers)) => {
+                    for result in &answers.results {
+                        if let Some(error) = result.error.clone() {
+                            return Err(Error::from(error).into());
+                        }
+                    }
+                    counters.settled.fetch_add(answers.results.len() as u64, Relaxed);
+                }
+                Some(Down::Draining(_)) => return Err(ended()),
+                _ => {}
             }
-            Some(Down::Draining(_)) => return Err(ended()),
-            _ => {}
         }
+    }
+}
+
+/// Takes and settles jobs until it is dropped, one at a time and with a call for each step.
+pub(super) async fn lease_and_ack(client: Client, queues: Vec<String>, counters: Arc<Counters>) -> Result {
+    let options = LeaseOptions::new(queues).wait(LEASE_WAIT);
+    loop {
+        for job in client.lease(options.clone()).await?.jobs {
+            arrived(&job, &counters);
+            client.ack(&LeaseToken::from(job.lease_token), None).await?;
+            counters.settled.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+fn arrived(job: &LeasedJob, counters: &Counters) {
+    if let Some(times) = &counters.times {
+        times.arrived(&job.payload);
     }
 }
 
@@ -95,6 +139,11 @@ fn settlement(job: LeasedJob) -> Settlement {
         lease_token: job.lease_token,
         outcome: Some(Outcome::Ack(SettleAck::default())),
     }
+}
+
+async fn next(incoming: &mut Streaming<SubscribeResponse>) -> Result<Option<Down>> {
+    let frame = incoming.next().await.ok_or_else(ended)?;
+    Ok(frame.map_err(Error::from)?.frame)
 }
 
 async fn send(frames: &mpsc::Sender<SubscribeRequest>, frame: Up) -> Result {

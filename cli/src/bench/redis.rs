@@ -1,4 +1,5 @@
-//! What Redis says of its memory: one question, asked without a client library, because nothing else here talks to Redis.
+//! What Redis says of its memory and of its commands: one question each, asked without a client library, because nothing else here
+//! talks to Redis.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -6,15 +7,42 @@ use std::{
     os::unix::net::UnixStream,
 };
 
+use super::meter::Usage;
 use crate::exit::{Failure, Result};
 
 /// Bytes that its data and their bookkeeping take.
 pub(super) fn used_memory(url: &str) -> Result<u64> {
-    let failed = |error: io::Error| Failure::usage(format!("--redis-url {}: {error}", without_password(url)));
-    ask(url).map_err(failed)
+    let info = info(url, "memory")?;
+    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    used.and_then(|used| used.trim().parse().ok())
+        .ok_or_else(|| Failure::usage("--redis-url: it did not say how much memory it uses"))
 }
 
-fn ask(url: &str) -> io::Result<u64> {
+/// What each command was called and took since Redis was started.
+pub(super) fn commands(url: &str) -> Result<Vec<Usage>> {
+    Ok(info(url, "commandstats")?.lines().filter_map(command).collect())
+}
+
+/// A line such as `cmdstat_client|setinfo:calls=2,usec=1,usec_per_call=0.50,...`.
+fn command(line: &str) -> Option<Usage> {
+    let (name, fields) = line.trim().strip_prefix("cmdstat_")?.split_once(':')?;
+    let field = |name: &str| {
+        let value = fields.split(',').find_map(|field| field.strip_prefix(name))?;
+        value.strip_prefix('=')?.parse().ok()
+    };
+    Some(Usage {
+        name: name.to_owned(),
+        calls: field("calls")?,
+        us: field("usec")?,
+    })
+}
+
+fn info(url: &str, section: &str) -> Result<String> {
+    let failed = |error: io::Error| Failure::usage(format!("--redis-url {}: {error}", without_password(url)));
+    ask(url, section).map_err(failed)
+}
+
+fn ask(url: &str, section: &str) -> io::Result<String> {
     let (password, address) = parts(url);
     let mut redis: Box<dyn ReadWrite> = if address.starts_with('/') {
         Box::new(UnixStream::connect(address)?)
@@ -24,7 +52,7 @@ fn ask(url: &str) -> io::Result<u64> {
     if let Some(password) = password {
         write!(redis, "*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len())?;
     }
-    redis.write_all(b"INFO memory\r\n")?;
+    write!(redis, "INFO {section}\r\n")?;
     let mut answer = BufReader::new(redis);
     if password.is_some() {
         line(&mut answer)?;
@@ -35,9 +63,7 @@ fn ask(url: &str) -> io::Result<u64> {
         .map_err(io::Error::other)?;
     let mut info = String::new();
     answer.take(length).read_to_string(&mut info)?;
-    let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
-    used.and_then(|used| used.trim().parse().ok())
-        .ok_or_else(|| io::Error::other("it did not say how much memory it uses"))
+    Ok(info)
 }
 
 /// A line of the answer, unless it is an error.
@@ -88,6 +114,18 @@ mod tests {
         ] {
             assert_eq!(parts(url), (password, address), "{url}");
         }
+    }
+
+    #[test]
+    fn commands_are_counted() {
+        let line = "cmdstat_client|setinfo:calls=2,usec=31,usec_per_call=15.50,rejected_calls=0,failed_calls=0\r";
+        let expected = Usage {
+            name: "client|setinfo".to_owned(),
+            calls: 2,
+            us: 31,
+        };
+        assert_eq!(command(line), Some(expected));
+        assert_eq!(command("# Commandstats"), None);
     }
 
     #[test]

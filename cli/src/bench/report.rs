@@ -3,70 +3,116 @@
 use std::{fs, thread, time::Duration};
 
 use bananas_client::proto::GetBrokerInfoResponse;
-use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::cpu::CpuTime;
+use super::{
+    meter::{Reading, Usage, used},
+    process::CpuTime,
+    times::Latency,
+};
 use crate::output::table;
 
 /// The figures of one scenario.
 #[derive(Debug)]
 pub(super) struct Figures {
-    pub jobs: u64,
-    pub elapsed: Duration,
-    pub cpu: CpuTime,
-    /// From the moment a job was due.
-    pub enqueue_to_worker: Option<Latency>,
-    pub enqueue_to_stored: Option<Latency>,
+    /// 0: it was not about jobs.
+    jobs: u64,
+    elapsed: Duration,
+    cpu: CpuTime,
+    commands: Vec<Usage>,
+    scripts: Vec<Usage>,
+    pub due_to_worker: Option<Latency>,
+    pub due_to_stored: Option<Latency>,
     /// What Redis grew by.
     pub redis_bytes: Option<u64>,
+    pub streams: Option<Streams>,
 }
 
-/// Microseconds.
+/// Idle streams, and what the broker grew by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Latency {
-    p50: u64,
-    p90: u64,
-    p99: u64,
-    p999: u64,
-    max: u64,
-}
-
-impl Latency {
-    pub(super) fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| histogram.value_at_quantile(quantile);
-        Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: histogram.max(),
-        }
-    }
-
-    fn as_json(self) -> Value {
-        json!({ "p50": self.p50, "p90": self.p90, "p99": self.p99, "p99.9": self.p999, "max": self.max })
-    }
+pub(super) struct Streams {
+    pub count: usize,
+    pub bytes: u64,
 }
 
 impl Figures {
-    pub(super) fn new(jobs: u64, elapsed: Duration, cpu: CpuTime) -> Self {
+    pub(super) fn between(jobs: u64, before: &Reading, after: &Reading) -> Self {
         Self {
             jobs,
-            elapsed,
-            cpu,
-            enqueue_to_worker: None,
-            enqueue_to_stored: None,
+            elapsed: after.at.duration_since(before.at),
+            cpu: after.cpu.since(before.cpu),
+            commands: used(&before.commands, &after.commands),
+            scripts: used(&before.scripts, &after.scripts),
+            due_to_worker: None,
+            due_to_stored: None,
             redis_bytes: None,
+            streams: None,
         }
     }
 
-    fn per_second(&self) -> f64 {
-        self.jobs as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
+    fn per_second(&self) -> Option<f64> {
+        (self.jobs > 0).then(|| self.jobs as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON))
     }
 
-    fn per_job(&self, used: u64) -> f64 {
-        used as f64 / self.jobs.max(1) as f64
+    fn per_job(&self, used: Option<u64>) -> Option<f64> {
+        (self.jobs > 0).then_some(used? as f64 / self.jobs as f64)
+    }
+
+    /// How many cores were busy.
+    fn cores(&self, used_us: Option<u64>) -> Option<f64> {
+        Some(used_us? as f64 / 1e6 / self.elapsed.as_secs_f64().max(f64::EPSILON))
+    }
+
+    fn as_json(&self, name: &str) -> Value {
+        let cpu = |of: &dyn Fn(Option<u64>) -> Option<f64>| {
+            json!({
+                "bench": of(Some(self.cpu.own_us)),
+                "broker": of(self.cpu.broker_us),
+                "redis": of(self.cpu.redis_us),
+            })
+        };
+        let usages = |usages: &[Usage]| -> Value {
+            let usage = |usage: &Usage| {
+                json!({
+                    "name": usage.name,
+                    "calls": usage.calls,
+                    "us": usage.us,
+                    "calls_per_job": self.per_job(Some(usage.calls)),
+                    "us_per_job": self.per_job(Some(usage.us)),
+                })
+            };
+            usages.iter().map(usage).collect()
+        };
+        let latency = |latency: Latency| {
+            json!({
+                "p50": latency.p50,
+                "p90": latency.p90,
+                "p99": latency.p99,
+                "p99.9": latency.p999,
+                "max": latency.max,
+            })
+        };
+        json!({
+            "scenario": name,
+            "jobs": self.jobs,
+            "seconds": self.elapsed.as_secs_f64(),
+            "jobs_per_second": self.per_second(),
+            "cpu_us_per_job": cpu(&|used| self.per_job(used)),
+            "cpu_cores": cpu(&|used| self.cores(used)),
+            "redis_commands": usages(&self.commands),
+            "broker_scripts": usages(&self.scripts),
+            "redis_bytes_per_job": self.per_job(self.redis_bytes),
+            "streams": self.streams.map(|streams| streams.count),
+            "broker_bytes_per_stream": self.streams.map(Streams::bytes_each),
+            "due_to_worker_us": self.due_to_worker.map(latency),
+            "due_to_stored_us": self.due_to_stored.map(latency),
+        })
+    }
+}
+
+impl Streams {
+    fn bytes_each(self) -> u64 {
+        self.bytes / self.count.max(1) as u64
     }
 }
 
@@ -80,7 +126,7 @@ pub(super) struct Report {
     redis: String,
     append_fsync: String,
     payload_bytes: usize,
-    scenarios: Vec<(&'static str, Figures)>,
+    scenarios: Vec<(String, Figures)>,
 }
 
 impl Report {
@@ -101,49 +147,58 @@ impl Report {
         }
     }
 
-    pub(super) fn add(&mut self, name: &'static str, figures: Figures) {
+    pub(super) fn add(&mut self, name: String, figures: Figures) {
         self.scenarios.push((name, figures));
     }
 
     pub(super) fn as_json(&self) -> Value {
-        let scenarios: Vec<Value> = self
-            .scenarios
-            .iter()
-            .map(|(name, figures)| {
-                let per_job = |used: Option<u64>| used.map(|used| figures.per_job(used));
-                json!({
-                    "scenario": name,
-                    "jobs": figures.jobs,
-                    "seconds": figures.elapsed.as_secs_f64(),
-                    "jobs_per_second": figures.per_second(),
-                    "cpu_us_per_job": {
-                        "bench": per_job(Some(figures.cpu.own_us)),
-                        "broker": per_job(figures.cpu.broker_us),
-                        "redis": per_job(figures.cpu.redis_us),
-                    },
-                    "redis_bytes_per_job": per_job(figures.redis_bytes),
-                    "enqueue_to_worker_us": figures.enqueue_to_worker.map(Latency::as_json),
-                    "enqueue_to_stored_us": figures.enqueue_to_stored.map(Latency::as_json),
-                })
-            })
-            .collect();
+        let scenarios = self.scenarios.iter().map(|(name, figures)| figures.as_json(name));
         json!({
             "machine": { "cores": self.cores, "cpu": self.cpu, "kernel": self.kernel },
             "versions": { "bench": env!("CARGO_PKG_VERSION"), "broker": self.broker, "redis": self.redis },
             "optimised_build": !cfg!(debug_assertions),
             "append_fsync": self.append_fsync,
             "payload_bytes": self.payload_bytes,
-            "scenarios": scenarios,
+            "scenarios": scenarios.collect::<Value>(),
         })
     }
 
-    pub(super) fn as_text(&self) -> String {
+    pub(super) fn as_text(&self, commands: bool) -> String {
+        let mut parts = vec![self.head(), self.throughput()];
+        parts.extend(self.latencies());
+        if commands {
+            parts.extend(self.usages("REDIS COMMAND", |figures| &figures.commands));
+            parts.extend(self.usages("BROKER SCRIPT", |figures| &figures.scripts));
+        }
+        parts.extend(self.scenarios.iter().filter_map(|(name, figures)| {
+            let per_job = figures.per_job(figures.redis_bytes)?;
+            let jobs = figures.jobs;
+            Some(format!(
+                "{name}: {per_job:.0} bytes of Redis for each of {jobs} waiting jobs"
+            ))
+        }));
+        parts.extend(self.scenarios.iter().filter_map(|(name, figures)| {
+            let streams = figures.streams?;
+            let percent = |used_us| figures.cores(used_us).map_or_else(|| "-".to_owned(), |cores| format!("{:.2}", cores * 100.0));
+            Some(format!(
+                "{name}: {} idle streams for {:.1} s; the broker took {} % of a core, Redis {} %, and {} bytes of memory for each stream",
+                streams.count,
+                figures.elapsed.as_secs_f64(),
+                percent(figures.cpu.broker_us),
+                percent(figures.cpu.redis_us),
+                streams.bytes_each(),
+            ))
+        }));
+        parts.join("\n\n")
+    }
+
+    fn head(&self) -> String {
         let build = if cfg!(debug_assertions) {
             " (NOT an optimised build)"
         } else {
             ""
         };
-        let mut lines = vec![format!(
+        format!(
             "{} cores, {}, kernel {}; bench {}{build}, broker {}, redis {} (appendfsync {}); payload {} bytes",
             self.cores,
             self.cpu,
@@ -153,8 +208,10 @@ impl Report {
             self.redis,
             self.append_fsync,
             self.payload_bytes,
-        )];
-        lines.push(String::new());
+        )
+    }
+
+    fn throughput(&self) -> String {
         let headings = [
             "SCENARIO",
             ">JOBS",
@@ -164,65 +221,64 @@ impl Report {
             ">BROKER US/JOB",
             ">REDIS US/JOB",
         ];
-        lines.push(table(
-            &headings,
-            self.scenarios.iter().map(|(name, figures)| {
-                let per_job = |used: Option<u64>| {
-                    used.map_or_else(|| "-".to_owned(), |used| format!("{:.2}", figures.per_job(used)))
-                };
-                [
-                    (*name).to_owned(),
-                    figures.jobs.to_string(),
-                    format!("{:.1}", figures.elapsed.as_secs_f64()),
-                    format!("{:.0}", figures.per_second()),
-                    per_job(Some(figures.cpu.own_us)),
-                    per_job(figures.cpu.broker_us),
-                    per_job(figures.cpu.redis_us),
-                ]
-            }),
-        ));
-        let latencies: Vec<[String; 7]> = self
-            .scenarios
-            .iter()
-            .flat_map(|(name, figures)| {
-                [
-                    ("due to worker", figures.enqueue_to_worker),
-                    ("due to stored", figures.enqueue_to_stored),
-                ]
-                .into_iter()
-                .filter_map(move |(what, latency)| Some((name, what, latency?)))
-            })
-            .map(|(name, what, l)| {
-                let ms = |us: u64| format!("{:.3}", us as f64 / 1000.0);
-                [
-                    (*name).to_owned(),
-                    what.to_owned(),
-                    ms(l.p50),
-                    ms(l.p90),
-                    ms(l.p99),
-                    ms(l.p999),
-                    ms(l.max),
-                ]
-            })
-            .collect();
-        if !latencies.is_empty() {
-            lines.push(String::new());
-            lines.push(table(
-                &["SCENARIO", "LATENCY (MS)", ">P50", ">P90", ">P99", ">P99.9", ">MAX"],
-                latencies,
-            ));
-        }
+        let rows = self.scenarios.iter().map(|(name, figures)| {
+            [
+                name.clone(),
+                figures.jobs.to_string(),
+                format!("{:.1}", figures.elapsed.as_secs_f64()),
+                figures
+                    .per_second()
+                    .map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")),
+                two_decimals(figures.per_job(Some(figures.cpu.own_us))),
+                two_decimals(figures.per_job(figures.cpu.broker_us)),
+                two_decimals(figures.per_job(figures.cpu.redis_us)),
+            ]
+        });
+        table(&headings, rows)
+    }
+
+    fn latencies(&self) -> Option<String> {
+        let ms = |us: u64| format!("{:.3}", us as f64 / 1000.0);
+        let mut rows = Vec::new();
         for (name, figures) in &self.scenarios {
-            if let Some(bytes) = figures.redis_bytes {
-                let per_job = figures.per_job(bytes);
-                lines.push(format!(
-                    "\n{name}: {per_job:.0} bytes of Redis for each of {} waiting jobs",
-                    figures.jobs
-                ));
+            for (what, latency) in [
+                ("due to worker", figures.due_to_worker),
+                ("due to stored", figures.due_to_stored),
+            ] {
+                if let Some(l) = latency {
+                    let figures = [l.p50, l.p90, l.p99, l.p999, l.max].map(ms);
+                    rows.push([name.clone(), what.to_owned()].into_iter().chain(figures));
+                }
             }
         }
-        lines.join("\n")
+        let headings = ["SCENARIO", "LATENCY (MS)", ">P50", ">P90", ">P99", ">P99.9", ">MAX"];
+        (!rows.is_empty()).then(|| table(&headings, rows))
     }
+
+    /// What can be seen with two decimals.
+    fn usages(&self, what: &str, of: impl Fn(&Figures) -> &[Usage]) -> Option<String> {
+        let mut rows = Vec::new();
+        for (name, figures) in &self.scenarios {
+            for usage in of(figures) {
+                let (calls, us) = (figures.per_job(Some(usage.calls)), figures.per_job(Some(usage.us)));
+                if calls.is_none_or(|calls| calls >= 0.005) || us.is_none_or(|us| us >= 0.005) {
+                    let each = usage.us as f64 / usage.calls as f64;
+                    let cells = [calls, Some(each), us].map(two_decimals);
+                    rows.push(
+                        [name.clone(), usage.name.clone(), usage.calls.to_string()]
+                            .into_iter()
+                            .chain(cells),
+                    );
+                }
+            }
+        }
+        let headings = ["SCENARIO", what, ">CALLS", ">CALLS/JOB", ">US/CALL", ">US/JOB"];
+        (!rows.is_empty()).then(|| table(&headings, rows))
+    }
+}
+
+fn two_decimals(figure: Option<f64>) -> String {
+    figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.2}"))
 }
 
 fn cpu_model(cpuinfo: &str) -> String {
@@ -235,29 +291,81 @@ fn cpu_model(cpuinfo: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    fn measured(jobs: u64) -> Figures {
+        let reading = |at, us, calls| Reading {
+            at,
+            cpu: CpuTime {
+                own_us: us,
+                broker_us: Some(us / 2),
+                redis_us: None,
+            },
+            commands: vec![Usage {
+                name: "evalsha".to_owned(),
+                calls,
+                us: calls * 20,
+            }],
+            scripts: Vec::new(),
+        };
+        let start = Instant::now();
+        Figures::between(
+            jobs,
+            &reading(start, 1_000, 10),
+            &reading(start + Duration::from_secs(2), 5_000, 110),
+        )
+    }
+
+    fn report(name: &str, figures: Figures) -> Report {
+        let mut report = Report::new(&GetBrokerInfoResponse::default(), 256);
+        report.add(name.to_owned(), figures);
+        report
+    }
+
+    fn rows<'a>(text: &'a str, name: &str) -> Vec<Vec<&'a str>> {
+        let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row.first() == Some(&name)).collect()
+    }
 
     #[test]
     fn figures_are_per_job_and_second() {
-        let cpu = CpuTime {
-            own_us: 3_000,
-            broker_us: Some(2_000),
-            redis_us: None,
-        };
-        let elapsed = Duration::from_secs(2);
-        let mut figures = Figures::new(1_000, elapsed, cpu);
+        let mut figures = measured(1_000);
         figures.redis_bytes = Some(250_000);
-        let mut report = Report::new(&GetBrokerInfoResponse::default(), 256);
-        report.add("life", figures);
-        let text = report.as_text();
+        let report = report("life", figures);
+        let text = report.as_text(true);
         assert!(
             text.ends_with("life: 250 bytes of Redis for each of 1000 waiting jobs"),
             "{text}"
         );
-        let row = text.lines().find(|line| line.starts_with("life ")).unwrap();
-        let row: Vec<_> = row.split_whitespace().collect();
-        assert_eq!(row, ["life", "1000", "2.0", "500", "3.00", "2.00", "-"]);
-        assert_eq!(report.as_json()["scenarios"][0]["jobs_per_second"], 500.0);
+        let expected = [
+            &["life", "1000", "2.0", "500", "4.00", "2.00", "-"][..],
+            &["life", "evalsha", "100", "0.10", "20.00", "2.00"],
+        ];
+        assert_eq!(rows(&text, "life"), expected, "{text}");
+        let json = &report.as_json()["scenarios"][0];
+        assert_eq!(json["jobs_per_second"], 500.0);
+        assert_eq!(json["cpu_cores"]["broker"], 0.001);
+        assert_eq!(json["redis_commands"][0]["us_per_job"], 2.0);
+    }
+
+    #[test]
+    fn idle_streams_have_no_figures_per_job() {
+        let mut figures = measured(0);
+        figures.streams = Some(Streams {
+            count: 10,
+            bytes: 50_000,
+        });
+        let report = report("subscribers", figures);
+        let text = report.as_text(false);
+        let expected = "10 idle streams for 2.0 s; the broker took 0.10 % of a core, Redis - %, and 5000 bytes";
+        assert!(text.contains(expected), "{text}");
+        assert_eq!(
+            rows(&text, "subscribers")[0],
+            ["subscribers", "0", "2.0", "-", "-", "-", "-"]
+        );
+        assert!(report.as_json()["scenarios"][0]["jobs_per_second"].is_null());
     }
 
     #[test]

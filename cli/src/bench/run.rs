@@ -2,24 +2,23 @@
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bananas_client::Client;
-use bytes::Bytes;
 use tokio::{
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{
-    BenchArgs, Scenario,
-    consume::consume,
-    cpu::Processes,
-    idle,
-    produce::{Counters, How, Load},
-    redis::used_memory,
+    BenchArgs, DELAY, DELAYED_RATE, IDLE_RATE, Scenario,
+    consume::{MAX_QUEUES, Stream, lease_and_ack},
+    meter::Meter,
+    produce::{Counters, How, Load, Start},
     report::Figures,
+    subscribers,
+    times::Times,
 };
 use crate::{
     args::Connection,
@@ -28,7 +27,10 @@ use crate::{
 
 /// A queue that does not get shorter for so long is not drained.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
-const BATCH_TO_FILL: usize = 500;
+const BATCH_TO_FILL: u64 = 500;
+/// Jobs that wait while others are worked on, and their bytes.
+const MAX_BACKLOG: u64 = 20_000;
+const MAX_BACKLOG_BYTES: u64 = 256 << 20;
 
 /// A scenario's surroundings.
 #[derive(Debug)]
@@ -37,153 +39,223 @@ pub(super) struct Bench {
     pub client: Client,
     pub queue: String,
     pub args: Arc<BenchArgs>,
-    pub processes: Processes,
+    pub meter: Meter,
+}
+
+/// Who takes the jobs.
+#[derive(Debug, Clone, Copy)]
+enum Workers {
+    /// One process: a stream, or as many as its queues need.
+    Streams,
+    /// So many, with a call for each step.
+    Calls(usize),
 }
 
 impl Bench {
     pub(super) async fn measure(&self, scenario: Scenario) -> Result<Figures> {
+        let args = &self.args;
+        let batches = self.load(How::Batches(args.batch));
+        let tasks = self.load(How::Tasks(args.tasks));
+        let in_flight = self.load(How::Tasks(args.in_flight));
         match scenario {
-            Scenario::Life => {
-                let how = How::Batches(self.args.batch);
-                self.whole_life(self.client.clone(), how).await
-            }
-            Scenario::Combine => self.whole_life(self.client.clone(), How::Tasks(self.args.tasks)).await,
+            Scenario::Life => self.whole_life(batches, Workers::Streams).await,
+            Scenario::Combine => self.whole_life(tasks, Workers::Streams).await,
             Scenario::UnaryLife => {
-                let how = How::Tasks(self.args.in_flight);
-                self.whole_life(self.one_by_one().await?, how).await
+                let load = self.one_by_one(in_flight).await?;
+                self.whole_life(load, Workers::Streams).await
             }
-            Scenario::Unary => {
-                let how = How::Tasks(self.args.in_flight);
-                self.enqueue_only(self.one_by_one().await?, how).await
+            Scenario::Calls => {
+                let load = self.one_by_one(tasks).await?;
+                self.whole_life(load, Workers::Calls(args.workers)).await
             }
-            Scenario::Batch => {
-                self.enqueue_only(self.client.clone(), How::Batches(self.args.batch))
-                    .await
-            }
+            Scenario::Unary => self.enqueue_only(self.one_by_one(in_flight).await?).await,
+            Scenario::Batch => self.enqueue_only(batches).await,
             Scenario::Drain => self.drain_only().await,
-            Scenario::Idle => idle::measure(self).await,
+            Scenario::Idle => {
+                let rate = Some(args.rate.unwrap_or(IDLE_RATE));
+                self.whole_life(Load { rate, ..tasks }, Workers::Streams).await
+            }
+            Scenario::Delayed => {
+                let load = Load {
+                    rate: Some(args.rate.unwrap_or(DELAYED_RATE)),
+                    start: Start::After(args.delay.unwrap_or(DELAY)),
+                    ..tasks
+                };
+                self.whole_life(load, Workers::Streams).await
+            }
+            Scenario::Subscribers => subscribers::measure(self).await,
             Scenario::Memory => self.memory().await,
+            Scenario::Spread => {
+                let load = Load {
+                    queues: (0..args.keys).map(|key| format!("{}-{key}", self.queue)).collect(),
+                    max_backlog: args.keys as u64,
+                    ..tasks
+                };
+                self.whole_life(load, Workers::Streams).await
+            }
         }
     }
 
-    /// A client that sends every job in a call of its own.
-    async fn one_by_one(&self) -> Result<Client> {
-        Ok(self.connection.builder().combine(false).connect().await?)
+    /// The same by a client that sends every job in a call of its own.
+    async fn one_by_one(&self, load: Load) -> Result<Load> {
+        let client = self.connection.builder().combine(false).connect().await?;
+        Ok(Load { client, ..load })
     }
 
-    fn load(&self, client: Client, how: How, max_jobs: u64, consumed: bool) -> Load {
-        let payload = Bytes::from(vec![7; self.args.payload]);
+    fn load(&self, how: How) -> Load {
         Load {
-            client,
-            queue: self.queue.clone(),
-            payload,
+            client: self.client.clone(),
+            queues: [self.queue.clone()].into(),
+            payload_bytes: self.args.payload,
             how,
-            max_jobs,
-            consumed,
+            start: Start::Now,
+            rate: self.args.rate,
+            max_jobs: u64::MAX,
+            max_backlog: MAX_BACKLOG.min(MAX_BACKLOG_BYTES / self.args.payload as u64),
         }
     }
 
-    fn consumer(&self, counters: &Arc<Counters>) -> JoinHandle<Result> {
-        tokio::spawn(consume(
-            self.client.clone(),
-            self.queue.clone(),
-            self.args.window,
-            counters.clone(),
-            |_| {},
-        ))
+    /// Runs until it is aborted; ends before only if one of the workers does.
+    fn workers(&self, workers: Workers, queues: &[String], counters: &Arc<Counters>) -> JoinHandle<Result> {
+        let mut running: JoinSet<Result> = JoinSet::new();
+        match workers {
+            Workers::Streams => {
+                for queues in queues.chunks(MAX_QUEUES) {
+                    let (client, window, counters) = (self.client.clone(), self.args.window, counters.clone());
+                    let queues = queues.to_vec();
+                    running.spawn(async move { Stream::open(&client, &queues, window).await?.work(counters).await });
+                }
+            }
+            Workers::Calls(count) => {
+                for _ in 0..count {
+                    running.spawn(lease_and_ack(self.client.clone(), queues.to_vec(), counters.clone()));
+                }
+            }
+        }
+        tokio::spawn(async move {
+            match running.join_next().await {
+                Some(ended) => ended.map_err(Failure::of_task)?,
+                None => Ok(()),
+            }
+        })
     }
 
-    async fn whole_life(&self, client: Client, how: How) -> Result<Figures> {
-        let counters = Arc::new(Counters::default());
-        let mut consumer = self.consumer(&counters);
-        let load = self.load(client, how, u64::MAX, true);
+    async fn whole_life(&self, load: Load, workers: Workers) -> Result<Figures> {
+        let counters = Counters::of(&load);
+        let mut workers = self.workers(workers, &load.queues, &counters);
+        let ahead = match load.start {
+            Start::After(delay) => delay,
+            _ => Duration::ZERO,
+        };
         let producers = tokio::spawn(load.run(counters.clone()));
-        sleep(self.args.warmup).await;
-        let (before, start, settled) = (self.processes.now()?, Instant::now(), counters.settled.load(Relaxed));
+        sleep(self.args.warmup + ahead).await;
+        let before = self.meter.read().await?;
+        let settled = counters.settled.load(Relaxed);
+        if let Some(times) = &counters.times {
+            times.begin();
+        }
         sleep(self.args.duration).await;
-        let (jobs, elapsed) = (counters.settled.load(Relaxed) - settled, start.elapsed());
-        let cpu = self.processes.now()?.since(before);
+        let after = self.meter.read().await?;
+        let jobs = counters.settled.load(Relaxed) - settled;
         counters.stop();
-        joined(producers).await?;
-        self.until_settled(&counters, counters.enqueued.load(Relaxed), &mut consumer)
-            .await?;
-        consumer.abort();
-        Ok(Figures::new(jobs, elapsed, cpu))
+        producers.await.map_err(Failure::of_task)??;
+        self.until_settled(&counters, &mut workers).await?;
+        workers.abort();
+        let mut figures = Figures::between(jobs, &before, &after);
+        figures.due_to_worker = counters.times.as_ref().map(Times::to_worker);
+        figures.due_to_stored = counters.times.as_ref().map(Times::to_stored);
+        Ok(figures)
     }
 
-    async fn enqueue_only(&self, client: Client, how: How) -> Result<Figures> {
-        let counters = Arc::new(Counters::default());
-        let load = self.load(client, how, self.args.jobs, false);
+    async fn enqueue_only(&self, load: Load) -> Result<Figures> {
+        let load = Load {
+            max_jobs: self.args.jobs,
+            max_backlog: u64::MAX,
+            ..load
+        };
+        let counters = Counters::of(&load);
+        let before = self.meter.read().await?;
         let mut producers = tokio::spawn(load.run(counters.clone()));
-        let (before, start) = (self.processes.now()?, Instant::now());
         let ended = tokio::select! {
             ended = &mut producers => Some(ended),
             () = sleep(self.args.duration) => None,
         };
-        let (jobs, elapsed) = (counters.enqueued.load(Relaxed), start.elapsed());
-        let cpu = self.processes.now()?.since(before);
+        let after = self.meter.read().await?;
+        let jobs = counters.enqueued.load(Relaxed);
         counters.stop();
-        match ended {
-            Some(ended) => ended.map_err(|error| Failure::new(Exit::Failure, error.to_string()))??,
-            None => joined(producers).await?,
-        }
-        let mut consumer = self.consumer(&counters);
-        self.until_settled(&counters, counters.enqueued.load(Relaxed), &mut consumer)
-            .await?;
-        consumer.abort();
-        Ok(Figures::new(jobs, elapsed, cpu))
+        let ended = match ended {
+            Some(ended) => ended,
+            None => producers.await,
+        };
+        ended.map_err(Failure::of_task)??;
+        self.empty(&counters).await?;
+        let mut figures = Figures::between(jobs, &before, &after);
+        figures.due_to_stored = counters.times.as_ref().map(Times::to_stored);
+        Ok(figures)
     }
 
     /// Puts as many jobs as --jobs says into the queue.
-    async fn filled(&self) -> Result<Arc<Counters>> {
-        let counters = Arc::new(Counters::default());
-        let fill = self.load(self.client.clone(), How::Batches(BATCH_TO_FILL), self.args.jobs, false);
-        fill.run(counters.clone()).await?;
+    async fn filled(&self, start: Start) -> Result<Arc<Counters>> {
+        let load = Load {
+            start,
+            rate: None,
+            max_jobs: self.args.jobs,
+            max_backlog: u64::MAX,
+            ..self.load(How::Batches(BATCH_TO_FILL.min(self.args.jobs) as usize))
+        };
+        let counters = Counters::of(&load);
+        load.run(counters.clone()).await?;
         Ok(counters)
+    }
+
+    /// Has everything settled that was enqueued.
+    async fn empty(&self, counters: &Arc<Counters>) -> Result {
+        let mut workers = self.workers(Workers::Streams, std::slice::from_ref(&self.queue), counters);
+        self.until_settled(counters, &mut workers).await?;
+        workers.abort();
+        Ok(())
     }
 
     /// How much memory a waiting job takes.
     async fn memory(&self) -> Result<Figures> {
-        let redis = self.args.redis_url.as_deref().unwrap_or_default();
-        let (before, start, empty) = (self.processes.now()?, Instant::now(), used_memory(redis)?);
-        let counters = self.filled().await?;
-        let full = used_memory(redis)?;
-        let (jobs, elapsed) = (counters.enqueued.load(Relaxed), start.elapsed());
-        let cpu = self.processes.now()?.since(before);
-        let mut consumer = self.consumer(&counters);
-        self.until_settled(&counters, jobs, &mut consumer).await?;
-        consumer.abort();
-        let mut figures = Figures::new(jobs, elapsed, cpu);
+        let empty = self.meter.redis_bytes()?;
+        let before = self.meter.read().await?;
+        let counters = self.filled(Start::Now).await?;
+        let after = self.meter.read().await?;
+        let full = self.meter.redis_bytes()?;
+        self.empty(&counters).await?;
+        let mut figures = Figures::between(counters.enqueued.load(Relaxed), &before, &after);
         figures.redis_bytes = Some(full.saturating_sub(empty));
         Ok(figures)
     }
 
     async fn drain_only(&self) -> Result<Figures> {
-        let counters = self.filled().await?;
-        let (before, start) = (self.processes.now()?, Instant::now());
-        let jobs = counters.enqueued.load(Relaxed);
-        let mut consumer = self.consumer(&counters);
-        self.until_settled(&counters, jobs, &mut consumer).await?;
-        let elapsed = start.elapsed();
-        let cpu = self.processes.now()?.since(before);
-        consumer.abort();
-        Ok(Figures::new(jobs, elapsed, cpu))
+        let run_at = self.args.delay.map(|delay| SystemTime::now() + delay);
+        let counters = self.filled(run_at.map_or(Start::Now, Start::At)).await?;
+        if let Some(run_at) = run_at {
+            let left = run_at.duration_since(SystemTime::now()).map_err(|_| {
+                let text = "the jobs were due before all of them were enqueued; a longer --delay gives more time";
+                Failure::new(Exit::Failure, text)
+            })?;
+            sleep(left).await;
+        }
+        let before = self.meter.read().await?;
+        self.empty(&counters).await?;
+        let after = self.meter.read().await?;
+        Ok(Figures::between(counters.settled.load(Relaxed), &before, &after))
     }
 
-    /// Returns when so many jobs are settled. Fails as the consumer does, or if nothing moves.
-    pub(super) async fn until_settled(
-        &self,
-        counters: &Counters,
-        jobs: u64,
-        consumer: &mut JoinHandle<Result>,
-    ) -> Result {
+    /// Returns when everything that was enqueued is settled. Fails as the workers do, or if nothing moves.
+    async fn until_settled(&self, counters: &Counters, workers: &mut JoinHandle<Result>) -> Result {
+        let jobs = counters.enqueued.load(Relaxed);
+        let stuck_after = STUCK_AFTER + self.args.delay.unwrap_or(DELAY);
         let mut looks = interval(Duration::from_millis(1));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut since) = (0, Instant::now());
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
-                ended = &mut *consumer => ended.map_err(|error| Failure::new(Exit::Failure, error.to_string()))??,
+                ended = &mut *workers => ended.map_err(Failure::of_task)??,
             }
             let settled = counters.settled.load(Relaxed);
             if settled >= jobs {
@@ -192,15 +264,10 @@ impl Bench {
             if settled != last {
                 (last, since) = (settled, Instant::now());
             }
-            if since.elapsed() > STUCK_AFTER {
+            if since.elapsed() > stuck_after {
                 let text = format!("only {settled} of {jobs} jobs of {} were settled", self.queue);
                 return Err(Failure::new(Exit::Failure, text));
             }
         }
     }
-}
-
-async fn joined(task: JoinHandle<Result>) -> Result {
-    task.await
-        .map_err(|error| Failure::new(Exit::Failure, error.to_string()))?
 }

@@ -1,15 +1,8 @@
-//! CPU time of processes, from /proc.
+//! CPU time and memory of processes, from /proc.
 
 use std::fs;
 
 use crate::exit::{Failure, Result};
-
-/// The processes whose CPU time counts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Processes {
-    broker: Option<u32>,
-    redis: Option<u32>,
-}
 
 /// Microseconds of CPU time; None where no process was named.
 #[allow(clippy::struct_field_names, reason = "units last")]
@@ -20,25 +13,17 @@ pub(super) struct CpuTime {
     pub redis_us: Option<u64>,
 }
 
-impl Processes {
-    /// Fails if one of them cannot be read.
-    pub(super) fn new(broker: Option<u32>, redis: Option<u32>) -> Result<Self> {
-        let processes = Self { broker, redis };
-        processes.now()?;
-        Ok(processes)
-    }
-
-    pub(super) fn now(self) -> Result<CpuTime> {
+impl CpuTime {
+    /// Until now. Fails if one of the processes cannot be read.
+    pub(super) fn now(broker: Option<u32>, redis: Option<u32>) -> Result<Self> {
         let of = |pid: Option<u32>| pid.map(|pid| used_us(&pid.to_string())).transpose();
-        Ok(CpuTime {
+        Ok(Self {
             own_us: used_us("self")?,
-            broker_us: of(self.broker)?,
-            redis_us: of(self.redis)?,
+            broker_us: of(broker)?,
+            redis_us: of(redis)?,
         })
     }
-}
 
-impl CpuTime {
     pub(super) fn since(self, before: Self) -> Self {
         let minus = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         Self {
@@ -54,6 +39,18 @@ fn used_us(pid: &str) -> Result<u64> {
     let text = fs::read_to_string(&path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
     let ticks = ticks(&text).ok_or_else(|| Failure::usage(format!("{path}: not as expected")))?;
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// What of its memory is in RAM.
+pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/statm");
+    let text = fs::read_to_string(&path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
+    let pages = text
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
+    let pages = pages.ok_or_else(|| Failure::usage(format!("{path}: not as expected")))?;
+    Ok(pages * rustix::param::page_size() as u64)
 }
 
 /// User and system time: fields 14 and 15, counted after the name, which may contain anything.
@@ -74,5 +71,10 @@ mod tests {
         assert_eq!(ticks(stat), Some(300));
         assert_eq!(ticks("garbage"), None);
         assert!(used_us("self").is_ok());
+    }
+
+    #[test]
+    fn this_program_takes_memory() {
+        assert!(resident_bytes(std::process::id()).unwrap() > 0);
     }
 }

@@ -1,0 +1,73 @@
+//! What streams cost the broker that have nothing to do.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::{
+    consume::Stream,
+    produce::Counters,
+    report::{Figures, Streams},
+    run::Bench,
+};
+use crate::exit::{Exit, Failure, Result};
+
+/// Opens --streams streams and watches the broker keep them.
+pub(super) async fn measure(bench: &Bench) -> Result<Figures> {
+    let args = &bench.args;
+    let empty = bench.meter.broker_bytes()?;
+    let mut clients = Vec::new();
+    for _ in 0..args.connections {
+        clients.push(bench.connection.builder().connect().await?);
+    }
+    let counters = Arc::new(Counters::default());
+    let mut working = JoinSet::new();
+    let mut heartbeat = Duration::ZERO;
+    for i in 0..args.streams {
+        let queues = [format!("{}-{}", bench.queue, i % args.selectors)];
+        let opening = Stream::open(&clients[i % clients.len()], &queues, args.window);
+        // A broker takes so many streams on a connection, and the next one waits without a word.
+        let Ok(stream) = timeout(bench.connection.timeout, opening).await else {
+            let text = format!("only {i} streams could be opened; more --connections carry more");
+            return Err(Failure::new(Exit::Unavailable, text));
+        };
+        let stream = stream?;
+        heartbeat = stream.heartbeat;
+        working.spawn(stream.work(counters.clone()));
+    }
+    sleep(args.warmup).await;
+    let before = bench.meter.read().await?;
+    tokio::select! {
+        () = sleep(whole_heartbeats(args.duration, heartbeat)) => {}
+        Some(ended) = working.join_next() => ended.map_err(Failure::of_task)??,
+    }
+    let after = bench.meter.read().await?;
+    let mut figures = Figures::between(0, &before, &after);
+    figures.streams = Some(Streams {
+        count: args.streams,
+        bytes: bench.meter.broker_bytes()?.saturating_sub(empty),
+    });
+    Ok(figures)
+}
+
+/// As long as asked, but so that every stream has beaten equally often.
+fn whole_heartbeats(duration: Duration, heartbeat: Duration) -> Duration {
+    let beats = duration.as_nanos().div_ceil(heartbeat.as_nanos().max(1));
+    heartbeat * u32::try_from(beats.max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_streams_are_watched_for_whole_heartbeats() {
+        let seconds = Duration::from_secs;
+        for (asked, heartbeat, watched) in [(3, 10, 10), (10, 10, 10), (11, 10, 20), (0, 1, 1)] {
+            assert_eq!(whole_heartbeats(seconds(asked), seconds(heartbeat)), seconds(watched));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""`make bench`: the standard set of `bananas bench` beside a reliable queue on plain Redis lists, interleaved, medians of several rounds.
+
+Every single measurement has a Redis, and a broker if it needs one, of its own: scripts/bench.sh. Needs nothing but the standard library.
+
+ROUNDS=3      how often everything is measured
+DURATION=3    seconds of each measurement, after one second to warm up
+REDIS_AOF=    everysec (default), always or no
+OUT=          a file for all figures as JSON
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROUNDS = int(os.environ.get("ROUNDS") or 3)
+DURATION = float(os.environ.get("DURATION") or 3)
+AOF = os.environ.get("REDIS_AOF") or "everysec"
+OUT = os.environ.get("OUT")
+
+# In this order, so that what is compared with each other is measured within seconds.
+RUNS = [
+    "life",
+    "direct life",
+    "combine",
+    "direct life-pipelined",
+    "unary-life",
+    "batch",
+    "drain",
+    "idle",
+    "memory",
+    "delayed",
+    "subscribers",
+]
+LIVES = ["life", "combine", "unary-life"]
+DIRECT = [run for run in RUNS if run.startswith("direct ")]
+
+
+def main():
+    rounds = []
+    for number in range(1, ROUNDS + 1):
+        rounds.append({})
+        for run in RUNS:
+            print(f"round {number} of {ROUNDS}: {run}", file=sys.stderr)
+            rounds[-1][run] = measure(run)
+    first = rounds[0]["life"]["report"]
+    figures = {run: gathered([each[run]["figures"] for each in rounds]) for run in RUNS}
+    ratios = {
+        life: {direct: spread([rate(each[life]) / rate(each[direct]) for each in rounds]) for direct in DIRECT}
+        for life in LIVES
+    }
+    print(head(first))
+    print()
+    print(throughput(figures))
+    print()
+    print(times_direct(ratios))
+    print()
+    print(latencies(figures))
+    print()
+    print(costs(figures))
+    if OUT:
+        about = {name: first[name] for name in ["machine", "versions", "optimised_build", "payload_bytes"]}
+        about |= {"append_only_file": AOF, "rounds": ROUNDS, "seconds_each": DURATION}
+        Path(OUT).write_text(json.dumps(about | {"times_direct": ratios, "scenarios": figures}, indent=2) + "\n")
+
+
+def measure(run):
+    """One scenario, once."""
+    options = ["--seconds", str(DURATION)] if run in DIRECT else ["--output", "json", "--duration", f"{round(DURATION * 1000)}ms"]
+    command = [Path(__file__).with_name("bench.sh"), *run.split(), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"{run}: exit {done.returncode}\n{done.stderr}")
+    report = json.loads(done.stdout)
+    return {"report": report, "figures": flat(report if run in DIRECT else report["scenarios"][0])}
+
+
+def rate(measured):
+    return measured["figures"]["jobs_per_second"]
+
+
+def flat(value, path=""):
+    """Every number of a report under its path; an entry of a list is known by its name."""
+    if isinstance(value, list):
+        value = {entry["name"]: entry for entry in value}
+    if isinstance(value, dict):
+        inner = (flat(each, f"{path}.{name}" if path else name) for name, each in value.items())
+        return {name: number for part in inner for name, number in part.items()}
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {path: value} if is_number else {}
+
+
+def gathered(rounds):
+    """The median and the spread of every figure that each round has."""
+    return {name: spread([each[name] for each in rounds]) for name in rounds[0] if all(name in each for each in rounds)}
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "values": values}
+
+
+def shown(figure, digits=0, scale=1):
+    if figure is None:
+        return "-"
+    median, least, most = (f"{figure[name] * scale:,.{digits}f}" for name in ["median", "min", "max"])
+    return f"{median} ({least} to {most})"
+
+
+def median(figure, digits=2):
+    return "-" if figure is None else f"{figure['median']:.{digits}f}"
+
+
+def head(report):
+    machine, versions = report["machine"], report["versions"]
+    build = "" if report["optimised_build"] else " (NOT an optimised build)"
+    return (
+        f"{machine['cores']} cores, {machine['cpu']}, kernel {machine['kernel']}\n"
+        f"bananas {versions['bench']}{build}, broker {versions['broker']}, redis {versions['redis']}, append-only file: {AOF}\n"
+        f"payload {report['payload_bytes']} bytes; {DURATION:g} s each; median of {ROUNDS} rounds (least to most)"
+    )
+
+
+def throughput(figures):
+    rows = [["SCENARIO", "JOBS/S", "CPU US/JOB", "CLIENT", "BROKER", "REDIS"]]
+    for run in RUNS:
+        get = figures[run].get
+        if "jobs_per_second" not in figures[run] or run in ["idle", "delayed", "memory"]:
+            continue
+        cpu = [get(f"cpu_us_per_job.{name}") for name in ["bench", "client", "broker", "redis"]]
+        total = sum(each["median"] for each in cpu if each)
+        client = cpu[0] or cpu[1]
+        rows.append([run, shown(get("jobs_per_second")), f"{total:.2f}", *map(median, [client, *cpu[2:]])])
+    return table(rows)
+
+
+def times_direct(ratios):
+    rows = [["TIMES THE JOBS/S OF", *DIRECT]]
+    rows += [[life, *(shown(ratios[life][direct], 2) for direct in DIRECT)] for life in LIVES]
+    return table(rows)
+
+
+def latencies(figures):
+    rows = [["LATENCY FROM DUE, MS", "P50", "P99", "MAX"]]
+    for run in ["idle", "delayed"]:
+        get = figures[run].get
+        rows.append([f"{run}, to worker", *(shown(get(f"due_to_worker_us.{at}"), 2, 1e-3) for at in ["p50", "p99", "max"])])
+    return table(rows)
+
+
+def costs(figures):
+    idle, memory = figures["subscribers"].get, figures["memory"].get
+    streams = f"{idle('streams')['median']:.0f}"
+    return table(
+        [
+            [f"{streams} idle streams, % of a core of the broker", shown(idle("cpu_cores.broker"), 2, 100)],
+            [f"{streams} idle streams, bytes of the broker for each", shown(idle("broker_bytes_per_stream"))],
+            ["a waiting job, bytes of Redis, payload included", shown(memory("redis_bytes_per_job"))],
+        ]
+    )
+
+
+def table(rows):
+    """The first column is text, the others are aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:]))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
