@@ -1,0 +1,59 @@
+package load
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxBacklog: producers rest while so many jobs wait, as those of `bananas bench` do, so that a life is measured and not
+// the growth of a queue.
+const maxBacklog = 20_000
+
+// life measures the whole life of jobs that many goroutines enqueue one at a time, beside a worker in a process of its own.
+func life(ctx context.Context, queue Queue, duration time.Duration) (*Figures, error) {
+	worker, err := startWorker()
+	if err != nil {
+		return nil, err
+	}
+	var enqueued atomic.Int64
+	var stop atomic.Bool
+	failures := make(chan error, *InFlight)
+	var producers sync.WaitGroup
+	for range *InFlight {
+		producers.Go(func() {
+			for !stop.Load() {
+				if enqueued.Load()-worker.settled.Load() > maxBacklog {
+					time.Sleep(time.Millisecond)
+					continue
+				}
+				if err := queue.Enqueue(ctx, newPayload(0)); err != nil {
+					failures <- err
+					return
+				}
+				enqueued.Add(1)
+			}
+		})
+	}
+	time.Sleep(seconds(*warmupSeconds))
+	before, start, settled := cpuTime(worker.pid()), time.Now(), worker.settled.Load()
+	time.Sleep(duration)
+	figures := &Figures{
+		Jobs:    int(worker.settled.Load() - settled),
+		Seconds: time.Since(start).Seconds(),
+		CPU:     cpuTime(worker.pid()).since(before),
+	}
+	stop.Store(true)
+	producers.Wait()
+	select {
+	case err := <-failures:
+		return nil, err
+	default:
+	}
+	if err := worker.untilSettled(enqueued.Load()); err != nil {
+		return nil, err
+	}
+	_, err = worker.end()
+	return figures, err
+}
