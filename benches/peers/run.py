@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -95,6 +96,8 @@ def filesystem(path):
 
 
 def main():
+    # The servers end with us, however we end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = arguments()
     only = set(filter(None, chosen.only.split(",")))
     settings = Settings(

@@ -165,10 +165,9 @@ class BullMQ(RedisPeer):
     key = "bullmq"
     name = "BullMQ"
     settings = (
-        "W1 addBulk of 1,000 jobs, two in flight, then one Worker with concurrency 200; W2 50 promises that add one job each, concurrency 50;"
+        "W1 addBulk of 1,000 jobs, two in flight, then one Worker with concurrency 50; W2 50 promises that add one job at a time, concurrency 50;"
         " removeOnComplete; ioredis"
     )
-    drain_flags = ["--concurrency=200"]
 
     def program(self, settings):
         return ["node", HERE / "bullmq" / "main.js"]

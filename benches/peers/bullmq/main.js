@@ -7,9 +7,9 @@ const { cpuTime, cpuSince } = require('./cpu');
 const { BullQueue } = require('./queue');
 const { WorkerProcess, beWorker, newPayload } = require('./worker');
 
-// Producers rest while so many jobs wait, as those of `bananas bench` do, so that a life is measured and not the growth of
-// a queue.
-const MAX_BACKLOG = 20_000;
+// Producers rest while so many jobs wait, so that a life is measured and not the growth of a queue. Enough for the worker
+// never to wait, and little enough to be reached within the warm-up.
+const MAX_BACKLOG = 2_000;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -69,7 +69,7 @@ async function life(queue, seconds) {
   const oneProducer = async () => {
     while (!stop) {
       if (enqueued - worker.settled > MAX_BACKLOG) {
-        await sleep(1);
+        await worker.waitForMore();
         continue;
       }
       await queue.enqueue(plainPayload);

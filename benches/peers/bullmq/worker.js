@@ -4,7 +4,7 @@
 const { fork } = require('node:child_process');
 const { setTimeout: sleep } = require('node:timers/promises');
 
-const REPORT_EVERY_MS = 2;
+const REPORT_EVERY_MS = 5;
 // A worker that settles nothing for so long has failed.
 const STUCK_AFTER_MS = 30_000;
 
@@ -36,21 +36,35 @@ async function beWorker(queue, concurrency) {
 // The producer's side of it.
 class WorkerProcess {
   settled = 0;
+  waiting = [];
 
   // Returns when the worker works.
   async start(args) {
     this.child = fork(process.argv[1], args);
     this.pid = this.child.pid;
-    this.last = new Promise((resolve, reject) => {
+    this.ended = new Promise((_, reject) => {
       this.child.on('exit', () => reject(new Error('the worker ended')));
+    });
+    const last = new Promise((resolve) => {
       this.child.on('message', (message) => {
         this.settled = message.settled;
         this.ready = true;
+        this.waiting.splice(0).forEach((resume) => resume());
         if (message.last) resolve(message);
       });
     });
+    this.last = Promise.race([last, this.ended]);
+    // Whoever waits for the worker hears of it; nobody has to.
     this.last.catch(() => {});
-    while (!this.ready) await Promise.race([sleep(1), this.last]);
+    while (!this.ready) await Promise.race([sleep(1), this.ended]);
+  }
+
+  // Returns when the worker says that it has settled more.
+  waitForMore() {
+    const more = new Promise((resolve) => {
+      this.waiting.push(resolve);
+    });
+    return Promise.race([more, this.ended]);
   }
 
   // Waits for so many jobs, and fails if nothing moves.

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// maxBacklog: producers rest while so many jobs wait, as those of `bananas bench` do, so that a life is measured and not
-// the growth of a queue.
-const maxBacklog = 20_000
+// maxBacklog: producers rest while so many jobs wait, so that a life is measured and not the growth of a queue. Enough for
+// the worker never to wait, and little enough to be reached within the warm-up.
+const maxBacklog = 2_000
 
 // life measures the whole life of jobs that many goroutines enqueue one at a time, beside a worker in a process of its own.
 func life(ctx context.Context, queue Queue, duration time.Duration) (*Figures, error) {
@@ -24,8 +24,11 @@ func life(ctx context.Context, queue Queue, duration time.Duration) (*Figures, e
 	for range *InFlight {
 		producers.Go(func() {
 			for !stop.Load() {
-				if enqueued.Load()-worker.settled.Load() > maxBacklog {
-					time.Sleep(time.Millisecond)
+				if settled := worker.settled.Load(); enqueued.Load()-settled > maxBacklog {
+					if err := worker.waitForMore(settled); err != nil {
+						failures <- err
+						return
+					}
 					continue
 				}
 				if err := queue.Enqueue(ctx, newPayload(0)); err != nil {

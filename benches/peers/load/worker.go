@@ -14,7 +14,7 @@ import (
 )
 
 // reportEvery: how often a worker tells its producer how far it is.
-const reportEvery = 2 * time.Millisecond
+const reportEvery = 5 * time.Millisecond
 
 // stuckAfter: a worker that settles nothing for so long has failed.
 const stuckAfter = 30 * time.Second
@@ -73,6 +73,10 @@ type worker struct {
 	stdin   io.Closer
 	settled atomic.Int64
 	last    chan progress
+
+	lock  sync.Mutex
+	more  *sync.Cond
+	ended bool
 }
 
 // startWorker returns when the worker works.
@@ -92,16 +96,20 @@ func startWorker() (*worker, error) {
 		return nil, err
 	}
 	w := &worker{command: command, stdin: stdin, last: make(chan progress, 1)}
+	w.more = sync.NewCond(&w.lock)
 	ready := make(chan struct{})
 	go func() {
-		defer close(w.last)
+		defer w.hasEnded()
 		lines := json.NewDecoder(stdout)
 		for begun := false; ; begun = true {
 			var line progress
 			if lines.Decode(&line) != nil {
 				return
 			}
+			w.lock.Lock()
 			w.settled.Store(line.Settled)
+			w.more.Broadcast()
+			w.lock.Unlock()
 			if !begun {
 				close(ready)
 			}
@@ -121,6 +129,27 @@ func startWorker() (*worker, error) {
 }
 
 func (w *worker) pid() int { return w.command.Process.Pid }
+
+// waitForMore returns when the worker says that it has settled another number of jobs.
+func (w *worker) waitForMore(settled int64) error {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	for w.settled.Load() == settled {
+		if w.ended {
+			return errors.New("the worker ended")
+		}
+		w.more.Wait()
+	}
+	return nil
+}
+
+func (w *worker) hasEnded() {
+	w.lock.Lock()
+	defer w.lock.Unlock()
+	w.ended = true
+	w.more.Broadcast()
+	close(w.last)
+}
 
 // untilSettled waits for so many jobs, and fails if nothing moves.
 func (w *worker) untilSettled(jobs int64) error {
