@@ -26,7 +26,7 @@ def arguments():
     parser.add_argument("--runs", type=int, default=3, help="how often everything is measured (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs of the bulk workloads (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3, help="how long life and latency are measured (default: %(default)s)")
-    parser.add_argument("--warmup", type=float, default=1, help="seconds before those (default: %(default)s)")
+    parser.add_argument("--warmup", type=float, default=3, help="seconds before those, for compilers that learn as they go (default: %(default)s)")
     parser.add_argument("--payload", type=int, default=256, help="bytes of payload, at least 20 (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=200, help="latency: jobs per second (default: %(default)s)")
     parser.add_argument("--only", default="", help=f"some of {','.join(system.key for system in SYSTEMS)}, separated by commas")
