@@ -1,9 +1,9 @@
 # One entry for everything a developer does. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help dev test demo bench build fmt lint docs clean
+.PHONY: help dev test demo bench bench-peers build fmt lint docs clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: ## Start a broker with a private Redis on this machine, and say what to try next
 	@scripts/setup.sh redis
@@ -23,6 +23,11 @@ bench: ## Measure this machine beside a plain Redis queue (release build, Python
 	cargo build --locked --release -p bananas-broker -p bananas -p bananas-direct
 	@scripts/bench.sh $(ARGS)
 
+bench-peers: ## Measure BullMQ, asynq and NATS JetStream beside Bananas (ARGS="--help" for what can be set)
+	@scripts/setup.sh redis
+	cargo build --locked --release -p bananas-broker -p bananas
+	@scripts/bench-peers.sh $(ARGS)
+
 build: ## Build everything
 	cargo build --workspace --locked
 
@@ -38,4 +43,4 @@ docs: ## Build the API documentation of all crates
 
 clean: ## Remove what was built and downloaded
 	cargo clean
-	rm -rf .tools tests/node/node_modules tests/python/stubs
+	rm -rf .tools tests/node/node_modules benches/peers/bullmq/node_modules tests/python/stubs

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets the tools that building and testing need: redis-server into the system, everything else into .tools/. Safe to run again.
 #
-# usage: setup.sh PART...     parts: redis deny python grpcurl node
+# usage: setup.sh PART...     parts: redis deny python grpcurl node; for make bench-peers: bullmq gopeers nats
 # exit:  0 there it is; 3 the toolchain that it needs is absent, so its tests can be skipped; anything else: it failed
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -86,6 +86,32 @@ setup_node() {
   if ! have node || ! have npm; then absent "node or npm is absent"; fi
   (cd "$root/tests/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
   say "node $(node --version)"
+}
+
+setup_bullmq() {
+  if ! have node || ! have npm; then absent "node or npm is absent"; fi
+  (cd "$root/benches/peers/bullmq" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+}
+
+setup_gopeers() {
+  have go || absent "go is absent, and asynq and the client of NATS are written in it"
+  (cd "$root/benches/peers" && GOBIN=$tools/peers go install ./asynq ./nats)
+}
+
+# Unpacked, not installed: the package would start a server for the whole machine.
+setup_nats() {
+  local dir
+  if ! have nats-server; then
+    { have apt-get && have dpkg-deb; } || absent "nats-server is absent; install it to measure NATS too"
+    dir=$(mktemp -d)
+    if (cd "$dir" && { apt-get download nats-server || { as_root apt-get update && apt-get download nats-server; }; }) >/dev/null 2>&1; then
+      dpkg-deb -x "$dir"/nats-server_*.deb "$dir/unpacked"
+      mv "$dir/unpacked/usr/sbin/nats-server" "$tools/bin/" 2>/dev/null || mv "$dir/unpacked/usr/bin/nats-server" "$tools/bin/"
+    fi
+    rm -rf "$dir"
+    have nats-server || absent "there is no package nats-server; install it to measure NATS too"
+  fi
+  nats-server --version
 }
 
 mkdir -p "$tools/bin"

@@ -1,0 +1,35 @@
+"""The versions of everything that takes part."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def versions(settings):
+    """None stands for what is not there."""
+    modules = dict(re.findall(r"^\s*(\S+) (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE))
+    packages = json.loads((HERE / "bullmq" / "package-lock.json").read_text())["packages"]
+    return {
+        "bananas": said(settings.bananas_bin / "bananas-broker", "--version"),
+        "redis": said("redis-server", "--version"),
+        "nats-server": said("nats-server", "--version"),
+        "bullmq": packages["node_modules/bullmq"]["version"],
+        "ioredis": packages["node_modules/ioredis"]["version"],
+        "asynq": modules["github.com/hibiken/asynq"].lstrip("v"),
+        "nats.go": modules["github.com/nats-io/nats.go"].lstrip("v"),
+        "node": said("node", "--version"),
+        "go": said("go", "version"),
+    }
+
+
+def said(*command):
+    """The first thing that looks like a version in what a program says."""
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", text)
+    return found.group() if found else None
