@@ -199,7 +199,7 @@ pub(crate) async fn run(connection: &Connection, args: BenchArgs, output: Output
             connection: connection.clone(),
             client: client.clone(),
             // Never that of a run before, whatever became of it.
-            queue: format!("bench-{}", &JobId::random().to_string()[..8]),
+            queue: format!("bench-{}", &JobId::random().to_string()[28..]),
             args: args.clone(),
             meter: meter.clone(),
         };

@@ -63,7 +63,7 @@ macro_rules! mutants {
 
 mutants! {
     a_stale_ack_that_is_applied_is_caught:
-        "elseif value and (value == plain or sub(value, 1, 16) == nonce) then" => "elseif value then";
+        "if value and (value == plain or sub(value, 1, 16) == nonce) then" => "if value then";
     a_stale_nack_that_is_applied_is_caught:
         "sub(value, 1, 16) ~= nonce or seen[id]" => "seen[id]";
     a_stale_extension_that_is_applied_is_caught:

@@ -18,6 +18,8 @@ use crate::exit::{Exit, Failure, Result};
 
 /// An open loop ends when so many of its calls are under way: that is no rate for this machine.
 const MAX_CALLS: usize = 50_000;
+/// Calls with batches that are under way at once.
+const BATCHES_IN_FLIGHT: usize = 4;
 /// Sleeping is only this exact; the rest is spent turning.
 const SLEEP_ERROR: Duration = Duration::from_micros(150);
 const MAX_TICKS_PER_SECOND: u32 = 1000;
@@ -49,7 +51,7 @@ impl Counters {
 /// How jobs are enqueued.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum How {
-    /// Calls of so many jobs; in a closed loop two at a time.
+    /// Calls of so many jobs; in a closed loop [`BATCHES_IN_FLIGHT`] at a time.
     Batches(usize),
     /// Calls of one job; in a closed loop by so many tasks.
     Tasks(usize),
@@ -93,7 +95,7 @@ impl Load {
 
     async fn closed_loop(self: Arc<Self>, counters: &Arc<Counters>) -> Result {
         let tasks = match self.how {
-            How::Batches(_) => 2,
+            How::Batches(_) => BATCHES_IN_FLIGHT,
             How::Tasks(tasks) => tasks,
         };
         let payload = Bytes::from(vec![7; self.payload_bytes]);

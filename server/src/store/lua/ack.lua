@@ -28,21 +28,18 @@ for _, run in ipairs(runs) do
   local plain
   for k = run.first, run.last do
     local id, value = ids[k], values[k]
-    if value and seen[id] == nonce then
-      codes[#codes + 1] = k
-      codes[#codes + 1] = 1
-    elseif value and (value == plain or sub(value, 1, 16) == nonce) then
-      seen[id] = nonce
+    if value and (value == plain or sub(value, 1, 16) == nonce) then
+      local flags = value == plain and 0 or byte(value, 23)
+      if flags == 0 then plain = value end
       n = n + 1
       done[n] = id
       memory[2 * n - 1], memory[2 * n] = id, remember
-      local flags = value == plain and 0 or byte(value, 23)
-      if flags == 0 then plain = value end
-      if flags > 0 or result_at then
+      if flags == 0 and not result_at then
+        bodies[#bodies + 1] = body_of .. id
+      elseif not seen[id] then
+        seen[id] = true
         kept[#kept + 1] = { id, flags, result_at and ARGV[result_at + (k - run.first) * 2] or '' }
         touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
-      else
-        bodies[#bodies + 1] = body_of .. id
       end
     else
       stale = stale or {}
@@ -83,7 +80,22 @@ for _, job in ipairs(kept) do
   keep_settled(id, STATE_SUCCEEDED, until_ms, fields)
 end
 call('ZREM', KEYS[3], unpack(done))
-call('HDEL', KEYS[2], unpack(done))
+if call('HDEL', KEYS[2], unpack(done)) < n then
+  -- The same lease more than once in this call: settled by the first.
+  local settled = {}
+  for _, run in ipairs(runs) do
+    for k = run.first, run.last do
+      local value = values[k]
+      if value and sub(value, 1, 16) == run.nonce then
+        if settled[ids[k]] then
+          codes[#codes + 1] = k
+          codes[#codes + 1] = 1
+        end
+        settled[ids[k]] = true
+      end
+    end
+  end
+end
 if #bodies > 0 then call('UNLINK', unpack(bodies)) end
 tell_waiters(meta[3], done)
 return { now, codes }
