@@ -21,7 +21,7 @@
 //! | `wt` | zset | ids that somebody waits for, by until when |
 //! | `rq:<request id>` | hash | leases of a Lease call with a request id; expires after a minute |
 //! | `m` | hash | paused `pa ep pr pt`, dedupe generation `dg` since `ds`, somebody waits until `w` |
-//! | `w` | channel | wake-ups: store/signal.rs |
+//! | `w` | channel | wake-ups: store/signal.rs; `w<broker>` counts whether that broker listens |
 //!
 //! Beside the queues: `<prefix>:queues` (zset, names of all queues), `<prefix>:brokers` (zset, brokers by last sign of life) and
 //! `<prefix>:broker:<id>` (hash, the streams of one broker; expires).

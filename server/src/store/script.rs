@@ -88,7 +88,7 @@ impl Script {
     fn new(name: &'static str, shebang: &str, verb: &str, cluster: bool) -> Self {
         let text = |source| stripped(source, cluster);
         let verb = text(verb);
-        let text = format!("{shebang}{}{}{verb}", prelude(), used_parts(&text(LIB), &verb));
+        let text = format!("{shebang}{}{}{verb}", prelude(cluster), used_parts(&text(LIB), &verb));
         let sha = redis::Script::new(&text).get_hash().to_owned();
         Self { name, text, sha }
     }
@@ -161,7 +161,7 @@ fn observe(timer: &Arc<Histogram>, started: std::time::Instant) {
 }
 
 /// The words that Lua takes over from Rust.
-fn prelude() -> String {
+fn prelude(cluster: bool) -> String {
     let mut text = String::new();
     let mut word = |name: &str, value: &dyn std::fmt::Display| {
         let _ = writeln!(text, "local {name} = {value}");
@@ -183,6 +183,7 @@ fn prelude() -> String {
     word("RETENTION_UNSET", &record::RETENTION_UNSET);
     word("LANES_PER_LOOK", &LANES_PER_LOOK);
     word("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
+    word("IN_CLUSTER", &cluster);
     word("NOBODY", &"'--------'");
     word("NO_JOB", &format!("'{}'", "-".repeat(NO_JOB_BYTES)));
     text

@@ -1,12 +1,20 @@
 //! What brokers tell each other over Redis pub/sub. A hint, never the truth: after a break everybody looks for himself.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Store;
 use crate::domain::JobId;
+
+/// A channel that nobody here cares for is listened to for so long: as a rule somebody comes back, and every change costs Redis a command.
+const LINGER: Duration = Duration::from_secs(10);
+/// How often channels are given up.
+const TIDY_EVERY: Duration = Duration::from_secs(2);
 
 /// A message on a queue's channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,13 +110,18 @@ async fn listen(
     mut asked: mpsc::UnboundedReceiver<Interest>,
     heard: mpsc::UnboundedSender<(String, Signal)>,
 ) {
-    let mut channels = std::collections::BTreeSet::new();
+    // A second channel for each, which only we listen to, tells the scripts that we are among the listeners of the first: both come and go in one command.
+    let both = |channel: &String| [channel.clone(), format!("{channel}{tag}")];
+    // Since when nobody has cared.
+    let mut channels: BTreeMap<String, Option<Instant>> = BTreeMap::new();
+    let mut tidy = tokio::time::interval(TIDY_EVERY);
+    tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut pause = Duration::from_millis(100);
     loop {
         let connected = async {
             let mut pubsub = endpoint.client()?.get_async_pubsub().await?;
-            for channel in &channels {
-                pubsub.subscribe(channel).await?;
+            for channel in channels.keys() {
+                pubsub.subscribe(&both(channel)).await?;
             }
             Ok::<_, redis::RedisError>(pubsub)
         };
@@ -120,7 +133,7 @@ async fn listen(
                 tokio::select! {
                     () = &mut wait => break,
                     ask = asked.recv() => match ask {
-                        Some(Interest::Listen(channel, _)) => { channels.insert(channel); }
+                        Some(Interest::Listen(channel, _)) => { channels.insert(channel, None); }
                         Some(Interest::Forget(channel)) => { channels.remove(&channel); }
                         None => return,
                     },
@@ -136,24 +149,25 @@ async fn listen(
         let (mut sink, mut stream) = pubsub.split();
         loop {
             tokio::select! {
-                ask = asked.recv() => {
-                    let done = match ask {
-                        Some(Interest::Listen(channel, sure)) => {
-                            let done = sink.subscribe(&channel).await;
-                            channels.insert(channel);
-                            if done.is_ok() {
-                                // Whoever asked may be gone.
-                                let _ = sure.send(());
-                            }
-                            done
+                ask = asked.recv() => match ask {
+                    Some(Interest::Listen(channel, sure)) => {
+                        let names = both(&channel);
+                        if channels.insert(channel, None).is_none() && sink.subscribe(&names).await.is_err() {
+                            break;
                         }
-                        Some(Interest::Forget(channel)) => {
-                            channels.remove(&channel);
-                            sink.unsubscribe(&channel).await
-                        }
-                        None => return,
-                    };
-                    if done.is_err() {
+                        // Whoever asked may be gone.
+                        let _ = sure.send(());
+                    }
+                    Some(Interest::Forget(channel)) => {
+                        channels.insert(channel, Some(Instant::now()));
+                    }
+                    None => return,
+                },
+                _ = tidy.tick() => {
+                    let is_over = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() > LINGER);
+                    let over: Vec<String> = channels.iter().filter(|(_, since)| is_over(since)).flat_map(|(channel, _)| both(channel)).collect();
+                    channels.retain(|_, since| !is_over(since));
+                    if !over.is_empty() && sink.unsubscribe(&over).await.is_err() {
                         break;
                     }
                 }

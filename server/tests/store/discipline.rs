@@ -58,6 +58,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("ZREMRANGEBYSCORE", true, Keys::First),
     // Its argument is a channel; subscribers of any node hear it.
     ("PUBLISH", false, Keys::None),
+    ("PUBSUB", false, Keys::None),
 ];
 
 #[derive(Clone, Copy)]

@@ -22,6 +22,7 @@ mod opening;
 mod outcomes;
 mod redis_process;
 mod settling;
+mod signalling;
 mod snapshot;
 mod space;
 mod upkeep;

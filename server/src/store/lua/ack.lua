@@ -7,10 +7,11 @@
 --         codes: 1 settled so before, 2 lease lost, 3 settled otherwise before
 -- MOVES  LEASED → SUCCEEDED
 local window_ms, success_retention = tonumber(ARGV[1]), tonumber(ARGV[2])
-local ids, runs, at = {}, {}, 3
+local ids, runs, at, results = {}, {}, 3, false
 while ARGV[at] do
   local stride, count, first = ARGV[at + 1] == 'r' and 2 or 1, tonumber(ARGV[at + 2]), #ids
   for k = 1, count do ids[first + k] = ARGV[at + 3 + (k - 1) * stride] end
+  results = results or stride == 2
   runs[#runs + 1] = { nonce = ARGV[at], first = first + 1, last = first + count, result_at = stride == 2 and at + 4 }
   at = at + 3 + count * stride
 end
@@ -34,13 +35,14 @@ for _, run in ipairs(runs) do
       n = n + 1
       done[n] = id
       memory[2 * n - 1], memory[2 * n] = id, remember
-      if flags == 0 and not result_at then
+      -- The same lease twice: the first counts. (Two plain ones do the same.)
+      if flags == 0 and not result_at and not seen[id] then
         bodies[#bodies + 1] = body_of .. id
       elseif not seen[id] then
-        seen[id] = true
         kept[#kept + 1] = { id, flags, result_at and ARGV[result_at + (k - run.first) * 2] or '' }
         touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
       end
+      if results or flags > 0 then seen[id] = true end
     else
       stale = stale or {}
       stale[#stale + 1] = { k, id, nonce }

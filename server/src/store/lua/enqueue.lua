@@ -110,7 +110,7 @@ for _, group in ipairs(groups) do
     local length = call('RPUSH', base .. 'r:' .. group.lane, unpack(entries))
     if length == #entries then
       call('ZADD', KEYS[2], lane_score(group.lane, now), group.lane)
-      tell('r' .. broker .. group.lane)
+      tell_others(broker, 'r' .. broker .. group.lane)
     end
   end
 end

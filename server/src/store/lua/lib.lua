@@ -56,6 +56,13 @@ local function read_head(id) return head_of(call('GETRANGE', base .. 'j' .. id, 
 
 local function tell(message) call('PUBLISH', base .. 'w', message) end
 
+-- Tells the other brokers, if one listens: a message that only we would hear costs us and Redis more than the rest of a small call. Who listens to a queue
+-- also listens to a channel of its own (signal.rs), so we know whether we are among the listeners. (A node of a Cluster counts only its own.)
+local function tell_others(broker, message)
+  local heard = IN_CLUSTER or call('PUBSUB', 'NUMSUB', base .. 'w', base .. 'w' .. broker)
+  if IN_CLUSTER or heard[2] > heard[4] then tell(message) end
+end
+
 -- Puts ids into their lanes, at the tail or one by one at the head, and tells sleepers, those of this broker too. `items` is a list of {id, flags, lane, ms};
 -- at the head all have the same time. Every lane must have been touched before the first write of the script.
 local function make_ready(items, at_head)
