@@ -272,6 +272,39 @@ async fn the_broker_keeps_the_leases_of_a_live_stream() {
     session.ack(&job.lease_token).await;
 }
 
+/// A job that is given back may come down the same stream again before the stream has heard that its first lease is over: the second lease is kept all the
+/// same, and no room is lost.
+#[tokio::test]
+async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
+    let (stand, api, key) = arranged("back-again").await;
+    let many = 20;
+    enqueue_many(&api, &key, many).await;
+    let request = Open {
+        lease_duration: Some(seconds(5)),
+        ..open(&key, 2 * many as u32)
+    };
+    let mut session = Session::open(&api, request).await.unwrap();
+    let mut jobs = session.collect_jobs(many).await;
+    let release = SettleNack {
+        action: NackAction::Release.into(),
+        ..SettleNack::default()
+    };
+    for _ in 0..40 {
+        for job in &jobs {
+            session.send_settle(vec![nack(&job.lease_token, release.clone())]).await;
+        }
+        jobs = session.collect_jobs(many).await;
+    }
+    let marker = unique_key("marker");
+    api.enqueued(&marker).await;
+    api.leased_for(&marker, Duration::from_secs(5)).await;
+    // Leased later and as long: when it is lost, so is every lease that nobody keeps.
+    assert_eq!(stand.other_api().leased(&marker).await.losses, 1);
+    for job in &jobs {
+        assert_eq!(api.get(&key, &job.job_id).await.unwrap().losses, 0);
+    }
+}
+
 #[tokio::test]
 async fn both_sides_hear_heartbeats_and_a_silent_worker_is_dropped() {
     let stand = hurried().await;

@@ -29,12 +29,10 @@ impl Session {
         // A stream of the same session at this broker is over as far as new jobs go, and lets go of these first.
         if let Some(before) = broker.sessions.get(&self.id) {
             before.stop_taking();
-            before.forget(
-                opening
-                    .held_tokens
-                    .iter()
-                    .filter_map(|token| Some(LeaseToken::decode(token).ok()?.job_id)),
-            );
+            before.forget(opening.held_tokens.iter().filter_map(|token| {
+                let token = LeaseToken::decode(token).ok()?;
+                Some((token.job_id, token.nonce))
+            }));
         }
         let extensions = opening
             .held_tokens
@@ -114,10 +112,9 @@ impl Session {
         }
         for (queue, items) in due {
             for some in items.chunks(MAX_GROUP_ITEMS) {
-                let ids: Vec<JobId> = some.iter().map(|item| item.job_id).collect();
                 let results = queue.extend.submit(some.to_vec()).all().await;
-                for (id, result) in ids.into_iter().zip(results) {
-                    self.renewed(id, result);
+                for (item, result) in some.iter().zip(results) {
+                    self.renewed(item.job_id, item.nonce, result);
                 }
             }
         }
@@ -126,10 +123,12 @@ impl Session {
         soonest.map(|soonest| soonest.max(Instant::now() + Duration::from_millis(200)))
     }
 
-    fn renewed(&self, id: JobId, result: Result<Extended, Error>) {
+    fn renewed(&self, id: JobId, nonce: Nonce, result: Result<Extended, Error>) {
         let now = Instant::now();
         let mut state = self.lock();
-        let Some(held) = state.held.get_mut(&id) else { return };
+        let Some(held) = state.held.get_mut(&id).filter(|held| held.nonce == nonce) else {
+            return;
+        };
         match result {
             Ok(extended) => {
                 held.deadline_ms = extended.deadline_ms;
@@ -152,7 +151,7 @@ impl Session {
                     lease_token: token,
                     reason: reason.to_owned(),
                 }));
-                self.forget(std::iter::once(id));
+                self.forget(std::iter::once((id, nonce)));
             }
             // Redis is away: again soon; the lease may outlive it.
             Err(_) => held.renew_at = now + Duration::from_secs(1),

@@ -100,7 +100,7 @@ impl Sessions {
             open.streams.clone()
         };
         if let Some(session) = streams.iter().find(|session| session.holds(token)) {
-            session.forget(std::iter::once(token.job_id));
+            session.forget(std::iter::once((token.job_id, token.nonce)));
         }
     }
 

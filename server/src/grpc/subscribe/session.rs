@@ -1,7 +1,7 @@
 //! One stream's side of the broker: what the worker holds, what it was told, and how much more it may get.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -173,6 +173,8 @@ impl Session {
         let was_empty = state.held.is_empty();
         let mut frame = Vec::with_capacity(delivery.jobs.len());
         let mut frame_bytes = 0;
+        // Room that is free again: nothing came of a job, or its lease took the place of one that is over and whose end nobody has told us yet.
+        let (mut free_jobs, mut free_bytes) = (0, 0);
         state.delivery += 1;
         for job in &delivery.jobs {
             let Some(LeasedJob {
@@ -182,10 +184,12 @@ impl Session {
             }) = leased::encode(&delivery, job, policy)
             else {
                 tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
+                free_jobs += 1;
+                free_bytes += job.record.len() as u64;
                 continue;
             };
             let number = state.delivery;
-            state.held.insert(
+            let before = state.held.insert(
                 job.job_id,
                 Held {
                     queue: delivery.queue.clone(),
@@ -199,6 +203,10 @@ impl Session {
                     cancelled: false,
                 },
             );
+            if let Some(before) = before {
+                free_jobs += 1;
+                free_bytes += before.bytes;
+            }
             frame_bytes += wire.len();
             frame.push(wire);
             if frame_bytes >= FRAME_BYTES {
@@ -219,6 +227,7 @@ impl Session {
             }));
         }
         drop(state);
+        self.taker().let_go(free_jobs, free_bytes);
         if was_empty {
             self.rouse.notify_one();
         }
@@ -256,21 +265,23 @@ impl Session {
 
     /// Takes note of settlements.
     pub(super) fn settled(&self, verdicts: &[Verdict]) {
-        let ids = verdicts
-            .iter()
-            .filter(|verdict| verdict.ended)
-            .filter_map(|verdict| Some(verdict.token.as_ref()?.job_id));
-        self.forget(ids);
+        let ended = verdicts.iter().filter(|verdict| verdict.ended);
+        self.forget(ended.filter_map(|verdict| {
+            let token = verdict.token.as_ref()?;
+            Some((token.job_id, token.nonce))
+        }));
     }
 
-    /// Does not hold these any more; there is room for others.
-    pub(super) fn forget(&self, ids: impl Iterator<Item = JobId>) {
+    /// Does not hold these leases any more; there is room for others. A job that was given back may be here again under another lease, which stays.
+    pub(super) fn forget(&self, leases: impl Iterator<Item = (JobId, Nonce)>) {
         let (mut jobs, mut bytes) = (0, 0);
         let mut state = self.lock();
-        for id in ids {
-            if let Some(held) = state.held.remove(&id) {
+        for (id, nonce) in leases {
+            if let Entry::Occupied(held) = state.held.entry(id)
+                && held.get().nonce == nonce
+            {
                 jobs += 1;
-                bytes += held.bytes;
+                bytes += held.remove().bytes;
             }
         }
         drop(state);
