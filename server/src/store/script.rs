@@ -18,6 +18,9 @@ const RECORD_HEAD_BYTES: usize = 4_400;
 /// A member of the deadlines that is no job; longer than the 64 bytes up to which Redis encodes a small sorted set as a list.
 const NO_JOB_BYTES: usize = 65;
 
+/// How often a call loads its script again before it gives up.
+const LOADS: usize = 5;
+
 const LIB: &str = include_str!("lua/lib.lua");
 
 /// One script.
@@ -136,13 +139,17 @@ impl Call<'_> {
         let timer = metrics.script_duration.get(self.script.name);
         let started = std::time::Instant::now();
         let mut result = link.run(&self.command, repeatable).await;
-        if matches!(
-            result,
-            Err(Error::StoreUnavailable {
-                what: "script not loaded",
-                ..
-            })
-        ) {
+        // Nothing was done, so it may always be run again; scripts may be flushed once more in between.
+        for _ in 0..LOADS {
+            if !matches!(
+                result,
+                Err(Error::StoreUnavailable {
+                    what: "script not loaded",
+                    ..
+                })
+            ) {
+                break;
+            }
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(&self.script.text);
             link.run(&load, true).await?;
