@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
-    commit::{Ack, Enqueue, Extend, Group, Nack, Pending},
+    commit::{Ack, Enqueue, Extend, Group, Lease, Nack, Pending},
     domain::{Error, JobId, Nonce, RoutingKey, record::priority},
     metrics::{Metrics, QueueMetrics},
     store::{Interest, Look, NackAction, NackItem, NackOutcome, QueueKeys, Store},
@@ -32,6 +32,7 @@ pub struct Queue {
     pub(crate) ack: Group<Ack>,
     pub(crate) nack: Group<Nack>,
     pub(crate) extend: Group<Extend>,
+    pub(crate) lease: Group<Lease>,
 }
 
 impl Queue {
@@ -164,6 +165,7 @@ impl Queues {
             ack: Group::new(queue.clone(), &self.metrics),
             nack: Group::new(queue.clone(), &self.metrics),
             extend: Group::new(queue.clone(), &self.metrics),
+            lease: Group::new(queue.clone(), &self.metrics),
         })
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     metrics::{Gauge, Histogram, Metrics},
     queue::Queue,
 };
-pub use operations::{Ack, Enqueue, Extend, Nack};
+pub use operations::{Ack, Enqueue, Extend, Lease, LeaseItem, Nack};
 
 /// Script calls of one operation and queue in flight at once: while Redis works on one, the next is on its way.
 const MAX_FLIGHTS: u8 = 2;

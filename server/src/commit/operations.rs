@@ -1,12 +1,21 @@
-//! The four operations that travel in groups.
+//! The operations that travel in groups.
 
 use std::collections::HashMap;
 
+use futures_util::future::join_all;
+
 use super::{Answers, Group, Operation};
 use crate::{
-    domain::Error,
+    domain::{
+        Error,
+        limits::{MAX_GROUP_BYTES, MAX_GROUP_ITEMS},
+    },
     queue::Queue,
-    store::{AckItem, EnqueueItem, Enqueued, ExtendItem, Extended, NackItem, NackOutcome, Settled, Start},
+    store::{
+        AckItem, Claim, EnqueueItem, Enqueued, ExtendItem, Extended, LeaseAsk, Look, MAX_CLAIMS, NackItem, NackOutcome,
+        Settled, Start,
+    },
+    wake::LaneFilter,
 };
 
 /// Storing jobs.
@@ -148,4 +157,75 @@ impl Operation for Extend {
     async fn run(queue: &Queue, items: &[&ExtendItem]) -> Result<Answers<Extended>, Error> {
         queue.store().extend(queue.keys(), items).await
     }
+}
+
+/// Looking for jobs, each caller for itself. (Those who wait for them share a selector.)
+#[derive(Debug)]
+pub struct Lease;
+
+/// Who looks, and for what.
+#[derive(Debug)]
+pub struct LeaseItem {
+    /// Priorities and types.
+    pub filter: LaneFilter,
+    /// How long the leases run.
+    pub lease_ms: u64,
+    /// Who wants how much.
+    pub claim: Claim,
+}
+
+impl Operation for Lease {
+    const NAME: &'static str = "look";
+    type Item = LeaseItem;
+    type Output = Look;
+
+    fn group(queue: &Queue) -> &Group<Self> {
+        &queue.lease
+    }
+
+    /// A look hands out no more than a group of jobs, to no more than so many.
+    fn bytes(item: &LeaseItem) -> usize {
+        (item.claim.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_CLAIMS)
+    }
+
+    async fn run(queue: &Queue, items: &[&LeaseItem]) -> Result<Answers<Look>, Error> {
+        // Callers who ask for the same share a script call; nearly always that is all of them.
+        let mut shared: Vec<Vec<usize>> = Vec::with_capacity(1);
+        for (index, item) in items.iter().enumerate() {
+            let same = |other: &LeaseItem| other.filter == item.filter && other.lease_ms == item.lease_ms;
+            match shared.iter_mut().find(|callers| same(items[callers[0]])) {
+                Some(callers) => callers.push(index),
+                None => shared.push(vec![index]),
+            }
+        }
+        let looks = join_all(shared.iter().map(|callers| look(queue, items, callers))).await;
+        let mut answers: Answers<Look> = items.iter().map(|_| Err(Error::ShuttingDown)).collect();
+        for (callers, look) in shared.into_iter().zip(looks) {
+            match look {
+                Ok(mut look) => {
+                    let hands = look.deal(callers.len());
+                    for (caller, jobs) in callers.into_iter().zip(hands) {
+                        answers[caller] = Ok(Look { jobs, ..look });
+                    }
+                }
+                Err(error) => callers.into_iter().for_each(|caller| answers[caller] = Err(error.clone())),
+            }
+        }
+        Ok(answers)
+    }
+}
+
+async fn look(queue: &Queue, items: &[&LeaseItem], callers: &[usize]) -> Result<Look, Error> {
+    let claims: Vec<Claim> = callers.iter().map(|&caller| items[caller].claim.clone()).collect();
+    let LeaseItem { filter, lease_ms, .. } = items[callers[0]];
+    let ask = LeaseAsk {
+        priorities: &filter.priorities,
+        job_types: &filter.job_types,
+        lease_ms: *lease_ms,
+        claims: &claims,
+        request: None,
+    };
+    let look = queue.store().lease(queue.keys(), &ask).await?;
+    queue.note_leased(&look);
+    Ok(look)
 }

@@ -15,11 +15,9 @@ use super::{Ask, Delivery, Dispatcher, Taker};
 use crate::{
     domain::{Error, limits::MAX_GROUP_ITEMS},
     queue::Queue,
-    store::{Claim, LeaseAsk, Look},
+    store::{Claim, LeaseAsk, Look, MAX_CLAIMS},
 };
 
-/// Takers that one look serves.
-const MAX_CLAIMS: usize = 64;
 /// Even without a signal, a look this often (give or take a fifth): signals may get lost.
 const SAFETY_POLL: Duration = Duration::from_secs(10);
 /// A selector that nobody uses stays for this long: callers that poll come back.
@@ -279,14 +277,9 @@ impl SelectorTask {
     }
 
     /// Hands every job to the taker of its claim. Jobs of a taker that is gone go back at once.
-    fn deal(queue: &Arc<Queue>, look: Look, claims: &mut [(Arc<Taker>, Claim)]) {
+    fn deal(queue: &Arc<Queue>, mut look: Look, claims: &mut [(Arc<Taker>, Claim)]) {
         queue.note_leased(&look);
-        let mut hands: Vec<Vec<_>> = claims.iter().map(|_| Vec::new()).collect();
-        for job in look.jobs {
-            if let Some(hand) = hands.get_mut(job.claim) {
-                hand.push(job);
-            }
-        }
+        let hands = look.deal(claims.len());
         for ((taker, claim), jobs) in claims.iter_mut().zip(hands) {
             if jobs.is_empty() {
                 continue;

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     broker::Broker,
+    commit::LeaseItem,
     dispatch::{Ask, Delivery, Taker},
     domain::{Error, JobId, limits as bound},
-    queue::Queue,
-    store::{Claim, LeaseAsk, Look},
+    store::{Claim, LeaseAsk},
     telemetry::propagation,
 };
 
@@ -106,8 +106,12 @@ impl LeaseCall {
         let mut room = self.max_bytes;
         for index in self.ask.order(0..self.ask.routing_keys.len()) {
             let queue = broker.queues.get(&self.ask.routing_keys[index]);
-            let look = self.look(&queue, left, room, got.deliveries.is_empty(), None).await;
-            let look = match look {
+            let item = LeaseItem {
+                filter: self.ask.filter.clone(),
+                lease_ms: self.ask.lease_ms,
+                claim: self.claim(left, room, got.deliveries.is_empty()),
+            };
+            let look = match queue.lease.submit(vec![item]).one().await {
                 Ok(look) => look,
                 // What earlier queues gave is not thrown away for the error of a later one.
                 Err(_) if !got.deliveries.is_empty() => break,
@@ -130,30 +134,13 @@ impl LeaseCall {
         self.wait(broker, gone, got.paused).await
     }
 
-    async fn look(
-        &self,
-        queue: &Queue,
-        jobs: u32,
-        room: u64,
-        alone: bool,
-        request: Option<(&str, &str)>,
-    ) -> Result<Look, Error> {
+    fn claim(&self, jobs: u32, room: u64, alone: bool) -> Claim {
         let room = room as i64;
-        let claims = [Claim {
+        Claim {
             holder: self.worker_id.clone(),
             jobs,
             room_bytes: if alone { room } else { -room },
-        }];
-        let ask = LeaseAsk {
-            priorities: &self.ask.filter.priorities,
-            job_types: &self.ask.filter.job_types,
-            lease_ms: self.ask.lease_ms,
-            claims: &claims,
-            request,
-        };
-        let look = queue.store().lease(queue.keys(), &ask).await?;
-        queue.note_leased(&look);
-        Ok(look)
+        }
     }
 
     async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Result<Got, Error> {
@@ -198,16 +185,20 @@ impl LeaseCall {
             .wakers()
             .on_lanes(self.ask.filter.clone(), Box::new(move || woken.notify_one()));
         let fingerprint = format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes);
-        let request = (self.request_id.as_deref().unwrap_or_default(), fingerprint.as_str());
+        let ask = LeaseAsk {
+            priorities: &self.ask.filter.priorities,
+            job_types: &self.ask.filter.job_types,
+            lease_ms: self.ask.lease_ms,
+            claims: &[self.claim(self.max_jobs, self.max_bytes, true)],
+            request: Some((self.request_id.as_deref().unwrap_or_default(), &fingerprint)),
+        };
         let mut listening = Some(listening);
         let result = loop {
-            let look = match self
-                .look(&queue, self.max_jobs, self.max_bytes, true, Some(request))
-                .await
-            {
+            let look = match queue.store().lease(queue.keys(), &ask).await {
                 Ok(look) => look,
                 Err(error) => break Err(error),
             };
+            queue.note_leased(&look);
             let paused = look.paused;
             let due = look
                 .next_due_ms

@@ -55,7 +55,7 @@ pub struct Leased {
 }
 
 /// What one look at a queue found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Look {
     /// When, in microseconds, by the clock of Redis.
     pub now_us: u64,
@@ -71,6 +71,22 @@ pub struct Look {
     pub more: bool,
     /// Jobs that were set aside because they could not be read.
     pub quarantined: usize,
+}
+
+/// Claims of one look.
+pub const MAX_CLAIMS: usize = 64;
+
+impl Look {
+    /// The jobs, by claim; none are left in the look.
+    pub fn deal(&mut self, claims: usize) -> Vec<Vec<Leased>> {
+        let mut hands: Vec<Vec<Leased>> = vec![Vec::new(); claims];
+        for job in self.jobs.drain(..) {
+            if let Some(hand) = hands.get_mut(job.claim) {
+                hand.push(job);
+            }
+        }
+        hands
+    }
 }
 
 /// Holders are padded to this many characters, so that a lease value has more than 64 bytes: below that, Redis keeps a hash of up to 512 entries as a

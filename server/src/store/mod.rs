@@ -24,7 +24,7 @@ pub use enqueue::{EnqueueItem, Enqueued, Start, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;
-pub use lease::{Claim, LeaseAsk, Leased, Look};
+pub use lease::{Claim, LeaseAsk, Leased, Look, MAX_CLAIMS};
 pub use queue::{LaneCount, QueueCounts};
 pub use settle::{AckItem, ExtendItem, Extended, NackAction, NackItem, NackOutcome, Settled};
 pub use signal::{Interest, Signal, Signals};
