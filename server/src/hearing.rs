@@ -21,7 +21,7 @@ pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(Str
         match signal {
             // Our own enqueues have woken our own sleepers already.
             Signal::LaneReady { by_us: true, .. } | Signal::Missed => {}
-            Signal::LaneReady { priority, job_type, .. } => queue.wakers().lane_ready(priority, &job_type),
+            Signal::LaneReady { priority, job_type, .. } => queue.wakers().lane_ready(priority, &job_type, None),
             Signal::DueEarlier(_) => queue.wakers().due_earlier(),
             Signal::Settled(job) => queue.wakers().settled(job),
             Signal::Cancel { job_id, grace, reason } => broker.sessions.cancel(job_id, grace, &reason),

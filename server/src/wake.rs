@@ -30,8 +30,11 @@ impl LaneFilter {
     }
 }
 
+/// When something happened, in microseconds, by the clock of Redis: a look from after that has seen it. `None`: look in any case.
+pub type When = Option<u64>;
+
 /// Called when there may be a job, or an earlier time to look for one: look. Must not block.
-pub type Callback = Box<dyn Fn() + Send + Sync>;
+pub type Callback = Box<dyn Fn(When) + Send + Sync>;
 
 /// The sleepers of one queue.
 pub struct Wakers {
@@ -103,11 +106,11 @@ impl Wakers {
         }
     }
 
-    /// There is a job in this lane.
-    pub fn lane_ready(&self, priority: u8, job_type: &str) {
+    /// There is a job in this lane, or will be at once.
+    pub fn lane_ready(&self, priority: u8, job_type: &str, when: When) {
         for (filter, callback) in self.lock().lanes.values() {
             if filter.wants(priority, job_type) {
-                callback();
+                callback(when);
             }
         }
     }
@@ -115,7 +118,7 @@ impl Wakers {
     /// A scheduled job falls due earlier than anybody knew: the next look says when.
     pub fn due_earlier(&self) {
         for (_, callback) in self.lock().lanes.values() {
-            callback();
+            callback(None);
         }
     }
 
@@ -130,7 +133,7 @@ impl Wakers {
     pub fn missed(&self) {
         let sleepers = self.lock();
         for (_, callback) in sleepers.lanes.values() {
-            callback();
+            callback(None);
         }
         for (_, notify) in sleepers.jobs.values() {
             notify.notify_waiters();
@@ -187,7 +190,7 @@ mod tests {
         };
         let (id, _listening) = wakers.on_lanes(
             filter,
-            Box::new(move || {
+            Box::new(move |_| {
                 count.fetch_add(1, Relaxed);
             }),
         );
@@ -200,8 +203,8 @@ mod tests {
         let (_, all) = sleeper(&wakers, "", &[]);
         let (_, urgent) = sleeper(&wakers, "89", &[]);
         let (_, mail) = sleeper(&wakers, "", &["mail"]);
-        wakers.lane_ready(5, "mail");
-        wakers.lane_ready(9, "report");
+        wakers.lane_ready(5, "mail", None);
+        wakers.lane_ready(9, "report", None);
         let seen = [&all, &urgent, &mail].map(|count| count.load(Relaxed));
         assert_eq!(seen, [2, 1, 1]);
         // A due time or a gap concerns everybody.
@@ -217,7 +220,7 @@ mod tests {
         let (second, _) = sleeper(&wakers, "", &[]);
         wakers.forget_lanes(first);
         wakers.forget_lanes(first);
-        wakers.lane_ready(5, "mail");
+        wakers.lane_ready(5, "mail", None);
         assert_eq!(woken.load(Relaxed), 0);
         wakers.forget_lanes(second);
         let asked: Vec<bool> = std::iter::from_fn(|| asked.try_recv().ok())

@@ -13,9 +13,9 @@ use crate::{
     queue::Queue,
     store::{
         AckItem, Claim, EnqueueItem, Enqueued, ExtendItem, Extended, LeaseAsk, Look, MAX_CLAIMS, NackItem, NackOutcome,
-        Settled, Start,
+        Settled, Start, Stored,
     },
-    wake::LaneFilter,
+    wake::{LaneFilter, When},
 };
 
 /// Storing jobs.
@@ -53,8 +53,11 @@ impl Operation for Enqueue {
             }
             position.push((at, at != next));
         }
-        let answers = queue.store().enqueue(queue.keys(), &unique).await?;
-        note_enqueued(queue, &unique, &answers);
+        // Those who wait look right behind us, on the same connection, and have their job as soon as it is stored.
+        let starting = unique.iter().filter(|item| item.start == Start::Now);
+        wake(queue, starting.map(|item| (lane(item), None)));
+        let Stored { at_us, answers } = queue.store().enqueue(queue.keys(), &unique).await?;
+        note_enqueued(queue, &unique, &answers, at_us);
         Ok(position
             .into_iter()
             .map(|(at, repeated)| {
@@ -67,25 +70,33 @@ impl Operation for Enqueue {
     }
 }
 
-/// Counts what was stored and wakes those who wait for it here; other brokers hear it from Redis.
-fn note_enqueued(queue: &Queue, items: &[&EnqueueItem], answers: &Answers<Enqueued>) {
-    let mut woken: Option<(u8, &str)> = None;
-    for (item, answer) in items.iter().zip(answers) {
-        match answer {
-            Ok(answer) if !answer.deduplicated => {
-                queue.metrics().band(item.priority).enqueued.inc();
-                if item.start == Start::Now {
-                    let lane = (item.priority, item.job_type.as_str());
-                    if woken != Some(lane) {
-                        woken = Some(lane);
-                        queue.wakers().lane_ready(lane.0, lane.1);
-                    }
-                }
-            }
-            Ok(_) => {
-                queue.metrics().deduplicated.inc();
-            }
-            Err(_) => {}
+/// Counts what was stored and wakes those who wait for it here, unless they have looked since; other brokers hear it from Redis.
+fn note_enqueued(queue: &Queue, items: &[&EnqueueItem], answers: &Answers<Enqueued>, at_us: u64) {
+    let ready = items.iter().zip(answers).filter_map(|(item, answer)| match answer {
+        Ok(answer) if !answer.deduplicated => {
+            queue.metrics().band(item.priority).enqueued.inc();
+            (item.start == Start::Now).then(|| (lane(item), Some(at_us)))
+        }
+        Ok(_) => {
+            queue.metrics().deduplicated.inc();
+            None
+        }
+        Err(_) => None,
+    });
+    wake(queue, ready);
+}
+
+fn lane(item: &EnqueueItem) -> (u8, &str) {
+    (item.priority, item.job_type.as_str())
+}
+
+/// Wakes those who wait for one of these lanes; neighbours of the same lane only once.
+fn wake<'a>(queue: &Queue, lanes: impl Iterator<Item = ((u8, &'a str), When)>) {
+    let mut woken = None;
+    for (lane, when) in lanes {
+        if woken != Some(lane) {
+            woken = Some(lane);
+            queue.wakers().lane_ready(lane.0, lane.1, when);
         }
     }
 }
@@ -208,7 +219,9 @@ impl Operation for Lease {
                         answers[caller] = Ok(Look { jobs, ..look });
                     }
                 }
-                Err(error) => callers.into_iter().for_each(|caller| answers[caller] = Err(error.clone())),
+                Err(error) => callers
+                    .into_iter()
+                    .for_each(|caller| answers[caller] = Err(error.clone())),
             }
         }
         Ok(answers)

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -16,6 +16,7 @@ use crate::{
     domain::{Error, limits::MAX_GROUP_ITEMS},
     queue::Queue,
     store::{Claim, LeaseAsk, Look, MAX_CLAIMS},
+    wake::When,
 };
 
 /// Even without a signal, a look this often (give or take a fifth): signals may get lost.
@@ -41,9 +42,18 @@ struct Watched {
     queue: Arc<Queue>,
     /// There may be a job for us.
     dirty: AtomicBool,
+    /// When there was last a job that no look begun since has seen (0: none), and when we last looked; in microseconds, by the clock of Redis.
+    ready_us: AtomicU64,
+    looked_us: AtomicU64,
     paused: AtomicBool,
     /// When a scheduled job falls due.
     due: Mutex<Option<Instant>>,
+}
+
+impl Watched {
+    fn is_dirty(&self) -> bool {
+        self.dirty.load(SeqCst) || self.ready_us.load(SeqCst) > self.looked_us.load(SeqCst)
+    }
 }
 
 impl SelectorTask {
@@ -53,6 +63,8 @@ impl SelectorTask {
             .map(|queue| Watched {
                 queue,
                 dirty: AtomicBool::new(true),
+                ready_us: AtomicU64::new(0),
+                looked_us: AtomicU64::new(0),
                 paused: AtomicBool::new(false),
                 due: Mutex::default(),
             })
@@ -155,9 +167,9 @@ impl SelectorTask {
             let selector = Arc::downgrade(self);
             let (id, listening) = watched.queue.wakers().on_lanes(
                 self.ask.filter.clone(),
-                Box::new(move || {
+                Box::new(move |when| {
                     if let Some(selector) = selector.upgrade() {
-                        selector.wake(index);
+                        selector.wake(index, when);
                     }
                 }),
             );
@@ -165,15 +177,21 @@ impl SelectorTask {
             let selector = self.clone();
             tokio::spawn(async move {
                 listening.sure().await;
-                selector.wake(index);
+                selector.wake(index, None);
             });
         }
         ids
     }
 
-    fn wake(&self, index: usize) {
-        self.queues[index].dirty.store(true, SeqCst);
-        self.nudge.notify_one();
+    fn wake(&self, index: usize, when: When) {
+        let watched = &self.queues[index];
+        match when {
+            Some(us) => drop(watched.ready_us.fetch_max(us, SeqCst)),
+            None => watched.dirty.store(true, SeqCst),
+        }
+        if watched.is_dirty() {
+            self.nudge.notify_one();
+        }
     }
 
     fn poll_time() -> Instant {
@@ -200,7 +218,7 @@ impl SelectorTask {
     /// The queues that may have jobs, in the order in which to look.
     fn order(&self) -> Vec<usize> {
         self.ask
-            .order((0..self.queues.len()).filter(|&index| self.queues[index].dirty.load(SeqCst)))
+            .order((0..self.queues.len()).filter(|&index| self.queues[index].is_dirty()))
     }
 
     /// Who gets how much of the next look: those who have stood in line longest.
@@ -235,6 +253,7 @@ impl SelectorTask {
             }
             let watched = &self.queues[index];
             watched.dirty.store(false, SeqCst);
+            let heard_us = watched.ready_us.load(SeqCst);
             let asked: Vec<Claim> = claims.iter().map(|(_, claim)| claim.clone()).collect();
             let ask = LeaseAsk {
                 priorities: &self.ask.filter.priorities,
@@ -251,6 +270,9 @@ impl SelectorTask {
                     continue;
                 }
             };
+            watched.looked_us.store(look.now_us, SeqCst);
+            // What was heard before the look was sent has been seen by it, whatever the clock says.
+            let _ = watched.ready_us.compare_exchange(heard_us, 0, SeqCst, SeqCst);
             *watched.due.lock().unwrap_or_else(PoisonError::into_inner) = look
                 .next_due_ms
                 .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(look.now_us / 1_000)));

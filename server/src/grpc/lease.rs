@@ -183,7 +183,7 @@ impl LeaseCall {
         let woken = nudge.clone();
         let (sleeper, listening) = queue
             .wakers()
-            .on_lanes(self.ask.filter.clone(), Box::new(move || woken.notify_one()));
+            .on_lanes(self.ask.filter.clone(), Box::new(move |_| woken.notify_one()));
         let fingerprint = format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes);
         let ask = LeaseAsk {
             priorities: &self.ask.filter.priorities,

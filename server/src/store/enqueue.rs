@@ -59,6 +59,15 @@ pub struct Enqueued {
     pub deduplicated: bool,
 }
 
+/// What became of all of a call.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// When, in microseconds, by the clock of Redis.
+    pub at_us: u64,
+    /// One for each job, in order.
+    pub answers: Vec<Result<Enqueued, Error>>,
+}
+
 impl EnqueueItem {
     fn kind(&self) -> u8 {
         if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
@@ -80,11 +89,7 @@ impl EnqueueItem {
 
 impl Store {
     /// Stores jobs; no two of them may have the same id. Each has its own answer; an error of the call is everybody's.
-    pub async fn enqueue(
-        &self,
-        keys: &QueueKeys,
-        items: &[&EnqueueItem],
-    ) -> Result<Vec<Result<Enqueued, Error>>, Error> {
+    pub async fn enqueue(&self, keys: &QueueKeys, items: &[&EnqueueItem]) -> Result<Stored, Error> {
         // Groups of jobs that share a lane; nearly always there is one.
         let mut groups: Vec<Vec<usize>> = Vec::with_capacity(1);
         for (index, item) in items.iter().enumerate() {
@@ -126,14 +131,15 @@ impl Store {
         // Repeatable: a job that the lost call stored is found by its id. An id that is new to us is not looked up, so that call is not repeated.
         let repeatable = items.iter().all(|item| !item.id_is_new);
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, repeatable).await?)?;
-        let _now = reply.uint()?;
-        let mut duplicates = reply.list()?;
-        if let Some(reason) = reply.maybe_bytes()? {
+        let at_us = reply.uint()?;
+        let mut duplicates = reply.list_if_any()?;
+        if reply.left() > 0 {
+            let reason = reply.bytes()?;
             return Err(Error::QueuePausedForEnqueue(
                 String::from_utf8_lossy(&reason).into_owned(),
             ));
         }
-        let mut results: Vec<Result<Enqueued, Error>> = items
+        let mut answers: Vec<Result<Enqueued, Error>> = items
             .iter()
             .map(|item| {
                 Ok(Enqueued {
@@ -151,7 +157,7 @@ impl Store {
             let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
             let rejects =
                 existing != items[index].id && items[index].unique.as_ref().is_some_and(|unique| unique.reject);
-            results[index] = if rejects {
+            answers[index] = if rejects {
                 Err(Error::DuplicateJob { existing })
             } else {
                 Ok(Enqueued {
@@ -160,7 +166,7 @@ impl Store {
                 })
             };
         }
-        Ok(results)
+        Ok(Stored { at_us, answers })
     }
 }
 

@@ -142,10 +142,10 @@ impl Store {
         let verdict = reply.int()?;
         let usual_ms = reply.uint()?;
         let mut lanes = reply.list()?;
-        let mut claims = reply.list()?;
-        let mut terms = reply.list()?;
-        let mut extras = reply.list()?;
-        let quarantined = reply.list()?.left();
+        let mut claims = reply.list_if_any()?;
+        let mut terms = reply.list_if_any()?;
+        let mut extras = reply.list_if_any()?;
+        let quarantined = reply.list_if_any()?.left();
         // A repeated request: the nonce is that of the first call.
         let nonce = if reply.left() > 0 {
             Nonce(

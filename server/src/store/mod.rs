@@ -20,7 +20,7 @@ mod upkeep;
 use std::{sync::Arc, time::Duration};
 
 pub use connect::Endpoint;
-pub use enqueue::{EnqueueItem, Enqueued, Start, UniqueKey};
+pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;

@@ -64,4 +64,13 @@ impl Reply {
     pub(super) fn list(&mut self) -> Result<Self, Error> {
         Self::new(self.next()?)
     }
+
+    /// A list; none where the script left it out, as it does with empty ones at the end of its answer.
+    pub(super) fn list_if_any(&mut self) -> Result<Self, Error> {
+        if self.left() > 0 {
+            self.list()
+        } else {
+            Ok(Self(Vec::new().into_iter()))
+        }
+    }
 }

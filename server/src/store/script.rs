@@ -89,9 +89,7 @@ impl Scripts {
 
 impl Script {
     fn new(name: &'static str, shebang: &str, verb: &str, cluster: bool) -> Self {
-        let text = |source| stripped(source, cluster);
-        let verb = text(verb);
-        let text = format!("{shebang}{}{}{verb}", prelude(cluster), used_parts(&text(LIB), &verb));
+        let text = format!("{shebang}{}{}", prelude(cluster), assembled(LIB, verb, cluster));
         let sha = redis::Script::new(&text).get_hash().to_owned();
         Self { name, text, sha }
     }
@@ -196,29 +194,48 @@ fn prelude(cluster: bool) -> String {
     text
 }
 
-/// The functions of lib.lua that a verb needs, with those that they need: Redis makes every closure anew at each call, so an unused one costs time.
-fn used_parts(lib: &str, verb: &str) -> String {
-    let parts: Vec<String> = split_functions(lib);
-    let mut used = vec![false; parts.len()];
-    let mut text = verb.to_owned();
-    loop {
-        let before = used.iter().filter(|used| **used).count();
-        for (part, used) in parts.iter().zip(&mut used) {
-            if !*used && function_name(part).is_none_or(|name| mentions(&text, name)) {
-                *used = true;
-                text.push_str(part);
-            }
-        }
-        if used.iter().filter(|used| **used).count() == before {
-            break;
+/// A verb with the functions of lib.lua that it needs, and those that they need: Redis makes every closure anew at each call, so an unused one costs time.
+/// Those that a line `-- with: name, name` names are not made at the top but there, where the script seldom comes.
+fn assembled(lib: &str, verb: &str, cluster: bool) -> String {
+    let (lib, text) = (stripped(lib, cluster), stripped(verb, cluster));
+    let parts = split_functions(&lib);
+    let named = |part: &str, names: &[&str]| function_name(part).is_some_and(|name| names.contains(&name));
+    let seldom: Vec<&str> = verb.lines().filter_map(with).flatten().collect();
+    let mut at_top: Vec<bool> = parts.iter().map(|part| function_name(part).is_none()).collect();
+    let usual = |part: &str| function_name(part).is_some_and(|name| mentions(&text, name) && !seldom.contains(&name));
+    add_needed(&parts, &mut at_top, usual);
+    let mut out = chosen(&parts, |at| at_top[at]);
+    for line in verb.lines() {
+        if let Some(names) = with(line) {
+            let names: Vec<&str> = names.collect();
+            let mut here = at_top.clone();
+            add_needed(&parts, &mut here, |part| named(part, &names));
+            out.push_str(&chosen(&parts, |at| here[at] && !at_top[at]));
+        } else {
+            out.push_str(&stripped(line, cluster));
         }
     }
-    parts
-        .iter()
-        .zip(used)
-        .filter(|(_, used)| *used)
-        .map(|(part, _)| part.as_str())
-        .collect()
+    out
+}
+
+/// The names in a line `-- with: name, name`.
+fn with(line: &str) -> Option<impl Iterator<Item = &str>> {
+    line.trim().strip_prefix("-- with: ").map(|names| names.split(", "))
+}
+
+/// Adds the parts that are `wanted` and those that they need.
+fn add_needed(parts: &[String], used: &mut [bool], wanted: impl Fn(&str) -> bool) {
+    let mut new: Vec<usize> = (0..parts.len()).filter(|&at| !used[at] && wanted(&parts[at])).collect();
+    while let Some(part) = new.pop() {
+        used[part] = true;
+        let needs = |other: &String| function_name(other).is_some_and(|name| mentions(&parts[part], name));
+        new.extend((0..parts.len()).filter(|&at| !used[at] && needs(&parts[at])));
+    }
+}
+
+fn chosen(parts: &[String], is_chosen: impl Fn(usize) -> bool) -> String {
+    let chosen = parts.iter().enumerate().filter(|(at, _)| is_chosen(*at));
+    chosen.map(|(_, part)| part.as_str()).collect()
 }
 
 /// Top-level functions, and what stands between them, each as one part.
@@ -278,6 +295,17 @@ mod tests {
         assert!(scripts.counts.text.contains("local function unpack_ms"));
         assert!(!scripts.counts.text.contains("local function promote"));
         assert!(scripts.upkeep.text.contains("local function backoff_ms"));
+    }
+
+    #[test]
+    fn a_function_that_is_seldom_needed_is_made_where_it_is() {
+        let lib = "local a = 1\nlocal function low() return a end\nlocal function high() return low() end\nlocal function other() end\n";
+        let verb = "if x then\n  -- with: high\n  high()\nend\nreturn 1\n";
+        let text = "local a = 1\nif x then\nlocal function low() return a end\nlocal function high() return low() end\n  high()\nend\nreturn 1\n";
+        assert_eq!(assembled(lib, verb, false), text);
+        // What is needed everywhere is made once.
+        let verb = format!("low()\n{verb}");
+        assert_eq!(assembled(lib, &verb, false).matches("function low").count(), 1);
     }
 
     #[test]

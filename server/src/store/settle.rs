@@ -135,7 +135,7 @@ impl Store {
         }
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let now_ms = reply.uint()?;
-        let mut codes = reply.list()?;
+        let mut codes = reply.list_if_any()?;
         let mut results = vec![Ok(Settled { now_ms, already: false }); items.len()];
         while codes.left() > 0 {
             let index = (codes.uint()? as usize).wrapping_sub(1);

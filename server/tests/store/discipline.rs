@@ -278,14 +278,20 @@ fn script_of(text: &[u8]) -> String {
     let core = |text: &str| -> String {
         let lines = text.lines().map(|line| (line.trim_start(), line));
         lines
-            .filter(|(start, _)| !start.starts_with("--") && !start.starts_with("touch"))
+            .filter(|(start, _)| !start.is_empty() && !start.starts_with("--") && !start.starts_with("touch"))
             .flat_map(|(_, line)| [line, "\n"])
             .collect()
     };
     let text = core(&String::from_utf8_lossy(text));
     let matches = |name: &str| {
         let path = format!("{}/src/store/lua/{name}.lua", env!("CARGO_MANIFEST_DIR"));
-        text.ends_with(&core(&std::fs::read_to_string(path).unwrap()))
+        let file = std::fs::read_to_string(path).unwrap();
+        // Where a line `-- with: ` is, functions are put in.
+        let tail = file
+            .rsplit_once("-- with: ")
+            .and_then(|(_, rest)| rest.split_once('\n'))
+            .map_or(&*file, |(_, tail)| tail);
+        text.ends_with(&core(tail))
     };
     outcomes::OUTCOMES
         .iter()

@@ -164,7 +164,11 @@ impl Space {
 
     pub(crate) async fn enqueue(&self, items: &[EnqueueItem]) -> Vec<Result<Enqueued, Error>> {
         let items: Vec<&EnqueueItem> = items.iter().collect();
-        self.store.enqueue(&self.keys, &items).await.expect("enqueue runs")
+        self.store
+            .enqueue(&self.keys, &items)
+            .await
+            .expect("enqueue runs")
+            .answers
     }
 
     /// Stores jobs that must all be new.

@@ -3,7 +3,7 @@
 -- ARGV  dedupe window ms, success retention ms, then runs of jobs of one look: nonce, kind, count and per job
 --         kind 'p': id
 --         kind 'r': id, result: length of the content type (1), content type, data
--- RETURNS {now ms, code of each job that was not simply applied: number, code}
+-- RETURNS {now ms, code of each job that was not simply applied: number, code; nothing if there is none}
 --         codes: 1 settled so before, 2 lease lost, 3 settled otherwise before
 -- MOVES  LEASED → SUCCEEDED
 local window_ms, success_retention = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -19,7 +19,7 @@ end
 -- decide
 local values = call('HMGET', KEYS[2], unpack(ids))
 local meta = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
-local done, bodies, kept, memory, codes, stale, seen = {}, {}, {}, {}, {}, nil, {}
+local done, bodies, memory, kept, codes, stale, seen = {}, {}, {}, nil, nil, nil, nil
 local body_of = base .. 'j'
 local n = 0
 for _, run in ipairs(runs) do
@@ -36,13 +36,19 @@ for _, run in ipairs(runs) do
       done[n] = id
       memory[2 * n - 1], memory[2 * n] = id, remember
       -- The same lease twice: the first counts. (Two plain ones do the same.)
-      if flags == 0 and not result_at and not seen[id] then
-        bodies[#bodies + 1] = body_of .. id
-      elseif not seen[id] then
-        kept[#kept + 1] = { id, flags, result_at and ARGV[result_at + (k - run.first) * 2] or '' }
-        touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
+      if not (seen and seen[id]) then
+        if flags == 0 and not result_at then
+          bodies[#bodies + 1] = body_of .. id
+        else
+          kept = kept or {}
+          kept[#kept + 1] = { id, flags, result_at and ARGV[result_at + (k - run.first) * 2] or '' }
+          touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
+        end
       end
-      if results or flags > 0 then seen[id] = true end
+      if results or flags > 0 then
+        seen = seen or {}
+        seen[id] = true
+      end
     else
       stale = stale or {}
       stale[#stale + 1] = { k, id, nonce }
@@ -50,7 +56,9 @@ for _, run in ipairs(runs) do
   end
 end
 if stale then
+  -- with: remembered
   local asked = {}
+  codes = {}
   for m, item in ipairs(stale) do asked[m] = item[2] end
   local before = remembered(meta[1], asked) or {}
   for m, item in ipairs(stale) do
@@ -63,23 +71,33 @@ if stale then
   end
 end
 if n == 0 then return { now, codes } end
-local memories = generation(meta[1], meta[2], window_ms)
-touch(KEYS[3], KEYS[4], unpack(bodies))
-if somebody_waits(meta[3]) then touch(base .. 'wt') end
+local same_generation, waited_for = meta[1] and now - meta[2] < window_ms, meta[3] and tonumber(meta[3]) > now
+touch(KEYS[3], KEYS[4], base .. 'd' .. (meta[1] or ''), unpack(bodies))
+touch(base .. 'wt')
 
 -- act
-call('HSET', begin(memories), unpack(memory))
-for _, job in ipairs(kept) do
-  local id, flags, result = job[1], job[2], job[3]
-  release_unique(id, flags)
-  local fields, until_ms = {}, 0
-  if result ~= '' then
-    local type_len = byte(result, 1)
-    fields = { 'rt', sub(result, 2, 1 + type_len), 'rd', sub(result, 2 + type_len) }
-    until_ms = now + success_retention
+local memory_key
+if same_generation then
+  memory_key = base .. 'd' .. meta[1]
+else
+  -- with: generation, begin
+  memory_key = begin(generation(meta[1], meta[2], window_ms))
+end
+call('HSET', memory_key, unpack(memory))
+if kept then
+  -- with: release_unique, retention, read_head, keep_settled
+  for _, job in ipairs(kept) do
+    local id, flags, result = job[1], job[2], job[3]
+    release_unique(id, flags)
+    local fields, until_ms = {}, 0
+    if result ~= '' then
+      local type_len = byte(result, 1)
+      fields = { 'rt', sub(result, 2, 1 + type_len), 'rd', sub(result, 2 + type_len) }
+      until_ms = now + success_retention
+    end
+    if has(flags, FLAG_RETENTION) then until_ms = now + retention(read_head(id), 0) end
+    keep_settled(id, STATE_SUCCEEDED, until_ms, fields)
   end
-  if has(flags, FLAG_RETENTION) then until_ms = now + retention(read_head(id), 0) end
-  keep_settled(id, STATE_SUCCEEDED, until_ms, fields)
 end
 call('ZREM', KEYS[3], unpack(done))
 if call('HDEL', KEYS[2], unpack(done)) < n then
@@ -90,6 +108,7 @@ if call('HDEL', KEYS[2], unpack(done)) < n then
       local value = values[k]
       if value and sub(value, 1, 16) == run.nonce then
         if settled[ids[k]] then
+          codes = codes or {}
           codes[#codes + 1] = k
           codes[#codes + 1] = 1
         end
@@ -99,5 +118,8 @@ if call('HDEL', KEYS[2], unpack(done)) < n then
   end
 end
 if #bodies > 0 then call('UNLINK', unpack(bodies)) end
-tell_waiters(meta[3], done)
+if waited_for then
+  -- with: tell_waiters
+  tell_waiters(meta[3], done)
+end
 return { now, codes }

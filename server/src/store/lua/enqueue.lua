@@ -3,19 +3,15 @@
 -- ARGV  broker, then groups: kind, lane, flags, count and per job
 --         kind 'n' (ids made by the broker) and 'p' (ids made by the caller): id, record
 --         kind 'x': id, record, due ('' now, 'd<ms>' from now, 'a<ms>' absolute), start_by ms or '', unique key or '', scope ('L' until leased, 'S' until settled)
--- RETURNS {now ms, {number of each job that was there already, id of the job that lives}, pause reason or false}
+-- RETURNS {now us, {number of each job that was there already, id of the job that lives}; nothing if there is none}, or {now us, {}, pause reason}
 -- MOVES  - → READY, - → SCHEDULED
 local broker = ARGV[1]
 local meta = call('HMGET', KEYS[1], 'ep', 'dg', 'pr')
-if meta[1] then return { now, {}, meta[3] or '' } end
+if meta[1] then return { now_us, {}, meta[3] or '' } end
 
 -- decide
-local groups, duplicates, at, number = {}, {}, 2, 0
-local seen_keys, body_of = {}, base .. 'j'
-local function duplicate(of, id)
-  duplicates[#duplicates + 1] = of
-  duplicates[#duplicates + 1] = id
-end
+local groups, duplicates, at, number = {}, nil, 2, 0
+local seen_keys, body_of = nil, base .. 'j'
 while ARGV[at] do
   local kind, lane, flags, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local stride = kind == 'x' and 6 or 2
@@ -28,12 +24,17 @@ while ARGV[at] do
   end
   touch(KEYS[2], KEYS[3], KEYS[5], base .. 'r:' .. lane)
   touch_all(body_of, ids)
-  local group = { kind = kind, lane = lane, flags = flags, ids = ids, sets = sets, before = number, from = {} }
-  local stale = kind ~= 'n' and remembered(meta[2], ids)
+  local group = { kind, lane, flags, ids, sets, number } -- and where it was gone through one by one: the number of each, and where each begins in ARGV
+  local stale
+  if kind ~= 'n' and meta[2] then
+    -- with: remembered
+    stale = remembered(meta[2], ids)
+  end
   if stale or kind == 'x' then
     -- Some are settled already, or have more to say: one by one.
-    local n = 0
-    group.ids, group.sets, group.numbers = {}, {}, {}
+    local n, kept_ids, kept_sets, numbers, from_of = 0, {}, {}, {}, {}
+    group = { kind, lane, flags, kept_ids, kept_sets, number, numbers, from_of }
+    seen_keys = seen_keys or {}
     for k, id in ipairs(ids) do
       local from = at + (k - 1) * stride
       local holder = (stale and stale[k] or kind == 'x' and call('EXISTS', sets[2 * k - 1]) == 1) and id
@@ -43,11 +44,12 @@ while ARGV[at] do
         seen_keys[ARGV[from + 4]] = holder or id
       end
       if holder then
-        duplicate(number + k, holder)
+        duplicates = duplicates or {}
+        duplicates[#duplicates + 1], duplicates[#duplicates + 2] = number + k, holder
       else
         n = n + 1
-        group.ids[n], group.numbers[n], group.from[n] = id, number + k, from
-        group.sets[2 * n - 1], group.sets[2 * n] = sets[2 * k - 1], sets[2 * k]
+        kept_ids[n], numbers[n], from_of[n] = id, number + k, from
+        kept_sets[2 * n - 1], kept_sets[2 * n] = sets[2 * k - 1], sets[2 * k]
       end
     end
   end
@@ -58,13 +60,15 @@ end
 
 -- act
 for _, group in ipairs(groups) do
-  local ids, sets, entries = group.ids, group.sets, {}
-  if group.kind == 'p' and #ids > 0 and call('MSETNX', unpack(sets)) == 0 then
+  local kind, lane, flags, ids, sets, before, numbers, from_of = unpack(group, 1, 8)
+  local entries = {}
+  if kind == 'p' and #ids > 0 and call('MSETNX', unpack(sets)) == 0 then
     -- Some are alive already.
     local fresh, fresh_sets = {}, {}
     for k, id in ipairs(ids) do
       if call('EXISTS', sets[2 * k - 1]) == 1 then
-        duplicate(group.numbers and group.numbers[k] or group.before + k, id)
+        duplicates = duplicates or {}
+        duplicates[#duplicates + 1], duplicates[#duplicates + 2] = numbers and numbers[k] or before + k, id
       else
         fresh[#fresh + 1] = id
         fresh_sets[#fresh_sets + 1] = sets[2 * k - 1]
@@ -73,17 +77,18 @@ for _, group in ipairs(groups) do
     end
     ids, sets = fresh, fresh_sets
     if #ids > 0 then call('MSET', unpack(sets)) end
-  elseif group.kind ~= 'p' and #ids > 0 then
+  elseif kind ~= 'p' and #ids > 0 then
     call('MSET', unpack(sets))
   end
-  local prefix = char(group.flags) .. pack_ms(now)
-  if group.kind ~= 'x' then
+  local prefix = char(flags) .. pack_ms(now)
+  if kind ~= 'x' then
     for k = 1, #ids do entries[k] = prefix .. ids[k] end
   elseif #ids > 0 then
+    -- with: tell
     local earliest = call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
     earliest = earliest and tonumber(earliest)
     for k, id in ipairs(ids) do
-      local from = group.from[k]
+      local from = from_of[k]
       local due, start_by, key = ARGV[from + 2], ARGV[from + 3], ARGV[from + 4]
       if key ~= '' then
         call('HSET', KEYS[4], key, id)
@@ -107,11 +112,12 @@ for _, group in ipairs(groups) do
     end
   end
   if #entries > 0 then
-    local length = call('RPUSH', base .. 'r:' .. group.lane, unpack(entries))
+    local length = call('RPUSH', base .. 'r:' .. lane, unpack(entries))
     if length == #entries then
-      call('ZADD', KEYS[2], lane_score(group.lane, now), group.lane)
-      tell_others(broker, 'r' .. broker .. group.lane)
+      -- with: lane_score, tell_others
+      call('ZADD', KEYS[2], lane_score(lane, now), lane)
+      tell_others(broker, 'r' .. broker .. lane)
     end
   end
 end
-return { now, duplicates, false }
+return { now_us, duplicates }

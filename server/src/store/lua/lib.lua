@@ -63,6 +63,16 @@ local function tell_others(broker, message)
   if IN_CLUSTER or heard[2] > heard[4] then tell(message) end
 end
 
+-- What the state hashes of some jobs say: `jobs` is a list of {number, id}; number, attempts, losses and checkpoint of each.
+local function states_of(jobs)
+  local states = {}
+  for k, job in ipairs(jobs) do
+    local state = call('HMGET', base .. 's' .. job[2], 'a', 'l', 'cp')
+    states[k] = { job[1], tonumber(state[1] or 0), tonumber(state[2] or 0), state[3] or '' }
+  end
+  return states
+end
+
 -- Puts ids into their lanes, at the tail or one by one at the head, and tells sleepers, those of this broker too. `items` is a list of {id, flags, lane, ms};
 -- at the head all have the same time. Every lane must have been touched before the first write of the script.
 local function make_ready(items, at_head)

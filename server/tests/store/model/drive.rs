@@ -179,7 +179,7 @@ impl<'a> Drive<'a> {
                 self.stored(draft, &items[index], &after, now);
             }
             let expected = expected.map(|(job_id, deduplicated)| Enqueued { job_id, deduplicated });
-            assert_eq!(answers[index], expected, "{draft:?}");
+            assert_eq!(answers.answers[index], expected, "{draft:?}");
         }
     }
 
