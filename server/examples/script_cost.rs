@@ -134,7 +134,7 @@ impl Bench {
             job_types: &[],
             lease_ms: LONG_MS,
             claims: &claims,
-            request: None,
+            requests: &[],
         };
         Ok(self.store.lease(&self.keys, &ask).await?)
     }

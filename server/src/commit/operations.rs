@@ -183,6 +183,20 @@ pub struct LeaseItem {
     pub lease_ms: u64,
     /// Who wants how much.
     pub claim: Claim,
+    /// Makes the call repeatable: an id, and a fingerprint of everything else that was asked.
+    pub request: Option<(String, String)>,
+}
+
+impl LeaseItem {
+    /// Whether one look can serve both: they ask for the same, and are not the same request twice.
+    fn goes_with(&self, other: &Self) -> bool {
+        let differ = match (&self.request, &other.request) {
+            (Some((id, _)), Some((other, _))) => id != other,
+            (None, None) => true,
+            _ => false,
+        };
+        differ && self.filter == other.filter && self.lease_ms == other.lease_ms
+    }
 }
 
 impl Operation for Lease {
@@ -203,16 +217,24 @@ impl Operation for Lease {
         // Callers who ask for the same share a script call; nearly always that is all of them.
         let mut shared: Vec<Vec<usize>> = Vec::with_capacity(1);
         for (index, item) in items.iter().enumerate() {
-            let same = |other: &LeaseItem| other.filter == item.filter && other.lease_ms == item.lease_ms;
-            match shared.iter_mut().find(|callers| same(items[callers[0]])) {
+            let fits = |callers: &Vec<usize>| callers.iter().all(|&other| items[other].goes_with(item));
+            match shared.iter_mut().find(|callers| fits(callers)) {
                 Some(callers) => callers.push(index),
                 None => shared.push(vec![index]),
             }
         }
-        let looks = join_all(shared.iter().map(|callers| look(queue, items, callers))).await;
+        let looks = join_all(shared.iter().map(|callers| look_for(queue, items, callers))).await;
         let mut answers: Answers<Look> = items.iter().map(|_| Err(Error::ShuttingDown)).collect();
         for (callers, look) in shared.into_iter().zip(looks) {
             match look {
+                Ok(look) if look.among_repeated => {
+                    let each = callers
+                        .iter()
+                        .map(|caller| look_for(queue, items, std::slice::from_ref(caller)));
+                    for (caller, look) in callers.iter().zip(join_all(each).await) {
+                        answers[*caller] = look;
+                    }
+                }
                 Ok(mut look) => {
                     let hands = look.deal(callers.len());
                     for (caller, jobs) in callers.into_iter().zip(hands) {
@@ -228,15 +250,21 @@ impl Operation for Lease {
     }
 }
 
-async fn look(queue: &Queue, items: &[&LeaseItem], callers: &[usize]) -> Result<Look, Error> {
+/// One look for those of the callers.
+async fn look_for(queue: &Queue, items: &[&LeaseItem], callers: &[usize]) -> Result<Look, Error> {
     let claims: Vec<Claim> = callers.iter().map(|&caller| items[caller].claim.clone()).collect();
     let LeaseItem { filter, lease_ms, .. } = items[callers[0]];
+    let requests: Vec<_> = callers
+        .iter()
+        .filter_map(|&caller| items[caller].request.as_ref())
+        .map(|(id, fingerprint)| (id.as_str(), fingerprint.as_str()))
+        .collect();
     let ask = LeaseAsk {
         priorities: &filter.priorities,
         job_types: &filter.job_types,
         lease_ms: *lease_ms,
         claims: &claims,
-        request: None,
+        requests: &requests,
     };
     let look = queue.store().lease(queue.keys(), &ask).await?;
     queue.note_leased(&look);

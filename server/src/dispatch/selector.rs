@@ -260,7 +260,7 @@ impl SelectorTask {
                 job_types: &self.ask.filter.job_types,
                 lease_ms: self.ask.lease_ms,
                 claims: &asked,
-                request: None,
+                requests: &[],
             };
             let look = match watched.queue.store().lease(watched.queue.keys(), &ask).await {
                 Ok(look) => look,

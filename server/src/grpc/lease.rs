@@ -16,7 +16,7 @@ use crate::{
     commit::LeaseItem,
     dispatch::{Ask, Delivery, Taker},
     domain::{Error, JobId, limits as bound},
-    store::{Claim, LeaseAsk},
+    store::Claim,
     telemetry::propagation,
 };
 
@@ -95,8 +95,8 @@ impl LeaseCall {
         if gone.is_cancelled() || no_time {
             return Ok(Got::default());
         }
-        if self.request_id.is_some() {
-            return self.run_repeatable(broker, gone).await;
+        if let Some(request_id) = &self.request_id {
+            return self.run_repeatable(request_id, broker, gone).await;
         }
         let mut got = Got {
             paused: true,
@@ -110,6 +110,7 @@ impl LeaseCall {
                 filter: self.ask.filter.clone(),
                 lease_ms: self.ask.lease_ms,
                 claim: self.claim(left, room, got.deliveries.is_empty()),
+                request: None,
             };
             let look = match queue.lease.submit(vec![item]).one().await {
                 Ok(look) => look,
@@ -176,8 +177,13 @@ impl LeaseCall {
         Ok(got)
     }
 
-    /// With a request id the leases belong to this call alone, so it looks for itself.
-    async fn run_repeatable(&self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
+    /// With a request id the leases belong to this call alone, so it looks whenever there may be a job, together with others of its kind.
+    async fn run_repeatable(
+        &self,
+        request_id: &str,
+        broker: &Arc<Broker>,
+        gone: &CancellationToken,
+    ) -> Result<Got, Error> {
         let queue = broker.queues.get(&self.ask.routing_keys[0]);
         let nudge = Arc::new(tokio::sync::Notify::new());
         let woken = nudge.clone();
@@ -185,20 +191,18 @@ impl LeaseCall {
             .wakers()
             .on_lanes(self.ask.filter.clone(), Box::new(move |_| woken.notify_one()));
         let fingerprint = format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes);
-        let ask = LeaseAsk {
-            priorities: &self.ask.filter.priorities,
-            job_types: &self.ask.filter.job_types,
-            lease_ms: self.ask.lease_ms,
-            claims: &[self.claim(self.max_jobs, self.max_bytes, true)],
-            request: Some((self.request_id.as_deref().unwrap_or_default(), &fingerprint)),
-        };
         let mut listening = Some(listening);
         let result = loop {
-            let look = match queue.store().lease(queue.keys(), &ask).await {
+            let item = LeaseItem {
+                filter: self.ask.filter.clone(),
+                lease_ms: self.ask.lease_ms,
+                claim: self.claim(self.max_jobs, self.max_bytes, true),
+                request: Some((request_id.to_owned(), fingerprint.clone())),
+            };
+            let look = match queue.lease.submit(vec![item]).one().await {
                 Ok(look) => look,
                 Err(error) => break Err(error),
             };
-            queue.note_leased(&look);
             let paused = look.paused;
             let due = look
                 .next_due_ms

@@ -29,8 +29,8 @@ pub struct LeaseAsk<'a> {
     pub lease_ms: u64,
     /// Who wants how much.
     pub claims: &'a [Claim],
-    /// Makes the call repeatable: id and a fingerprint of everything else that was asked.
-    pub request: Option<(&'a str, &'a str)>,
+    /// Makes the call repeatable: for each claim an id, all different, and a fingerprint of everything else that was asked. Empty: it is not.
+    pub requests: &'a [(&'a str, &'a str)],
 }
 
 /// A job under a lease.
@@ -71,6 +71,8 @@ pub struct Look {
     pub more: bool,
     /// Jobs that were set aside because they could not be read.
     pub quarantined: usize,
+    /// Nothing was done: among several requests was one that was made before, and such a one must be made alone.
+    pub among_repeated: bool,
 }
 
 /// Claims of one look.
@@ -108,26 +110,28 @@ impl Store {
             part::TOMBSTONE_COUNTS,
         ];
         let mut call = self.scripts.lease.call(keys, &parts, 64 * ask.claims.len());
-        let (request_id, fingerprint) = ask.request.unwrap_or(("", ""));
         call.bytes(&nonce.0)
             .int(ask.lease_ms)
             .int(Self::ms(self.policy.attempt_timeout))
             .text(ask.priorities)
-            .text(request_id)
-            .text(fingerprint)
             .int(Self::ms(self.policy.failure_retention))
-            .int(ask.job_types.len() as u64);
+            .int(ask.job_types.len() as u64)
+            .int(ask.requests.len() as u64);
         for kind in ask.job_types {
             call.text(kind);
+        }
+        for (id, fingerprint) in ask.requests {
+            call.text(id).text(fingerprint);
         }
         for claim in ask.claims {
             call.text(&format!("{:<HOLDER_WIDTH$}", claim.holder))
                 .int(u64::from(claim.jobs))
                 .signed(claim.room_bytes);
         }
-        let answer = call.run(self.write(keys), &self.metrics, ask.request.is_some()).await;
+        let repeatable = !ask.requests.is_empty();
+        let answer = call.run(self.write(keys), &self.metrics, repeatable).await;
         // A request with an id may be repeated by its caller, who then gets these leases: they are not lost.
-        if let (Err(Error::StoreUnavailable { unknown: true, .. }), None) = (&answer, ask.request) {
+        if let (Err(Error::StoreUnavailable { unknown: true, .. }), false) = (&answer, repeatable) {
             self.lost_looks
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -138,6 +142,18 @@ impl Store {
         let next_due = reply.int()?;
         if next_due == -2 {
             return Err(Error::RequestIdReused);
+        }
+        if next_due == -3 {
+            return Ok(Look {
+                now_us,
+                nonce,
+                jobs: Vec::new(),
+                next_due_ms: None,
+                paused: false,
+                more: false,
+                quarantined: 0,
+                among_repeated: true,
+            });
         }
         let verdict = reply.int()?;
         let usual_ms = reply.uint()?;
@@ -209,6 +225,7 @@ impl Store {
             paused: verdict == 1,
             more: verdict == 2,
             quarantined,
+            among_repeated: false,
         })
     }
 }

@@ -114,7 +114,7 @@ impl Store {
             job_types: &[],
             lease_ms: 1_000,
             claims: &claims,
-            request: None,
+            requests: &[],
         };
         self.lease(&keys, &ask).await?;
         self.ack(

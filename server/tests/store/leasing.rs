@@ -2,7 +2,7 @@
 
 use bananas_broker::{
     domain::{Error, JobId, record::OwnPolicy},
-    store::{EnqueueItem, ExtendItem, Leased, NackAction, Start, UniqueKey},
+    store::{EnqueueItem, ExtendItem, LeaseAsk, Leased, NackAction, Start, UniqueKey},
 };
 
 use crate::space::{Ask, LONG_MS, Space, claim, draft, extend, plain, unique};
@@ -11,6 +11,7 @@ crate::facts![
     jobs_come_by_priority_then_by_age_of_the_lane_then_in_order,
     a_look_at_an_empty_or_paused_queue_finds_nothing,
     a_repeated_request_gets_the_same_leases,
+    requests_that_share_a_look_are_repeated_alone,
     a_record_that_is_missing_or_unreadable_is_set_aside,
     an_unreadable_job_leaves_nothing_behind,
     entries_of_cancelled_jobs_are_skipped,
@@ -111,6 +112,41 @@ async fn a_repeated_request_gets_the_same_leases(space: &Space) {
         2,
         "a repetition takes no further jobs"
     );
+}
+
+async fn requests_that_share_a_look_are_repeated_alone(space: &Space) {
+    space.fill(&plain(5)).await;
+    let claims = [claim(2, 1 << 20), claim(1, 1 << 20), claim(1, 1 << 20)];
+    let requests = [("r1", "two"), ("r2", "one"), ("r3", "one")];
+    let ask = |from: usize| LeaseAsk {
+        priorities: "",
+        job_types: &[],
+        lease_ms: LONG_MS,
+        claims: &claims[from..],
+        requests: &requests[from..],
+    };
+    let mut look = space.store.lease(&space.keys, &ask(0)).await.unwrap();
+    let hands = look.deal(3);
+    assert_eq!(hands.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+    // Two of them again, side by side: nothing happens until each asks alone.
+    let again = space.store.lease(&space.keys, &ask(1)).await.unwrap();
+    assert!(again.among_repeated && again.jobs.is_empty());
+    space.reached(("lease", "request among others repeated"));
+    for (hand, (claim, request)) in hands.iter().zip(claims.iter().zip(&requests)) {
+        let alone = LeaseAsk {
+            claims: std::slice::from_ref(claim),
+            requests: std::slice::from_ref(request),
+            ..ask(0)
+        };
+        let again = space.store.lease(&space.keys, &alone).await.unwrap();
+        let sorted = |jobs: &[Leased]| {
+            let mut ids = ids(jobs);
+            ids.sort();
+            ids
+        };
+        assert_eq!((sorted(&again.jobs), again.nonce), (sorted(hand), look.nonce));
+    }
+    assert_eq!(space.snapshot().await.ready().len(), 1);
 }
 
 async fn a_record_that_is_missing_or_unreadable_is_set_aside(space: &Space) {

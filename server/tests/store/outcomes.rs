@@ -38,6 +38,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "request replayed",
             "request replayed after settling",
             "request reused",
+            "request among others repeated",
             "record missing",
             "record unreadable",
             "tombstone skipped",

@@ -217,7 +217,7 @@ impl Space {
             job_types: &kinds,
             lease_ms: ask.lease_ms,
             claims: ask.claims.unwrap_or(&one),
-            request: ask.request,
+            requests: ask.request.as_slice(),
         };
         self.store.lease(&self.keys, &ask).await
     }

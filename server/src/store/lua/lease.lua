@@ -1,20 +1,19 @@
 -- Hands out ready jobs: priority first, then the lane whose head is oldest, first in first out inside a lane.
 -- KEYS  meta, lane index, scheduled, leases, lease deadlines, tombstones, start_by, lane tombstone counts
--- ARGV  nonce, lease ms, default attempt timeout ms, priorities as digits ('' all), request id ('' none), fingerprint of the request,
---       failure retention ms, number of job types, job types..., then per claim: holder, jobs, bytes of room
+-- ARGV  nonce, lease ms, default attempt timeout ms, priorities as digits ('' all), failure retention ms, number of job types, number of requests
+--       (none or as many as claims), job types..., per request: id, fingerprint, then per claim: holder, jobs, bytes of room
 --       (negative: a job larger than the room does not come alone, because the holder holds others)
 -- RETURNS {now us, next due ms or -1, 1 paused or 2 look again at once or 0, lease ms, jobs, claims, terms, extras, quarantined}, without the empty ones at the end
 --         jobs: per lane a list of entries and one of their records (there may be one entry more); claims: number of the claim of each job, if there are several; terms: number of a job, its own lease ms;
 --         extras: {number of a job, attempts, losses, checkpoint}...; numbers of jobs count from 0
---         a request id that was used before: the nonce of then at the end; with another fingerprint: {now us, -2}
+--         a request id that was used before: the nonce of then at the end; with another fingerprint: {now us, -2}; among several requests: {now us, -3}
 -- MOVES  READY → LEASED, READY → EXPIRED, SCHEDULED → READY
 local nonce = ARGV[1]
 local lease_ms, default_timeout = tonumber(ARGV[2]), tonumber(ARGV[3])
-local priorities, request_id, fingerprint = ARGV[4], ARGV[5], ARGV[6]
-local failure_retention = tonumber(ARGV[7])
-local type_count = tonumber(ARGV[8])
+local priorities, failure_retention = ARGV[4], tonumber(ARGV[5])
+local type_count, request_count = tonumber(ARGV[6]), tonumber(ARGV[7])
 local claims, total = {}, 0
-for at = 9 + type_count, #ARGV, 3 do
+for at = 8 + type_count + 2 * request_count, #ARGV, 3 do
   local room = tonumber(ARGV[at + 2])
   local claim = { holder = ARGV[at], jobs = tonumber(ARGV[at + 1]), bytes = math.abs(room), alone = room >= 0, taken = 0 }
   claims[#claims + 1] = claim
@@ -24,16 +23,26 @@ end
 local usual_term = min(lease_ms, default_timeout)
 local found, taken, claim_of, own_terms, stateful = {}, 0, #claims > 1 and {}, nil, nil
 -- The same request again gets the same leases, as of when they began.
-local request_key = request_id ~= '' and base .. 'rq:' .. request_id
-if request_key then
-  local known = call('HGETALL', request_key)
+local request_keys, fingerprints
+if request_count > 0 then
+  request_keys, fingerprints = {}, {}
+  for k = 1, request_count do
+    local at = 6 + type_count + 2 * k
+    request_keys[k], fingerprints[k] = base .. 'rq:' .. ARGV[at], ARGV[at + 1]
+  end
+end
+if request_count > 1 then
+  -- They were made together only by chance: who asks again asks alone.
+  if call('EXISTS', unpack(request_keys)) > 0 then return { now_us, -3 } end
+elseif request_count == 1 then
+  local known = call('HGETALL', request_keys[1])
   if #known > 0 then
     -- with: states_of
     local ids, old, entries, records = {}, nil, {}, {}
     own_terms, stateful = {}, {}
     for k = 1, #known, 2 do
       if known[k] == 'f' then
-        if known[k + 1] ~= fingerprint then return { now_us, -2 } end
+        if known[k + 1] ~= fingerprints[1] then return { now_us, -2 } end
       elseif known[k] == 'n' then
         old = known[k + 1]
       elseif known[k] == 'u' then
@@ -74,7 +83,7 @@ local lanes = call('ZRANGE', KEYS[2], '0', LANES_PER_LOOK)
 local wanted, walks_on = nil, #lanes > LANES_PER_LOOK
 if priorities ~= '' or type_count > 0 then
   local types = {}
-  for k = 1, type_count do types[ARGV[8 + k]] = true end
+  for k = 1, type_count do types[ARGV[7 + k]] = true end
   wanted = function(lane)
     return (priorities == '' or string.find(priorities, sub(lane, 1, 1), 1, true))
       and (type_count == 0 or types[sub(lane, 3)])
@@ -88,7 +97,7 @@ if walks_on and wanted then
     if priorities == '' or string.find(priorities, priority, 1, true) then
       if type_count > 0 then
         local names, found = {}, {}
-        for k = 1, type_count do names[k] = priority .. ':' .. ARGV[8 + k] end
+        for k = 1, type_count do names[k] = priority .. ':' .. ARGV[7 + k] end
         for k, score in ipairs(call('ZMSCORE', KEYS[2], unpack(names))) do
           if score then found[#found + 1] = { names[k], tonumber(score) } end
         end
@@ -105,7 +114,7 @@ if walks_on and wanted then
 end
 
 local tombstones = call('EXISTS', KEYS[6]) == 1
-touch(KEYS[4], KEYS[5], KEYS[7], KEYS[8], base .. 'u', request_key or KEYS[1])
+touch(KEYS[4], KEYS[5], KEYS[7], KEYS[8], base .. 'u', unpack(request_keys or KEYS))
 
 -- decide
 local plans, expired, quarantined, special, turn = {}, nil, nil, nil, 0
@@ -271,14 +280,22 @@ if taken > 0 then
       if has(flags, FLAG_STATE) and call('HGET', base .. 's' .. id, 'us') == 'L' then release_unique(id, flags) end
     end
   end
-  if request_key then
-    local known = { 'f', fingerprint, 'n', nonce, 'u', string.format('%d', now_us) }
-    for k = 1, #leases, 2 do
-      known[#known + 1] = leases[k]
-      known[#known + 1] = ''
+  if request_keys then
+    local given, at = {}, string.format('%d', now_us)
+    for k = 1, taken do
+      local of = claim_of and claim_of[k] or 1
+      local known = given[of]
+      if not known then
+        known = { 'f', fingerprints[of], 'n', nonce, 'u', at }
+        given[of] = known
+      end
+      local n = #known
+      known[n + 1], known[n + 2] = leases[2 * k - 1], ''
     end
-    call('HSET', request_key, unpack(known))
-    call('PEXPIRE', request_key, REQUEST_ID_MS)
+    for of, known in pairs(given) do
+      call('HSET', request_keys[of], unpack(known))
+      call('PEXPIRE', request_keys[of], REQUEST_ID_MS)
+    end
   end
 end
 local more, consumed_any = false, false
