@@ -26,6 +26,7 @@ RUNS = [
     "life",
     "direct life",
     "combine",
+    "handlers",
     "direct life-pipelined",
     "unary-life",
     "batch",
@@ -35,7 +36,7 @@ RUNS = [
     "delayed",
     "subscribers",
 ]
-LIVES = ["life", "combine", "unary-life"]
+LIVES = ["life", "combine", "handlers", "unary-life"]
 DIRECT = [run for run in RUNS if run.startswith("direct ")]
 
 

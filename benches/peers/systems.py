@@ -71,8 +71,8 @@ class Bananas(System):
     key = "bananas"
     name = "Bananas"
     settings = (
-        "bananas bench: W1 calls of 500 jobs, four in flight, then Subscribe with a window of 2,000; W2 50 tasks, the client combines, window 100"
-        " (what a worker with concurrency 50 opens); producer and worker share a process and a connection; W3 counts from when a job is due"
+        "bananas bench: W1 calls of 500 jobs, four in flight, then Subscribe with a window of 2,000; W2 50 tasks with the client library,"
+        " a worker process with 50 handlers of the worker library; W3 a bare stream, counts from when a job is due"
     )
     variants = REDIS_VARIANTS
 
@@ -97,7 +97,7 @@ class Bananas(System):
                 memory = bench("memory")
                 bulk = bench("batch", *until_all)
                 drain = bench("drain", "--window", "2000")
-                life = bench("combine", *measured, "--tasks", str(IN_FLIGHT), "--window", str(2 * IN_FLIGHT))
+                life = bench("handlers", *measured, "--tasks", str(IN_FLIGHT), "--workers", str(IN_FLIGHT))
                 idle = bench("idle", *measured, "--rate", str(settings.rate), "--window", str(2 * IN_FLIGHT))
 
         def cpu(scenario):

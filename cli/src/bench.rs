@@ -1,6 +1,7 @@
 //! `bananas bench`: what a broker can do on this machine, and what it costs.
 
 mod consume;
+mod handlers;
 mod meter;
 mod process;
 mod produce;
@@ -66,7 +67,7 @@ pub(crate) struct BenchArgs {
     /// Bytes of payload; at least 16
     #[arg(long, default_value_t = 256)]
     payload: usize,
-    /// combine, calls, spread: tasks that enqueue one job at a time
+    /// combine, handlers, calls, spread: tasks that enqueue one job at a time
     #[arg(long, default_value_t = 50)]
     tasks: usize,
     /// unary, unary-life: calls in flight
@@ -75,9 +76,12 @@ pub(crate) struct BenchArgs {
     /// life, batch: jobs of one call
     #[arg(long, default_value_t = 100)]
     batch: usize,
-    /// calls: workers that lease and settle one job at a time
+    /// calls: workers that lease and settle one job at a time; handlers: jobs that the worker process handles at once
     #[arg(long, default_value_t = 50)]
     workers: usize,
+    /// Beside the worker so many slow ones, which take 100 ms for each frame of jobs; where there are streams
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
     /// The window of each subscriber
     #[arg(long, default_value_t = 2000)]
     window: u32,
@@ -121,6 +125,9 @@ pub(crate) struct BenchArgs {
     /// Show the commands of Redis and the scripts of the broker; JSON always has them
     #[arg(long)]
     commands: bool,
+    /// Be the worker process of the scenario handlers
+    #[arg(long, hide = true, value_name = "QUEUE")]
+    as_worker_of: Option<String>,
 }
 
 impl BenchArgs {
@@ -141,6 +148,8 @@ enum Scenario {
     Life,
     /// Whole life: many tasks enqueue one job at a time, the client combines
     Combine,
+    /// Whole life by the libraries: many tasks enqueue one job at a time, a worker process of its own has many handlers
+    Handlers,
     /// Whole life: one Enqueue call for each job, no combining in the client
     UnaryLife,
     /// Whole life without streams: an Enqueue, a Lease that waits, and an Ack for each job
@@ -181,6 +190,9 @@ impl Scenario {
 
 pub(crate) async fn run(connection: &Connection, args: BenchArgs, output: Output) -> Result {
     check(&args)?;
+    if let Some(queue) = &args.as_worker_of {
+        return handlers::serve(connection, queue, args.workers as u32).await;
+    }
     let client = connection.builder().connect().await?;
     let args = Arc::new(args);
     let meter = Meter::new(args.clone())?;

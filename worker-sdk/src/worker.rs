@@ -80,9 +80,12 @@ impl Worker {
         let mut signals = Signals::install().map_err(Error::Signals)?;
         let (first, second) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
         let listen = async {
-            tracing::info!(signal = signals.next().await, "stopping");
+            // Waited for first: what a disabled log line names is not evaluated.
+            let signal = signals.next().await;
+            tracing::info!(signal, "stopping");
             first.notify_one();
-            tracing::warn!(signal = signals.next().await, "stopping at once");
+            let signal = signals.next().await;
+            tracing::warn!(signal, "stopping at once");
             second.notify_one();
             pending::<()>().await;
         };

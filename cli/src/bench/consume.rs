@@ -25,6 +25,8 @@ pub(super) const MAX_QUEUES: usize = 64;
 /// Settlements of one frame.
 const MAX_SETTLEMENTS: usize = 1000;
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
+/// What a slow worker takes for all the jobs of a frame.
+pub(super) const SLOW: Duration = Duration::from_millis(100);
 const LEASE_WAIT: Duration = Duration::from_secs(20);
 
 /// An open stream of a worker.
@@ -72,8 +74,8 @@ impl Stream {
         })
     }
 
-    /// Takes and settles jobs until it is dropped, frame by frame.
-    pub(super) async fn work(mut self, counters: Arc<Counters>) -> Result {
+    /// Takes and settles jobs until it is dropped, frame by frame, each after `pause`.
+    pub(super) async fn work(mut self, counters: Arc<Counters>, pause: Duration) -> Result {
         let mut sequence = 0;
         // A little early, so that it is in time at the broker too.
         let mut heartbeat = tokio::time::interval(self.heartbeat * 9 / 10);
@@ -92,6 +94,9 @@ impl Stream {
                     let mut jobs = jobs.jobs;
                     for job in &jobs {
                         arrived(job, &counters);
+                    }
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
                     }
                     while !jobs.is_empty() {
                         let rest = jobs.split_off(jobs.len().min(MAX_SETTLEMENTS));

@@ -12,7 +12,9 @@ use crate::exit::Result;
 /// Reads what the options name; the rest is not known.
 #[derive(Debug, Clone)]
 pub(super) struct Meter {
-    args: Arc<BenchArgs>,
+    pub args: Arc<BenchArgs>,
+    /// A process that works for us.
+    pub worker: Option<u32>,
 }
 
 /// One look at the machine.
@@ -35,8 +37,8 @@ pub(super) struct Usage {
 impl Meter {
     /// Fails if one of the processes is not there.
     pub(super) fn new(args: Arc<BenchArgs>) -> Result<Self> {
-        CpuTime::now(args.broker_pid, args.redis_pid)?;
-        Ok(Self { args })
+        CpuTime::now(None, args.broker_pid, args.redis_pid)?;
+        Ok(Self { args, worker: None })
     }
 
     /// What others are asked for comes first, and time last, so that little passes between time and what the caller counts.
@@ -52,7 +54,7 @@ impl Meter {
         Ok(Reading {
             commands,
             scripts,
-            cpu: CpuTime::now(self.args.broker_pid, self.args.redis_pid)?,
+            cpu: CpuTime::now(self.worker, self.args.broker_pid, self.args.redis_pid)?,
             at: Instant::now(),
         })
     }

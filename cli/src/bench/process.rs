@@ -14,11 +14,11 @@ pub(super) struct CpuTime {
 }
 
 impl CpuTime {
-    /// Until now. Fails if one of the processes cannot be read.
-    pub(super) fn now(broker: Option<u32>, redis: Option<u32>) -> Result<Self> {
+    /// Until now; that of a worker process counts as our own. Fails if one of the processes cannot be read.
+    pub(super) fn now(worker: Option<u32>, broker: Option<u32>, redis: Option<u32>) -> Result<Self> {
         let of = |pid: Option<u32>| pid.map(|pid| used_us(&pid.to_string())).transpose();
         Ok(Self {
-            own_us: used_us("self")?,
+            own_us: used_us("self")? + of(worker)?.unwrap_or(0),
             broker_us: of(broker)?,
             redis_us: of(redis)?,
         })

@@ -13,7 +13,8 @@ use tokio::{
 
 use super::{
     BenchArgs, DELAY, DELAYED_RATE, IDLE_RATE, Scenario,
-    consume::{MAX_QUEUES, Stream, lease_and_ack},
+    consume::{MAX_QUEUES, SLOW, Stream, lease_and_ack},
+    handlers::Process,
     meter::Meter,
     produce::{Counters, How, Load, Start},
     report::Figures,
@@ -60,6 +61,7 @@ impl Bench {
         match scenario {
             Scenario::Life => self.whole_life(batches, Workers::Streams).await,
             Scenario::Combine => self.whole_life(tasks, Workers::Streams).await,
+            Scenario::Handlers => self.with_handlers(tasks).await,
             Scenario::UnaryLife => {
                 let load = self.one_by_one(in_flight).await?;
                 self.whole_life(load, Workers::Streams).await
@@ -120,10 +122,16 @@ impl Bench {
         let mut running: JoinSet<Result> = JoinSet::new();
         match workers {
             Workers::Streams => {
-                for queues in queues.chunks(MAX_QUEUES) {
-                    let (client, window, counters) = (self.client.clone(), self.args.window, counters.clone());
-                    let queues = queues.to_vec();
-                    running.spawn(async move { Stream::open(&client, &queues, window).await?.work(counters).await });
+                let slow = std::iter::repeat_n(SLOW, self.args.slow);
+                for pause in std::iter::once(Duration::ZERO).chain(slow) {
+                    for queues in queues.chunks(MAX_QUEUES) {
+                        let (client, window, counters) = (self.client.clone(), self.args.window, counters.clone());
+                        let queues = queues.to_vec();
+                        running.spawn(async move {
+                            let stream = Stream::open(&client, &queues, window).await?;
+                            stream.work(counters, pause).await
+                        });
+                    }
                 }
             }
             Workers::Calls(count) => {
@@ -142,20 +150,40 @@ impl Bench {
 
     async fn whole_life(&self, load: Load, workers: Workers) -> Result<Figures> {
         let counters = Counters::of(&load);
-        let mut workers = self.workers(workers, &load.queues, &counters);
+        let workers = self.workers(workers, &load.queues, &counters);
+        self.lives(load, counters, workers, &self.meter).await
+    }
+
+    async fn with_handlers(&self, load: Load) -> Result<Figures> {
+        let counters = Counters::of(&load);
+        let (process, workers) = Process::start(&self.queue, &counters)?;
+        let meter = Meter {
+            worker: Some(process.id()),
+            ..self.meter.clone()
+        };
+        self.lives(load, counters, workers, &meter).await
+    }
+
+    async fn lives(
+        &self,
+        load: Load,
+        counters: Arc<Counters>,
+        mut workers: JoinHandle<Result>,
+        meter: &Meter,
+    ) -> Result<Figures> {
         let ahead = match load.start {
             Start::After(delay) => delay,
             _ => Duration::ZERO,
         };
         let producers = tokio::spawn(load.run(counters.clone()));
         sleep(self.args.warmup + ahead).await;
-        let before = self.meter.read().await?;
+        let before = meter.read().await?;
         let settled = counters.settled.load(Relaxed);
         if let Some(times) = &counters.times {
             times.begin();
         }
         sleep(self.args.duration).await;
-        let after = self.meter.read().await?;
+        let after = meter.read().await?;
         let jobs = counters.settled.load(Relaxed) - settled;
         counters.stop();
         producers.await.map_err(Failure::of_task)??;

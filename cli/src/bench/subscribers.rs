@@ -36,7 +36,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Figures> {
         };
         let stream = stream?;
         heartbeat = stream.heartbeat;
-        working.spawn(stream.work(counters.clone()));
+        working.spawn(stream.work(counters.clone(), Duration::ZERO));
     }
     sleep(args.warmup).await;
     let before = bench.meter.read().await?;

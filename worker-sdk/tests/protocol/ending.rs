@@ -113,3 +113,15 @@ async fn answers_reach_the_broker_even_if_the_stream_breaks_at_the_end() {
     drop(second);
     worker.ended().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_in_a_program_without_logging_runs_until_it_is_told_to_stop() {
+    let mut broker = Broker::start();
+    let worker = broker.worker().handler("quick", async |_, _| ()).build().unwrap();
+    let running = tokio::spawn(worker.run());
+    let (mut stream, _) = broker.open_stream().await;
+    stream.jobs([job("a", "quick")]).await;
+    assert_eq!(tokens(&stream.settled().await), ["a"]);
+    assert!(!running.is_finished());
+    running.abort();
+}
