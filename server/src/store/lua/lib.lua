@@ -1,5 +1,6 @@
 -- What every script shares. Put in front of each of them; the words in UPPER CASE come from the prelude that
--- scripts.rs renders from domain/ (STATES, flags, record layout), so that nothing is written twice.
+-- script.rs renders from domain/ (STATES, flags, record layout), so that nothing is written twice. A script gets the functions that it uses; those that a
+-- line `-- with: name, name` in it names are made there, in the branch that needs them, and not at each call.
 
 -- Numbers among the arguments of a command are written out with seventeen digits, which costs as much as the command: constants are strings.
 local call, sub, byte, char = redis.call, string.sub, string.byte, string.char
