@@ -275,6 +275,7 @@ async fn every_way_to_measure_a_broker_leaves_its_queues_empty() {
     let every = [
         "life",
         "combine",
+        "handlers",
         "unary-life",
         "calls",
         "unary",
@@ -296,7 +297,7 @@ async fn every_way_to_measure_a_broker_leaves_its_queues_empty() {
     for figures in &open {
         assert!(latency(figures, "due_to_stored_us"), "{figures:#}");
     }
-    let delayed = &closed[8];
+    let delayed = &closed[every.iter().position(|name| *name == "delayed").unwrap()];
     assert!(latency(delayed, "due_to_worker_us"), "{delayed:#}");
     let listed = said(&stand, &["queue", "list", "-o", "json"]).await.ok();
     for queue in listed.json().as_array().unwrap() {

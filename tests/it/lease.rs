@@ -1,5 +1,8 @@
 //! One valid lease at a time; a stale token changes nothing.
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bananas_proto::{
     reason,
@@ -14,6 +17,7 @@ use bananas_tests::{
     refusal::{assert_item_refused, assert_refused},
 };
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -266,6 +270,54 @@ async fn the_same_request_id_gets_the_same_leases_again() {
         Code::InvalidArgument,
         reason::REQUEST_ID_REUSED,
     );
+}
+
+/// They are made together by the broker; nobody may notice.
+#[tokio::test]
+async fn calls_side_by_side_get_their_own_jobs_and_the_same_ones_again() {
+    let (_stand, api, key) = arranged("beside").await;
+    for _ in 0..30 {
+        api.enqueued(&key).await;
+    }
+    let requests: Vec<LeaseRequest> = (0..20)
+        .map(|caller| LeaseRequest {
+            max_jobs: 1 + caller % 2,
+            // Every fourth may not be repeated.
+            request_id: if caller % 4 == 0 {
+                String::new()
+            } else {
+                Uuid::new_v4().to_string()
+            },
+            ..lease_request(&key)
+        })
+        .collect();
+    let mut twice: Vec<LeaseRequest> = requests.clone();
+    twice.extend(
+        requests
+            .iter()
+            .filter(|request| !request.request_id.is_empty())
+            .cloned(),
+    );
+    let mut tokens: BTreeMap<String, BTreeSet<Bytes>> = BTreeMap::new();
+    let mut all = BTreeSet::new();
+    let calls = twice.iter().map(|request| api.lease_with(request.clone()));
+    for (request, jobs) in twice.iter().zip(join_all(calls).await) {
+        let got: BTreeSet<Bytes> = jobs.unwrap().into_iter().map(|job| job.lease_token).collect();
+        assert!(got.len() <= request.max_jobs as usize);
+        let is_repetition = !request.request_id.is_empty() && tokens.contains_key(&request.request_id);
+        if is_repetition {
+            assert_eq!(tokens[&request.request_id], got, "the same request side by side");
+        } else {
+            assert!(
+                got.iter().all(|token| all.insert(token.clone())),
+                "a lease for two callers"
+            );
+            if !request.request_id.is_empty() {
+                tokens.insert(request.request_id.clone(), got);
+            }
+        }
+    }
+    assert_eq!(all.len(), 30, "1 or 2 for each of 20, all there were");
 }
 
 #[tokio::test]

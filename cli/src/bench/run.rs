@@ -161,7 +161,10 @@ impl Bench {
             worker: Some(process.id()),
             ..self.meter.clone()
         };
-        self.lives(load, counters, workers, &meter).await
+        let mut figures = self.lives(load, counters, workers, &meter).await?;
+        // When a job arrived there, nobody here knows.
+        figures.due_to_worker = None;
+        Ok(figures)
     }
 
     async fn lives(
