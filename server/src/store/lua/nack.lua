@@ -17,13 +17,17 @@ for k = 1, count do ids[k] = ARGV[FIRST + (k - 1) * STRIDE] end
 -- decide
 local values = call('HMGET', KEYS[2], unpack(ids))
 local meta = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
-local before = remembered(meta[1], ids)
+local before -- what is remembered of them; asked once one of them is not leased any more
 local answers, plans, seen, lanes = {}, {}, {}, {}
 for k = 1, count do
   local from = FIRST + (k - 1) * STRIDE
   local id, nonce, action = ids[k], ARGV[from + 1], ARGV[from + 2]
   local value, n = values[k], 3 * (k - 1)
   if not value or sub(value, 1, 16) ~= nonce or seen[id] then
+    if before == nil then
+      -- with: remembered
+      before = remembered(meta[1], ids) or false
+    end
     local code, old = 2, before and before[k]
     if seen[id] then
       code = seen[id] == action and 1 or 3
@@ -95,7 +99,7 @@ local memories = generation(meta[1], meta[2], window_ms)
 touch_ends({})
 
 -- act
-local done, memory, front, settled = {}, {}, {}, {}
+local done, memory, front, ending = {}, {}, {}, {}
 local earliest = call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')[2]
 earliest = earliest and tonumber(earliest)
 for n, plan in ipairs(plans) do
@@ -111,6 +115,7 @@ for n, plan in ipairs(plans) do
     fields[#fields + 1] = plan.attempts
   end
   if to == 'Q' then
+    -- with: quarantine
     quarantine(id, call('GET', base .. 'j' .. id), 'unreadable record')
   elseif to == STATE_READY then
     front[#front + 1] = { id, plan.flags, plan.head.lane, now }
@@ -122,17 +127,31 @@ for n, plan in ipairs(plans) do
       tell('z' .. broker .. string.format('%d', plan.due))
     end
   else
-    release_unique(id, plan.flags)
-    keep_settled(id, to, now + retention(plan.head, failure_retention), fields)
-    settled[#settled + 1] = id
+    ending[#ending + 1] = { plan, fields }
+  end
+end
+local settled = {}
+if #ending > 0 then
+  -- with: release_unique, keep_settled, retention
+  for k, item in ipairs(ending) do
+    local plan = item[1]
+    release_unique(plan.id, plan.flags)
+    keep_settled(plan.id, plan.to, now + retention(plan.head, failure_retention), item[2])
+    settled[k] = plan.id
   end
 end
 call('HSET', begin(memories), unpack(memory))
--- The last given back was the last handed out: put them back in that order.
-local reversed = {}
-for k = #front, 1, -1 do reversed[#reversed + 1] = front[k] end
-make_ready(reversed, true)
+if #front > 0 then
+  -- with: make_ready
+  -- The last given back was the last handed out: put them back in that order.
+  local reversed = {}
+  for k = #front, 1, -1 do reversed[#reversed + 1] = front[k] end
+  make_ready(reversed, true)
+end
 call('ZREM', KEYS[3], unpack(done))
 call('HDEL', KEYS[2], unpack(done))
-tell_waiters(meta[3], settled)
+if #settled > 0 then
+  -- with: tell_waiters
+  tell_waiters(meta[3], settled)
+end
 return { now, answers }
