@@ -1,5 +1,6 @@
 //! Dispatch: who wants jobs, and who gets them. Those who ask for the same thing share one selector, which looks at Redis for all of them at once.
 
+mod news;
 mod selector;
 mod taker;
 

@@ -4,14 +4,14 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Ask, Delivery, Dispatcher, Taker};
+use super::{Ask, Delivery, Dispatcher, Taker, news::News};
 use crate::{
     domain::{Error, limits::MAX_GROUP_ITEMS},
     queue::Queue,
@@ -40,20 +40,10 @@ pub(super) struct SelectorTask {
 #[derive(Debug)]
 struct Watched {
     queue: Arc<Queue>,
-    /// There may be a job for us.
-    dirty: AtomicBool,
-    /// When there was last a job that no look begun since has seen (0: none), and when we last looked; in microseconds, by the clock of Redis.
-    ready_us: AtomicU64,
-    looked_us: AtomicU64,
+    news: News,
     paused: AtomicBool,
     /// When a scheduled job falls due.
     due: Mutex<Option<Instant>>,
-}
-
-impl Watched {
-    fn is_dirty(&self) -> bool {
-        self.dirty.load(SeqCst) || self.ready_us.load(SeqCst) > self.looked_us.load(SeqCst)
-    }
 }
 
 impl SelectorTask {
@@ -62,9 +52,7 @@ impl SelectorTask {
             .into_iter()
             .map(|queue| Watched {
                 queue,
-                dirty: AtomicBool::new(true),
-                ready_us: AtomicU64::new(0),
-                looked_us: AtomicU64::new(0),
+                news: News::new(),
                 paused: AtomicBool::new(false),
                 due: Mutex::default(),
             })
@@ -124,7 +112,7 @@ impl SelectorTask {
             let now = Instant::now();
             if now >= next_poll {
                 next_poll = Self::poll_time();
-                self.queues.iter().for_each(|watched| watched.dirty.store(true, SeqCst));
+                self.queues.iter().for_each(|watched| watched.news.heard(None));
             }
             self.mark_due(now);
             let order = self.order();
@@ -185,11 +173,8 @@ impl SelectorTask {
 
     fn wake(&self, index: usize, when: When) {
         let watched = &self.queues[index];
-        match when {
-            Some(us) => drop(watched.ready_us.fetch_max(us, SeqCst)),
-            None => watched.dirty.store(true, SeqCst),
-        }
-        if watched.is_dirty() {
+        watched.news.heard(when);
+        if watched.news.is_any() {
             self.nudge.notify_one();
         }
     }
@@ -203,7 +188,7 @@ impl SelectorTask {
             let mut due = watched.due.lock().unwrap_or_else(PoisonError::into_inner);
             if due.is_some_and(|due| due <= now) {
                 *due = None;
-                watched.dirty.store(true, SeqCst);
+                watched.news.heard(None);
             }
         }
     }
@@ -218,7 +203,7 @@ impl SelectorTask {
     /// The queues that may have jobs, in the order in which to look.
     fn order(&self) -> Vec<usize> {
         self.ask
-            .order((0..self.queues.len()).filter(|&index| self.queues[index].is_dirty()))
+            .order((0..self.queues.len()).filter(|&index| self.queues[index].news.is_any()))
     }
 
     /// Who gets how much of the next look: those who have stood in line longest.
@@ -252,8 +237,7 @@ impl SelectorTask {
                 break;
             }
             let watched = &self.queues[index];
-            watched.dirty.store(false, SeqCst);
-            let heard_us = watched.ready_us.load(SeqCst);
+            let begun = watched.news.begin();
             let asked: Vec<Claim> = claims.iter().map(|(_, claim)| claim.clone()).collect();
             let ask = LeaseAsk {
                 priorities: &self.ask.filter.priorities,
@@ -265,21 +249,19 @@ impl SelectorTask {
             let look = match watched.queue.store().lease(watched.queue.keys(), &ask).await {
                 Ok(look) => look,
                 Err(error) => {
-                    watched.dirty.store(true, SeqCst);
+                    watched.news.heard(None);
                     failure = Some(error);
                     continue;
                 }
             };
-            watched.looked_us.store(look.now_us, SeqCst);
-            // What was heard before the look was sent has been seen by it, whatever the clock says.
-            let _ = watched.ready_us.compare_exchange(heard_us, 0, SeqCst, SeqCst);
+            watched.news.looked(&begun, look.now_us);
             *watched.due.lock().unwrap_or_else(PoisonError::into_inner) = look
                 .next_due_ms
                 .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(look.now_us / 1_000)));
             self.note_pause(watched, look.paused);
             let found = look.jobs.len() as u32;
             if found == wanted || look.more {
-                watched.dirty.store(true, SeqCst);
+                watched.news.heard(None);
             }
             stopped |= look.more;
             if found > 0 {
