@@ -151,11 +151,16 @@ async fn call(calls: &EnqueueCalls, batch: &[Waiting]) -> Result<Vec<EnqueueResu
         jobs.push(waiting.job.clone());
     }
     if batch.len() == 1 {
-        let EnqueueResponse { job_id, deduplicated } = calls.one(jobs, deadline).await?;
+        let EnqueueResponse {
+            job_id,
+            deduplicated,
+            state,
+        } = calls.one(jobs, deadline).await?;
         return Ok(vec![EnqueueResult {
             job_id,
             deduplicated,
             error: None,
+            state,
         }]);
     }
     let BatchEnqueueResponse { results } = calls.many(jobs, deadline).await?;

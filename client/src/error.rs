@@ -281,6 +281,7 @@ mod tests {
                 code: Code::NotFound.into(),
                 reason: (*name).to_owned(),
                 message: "why".to_owned(),
+                ..ItemError::default()
             };
             let error = Error::from(item);
             assert_eq!((error.reason(), error.code()), (Some(typed), Code::NotFound));

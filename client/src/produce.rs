@@ -39,13 +39,18 @@ impl Client {
             let attempt = || async {
                 let mut jobs = EncodedJobs::with_capacity(1);
                 jobs.push(encoded.clone());
-                let EnqueueResponse { job_id, deduplicated } = self.calls().one(jobs, deadline).await?;
+                let EnqueueResponse {
+                    job_id,
+                    deduplicated,
+                    state,
+                } = self.calls().one(jobs, deadline).await?;
                 enqueued(
                     id,
                     EnqueueResult {
                         job_id,
                         deduplicated,
                         error: None,
+                        state,
                     },
                 )
             };

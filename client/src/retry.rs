@@ -186,7 +186,7 @@ mod tests {
         let item = ItemError {
             code: Code::ResourceExhausted.into(),
             reason: "OVERLOADED".into(),
-            message: String::new(),
+            ..ItemError::default()
         };
         assert!(Error::from(item).is_retryable());
     }

@@ -68,6 +68,7 @@ async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
         code: 3,
         reason: "PAYLOAD_TOO_LARGE".into(),
         message: "job.payload".into(),
+        ..ItemError::default()
     };
     *broker.fake.bad_job.lock().unwrap() = Some(("bad".into(), error));
     let first = with_calls_in_flight(&broker, &client).await;
@@ -138,7 +139,7 @@ async fn only_the_items_that_failed_are_sent_again() {
     let error = ItemError {
         code: 8,
         reason: "OVERLOADED".into(),
-        message: String::new(),
+        ..ItemError::default()
     };
     *broker.fake.bad_job.lock().unwrap() = Some(("slow".into(), error));
     broker.fake.gate.forget_permits(usize::MAX);

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use bananas_broker::{
     domain::{
-        JobId, JobType, Nonce, Policy, RoutingKey,
+        JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
         record::{Head, OwnPolicy, SpecFields, flag},
     },
     metrics::Metrics,
@@ -125,6 +125,7 @@ impl Bench {
 
     async fn lease(&self, jobs: usize) -> Result<Look> {
         let claims = [Claim {
+            keeper: Keeper::NONE,
             holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
             jobs: jobs as u32,
             room_bytes: 1 << 30,

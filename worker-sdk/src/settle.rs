@@ -229,6 +229,7 @@ mod tests {
             code: code as i32,
             reason: reason.to_owned(),
             message: "why".to_owned(),
+            ..ItemError::default()
         };
         SettleResult {
             error: Some(error),

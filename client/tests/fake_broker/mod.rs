@@ -136,8 +136,8 @@ impl Service {
                 .map(|(_, e)| e.clone());
             api::EnqueueResult {
                 job_id: job.job_id,
-                deduplicated: false,
                 error,
+                ..api::EnqueueResult::default()
             }
         };
         Ok(jobs.into_iter().map(result).collect())
@@ -161,7 +161,11 @@ impl api::broker_service_server::BrokerService for Service {
         let api::EnqueueResult {
             job_id, deduplicated, ..
         } = results.remove(0);
-        Ok(Response::new(api::EnqueueResponse { job_id, deduplicated }))
+        Ok(Response::new(api::EnqueueResponse {
+            job_id,
+            deduplicated,
+            ..api::EnqueueResponse::default()
+        }))
     }
 
     async fn batch_enqueue(&self, request: Request<api::BatchEnqueueRequest>) -> Answer<api::BatchEnqueueResponse> {

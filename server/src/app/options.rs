@@ -98,6 +98,7 @@ fn policy(config: &Config) -> domain::Policy {
     domain::Policy {
         max_attempts: jobs.max_attempts,
         max_losses: jobs.max_losses,
+        max_unconfirmed: jobs.max_unconfirmed,
         initial_backoff: jobs.initial_backoff,
         max_backoff: jobs.max_backoff,
         multiplier: jobs.backoff_multiplier,

@@ -116,6 +116,9 @@ sections! {
         max_attempts: u32 = "10" in "1" ..= "1000";
         /// Workers that a job may take down with it before it goes to the dead letters.
         max_losses: u32 = "3" in "1" ..= "1000";
+        /// Deliveries that no worker confirmed before a job goes to the dead letters: the worker broke while the job was on its way to it. They count neither
+        /// as attempts nor as losses.
+        max_unconfirmed: u32 = "20" in "3" ..= "1000";
         /// Wait before the second attempt.
         initial_backoff: Duration = "2s" in "0s" ..= "24h";
         /// Longest wait between attempts.

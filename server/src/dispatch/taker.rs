@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::selector::SelectorTask;
 use crate::{
-    domain::Nonce,
+    domain::{Keeper, Nonce},
     queue::Queue,
     store::{Claim, Leased, Look},
 };
@@ -57,6 +57,7 @@ pub(super) type PauseNotice = Box<dyn Fn(bool) + Send + Sync>;
 /// One who takes jobs.
 pub struct Taker {
     holder: String,
+    keeper: Keeper,
     window: Mutex<Window>,
     in_line: AtomicBool,
     /// The next job is larger than the room that is left: nothing to do until something is let go.
@@ -86,9 +87,17 @@ impl std::fmt::Debug for Taker {
 
 impl Taker {
     /// A taker with a window.
-    pub fn new(holder: String, max_jobs: u32, max_bytes: u64, sink: Sink, pause_notice: PauseNotice) -> Arc<Self> {
+    pub fn new(
+        holder: String,
+        keeper: Keeper,
+        max_jobs: u32,
+        max_bytes: u64,
+        sink: Sink,
+        pause_notice: PauseNotice,
+    ) -> Arc<Self> {
         Arc::new(Self {
             holder,
+            keeper,
             window: Mutex::new(Window {
                 max_jobs,
                 max_bytes,
@@ -161,6 +170,7 @@ impl Taker {
         let room_bytes = room.min(i64::MAX as u64) as i64;
         Some(Claim {
             holder: self.holder.clone(),
+            keeper: self.keeper,
             jobs,
             room_bytes: if alone { room_bytes } else { -room_bytes },
         })
@@ -226,6 +236,7 @@ mod tests {
     fn taker(max_jobs: u32, max_bytes: u64) -> Arc<Taker> {
         Taker::new(
             "tester".to_owned(),
+            Keeper::NONE,
             max_jobs,
             max_bytes,
             Box::new(|_| Ok(())),

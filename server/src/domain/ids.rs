@@ -127,6 +127,26 @@ impl fmt::Debug for Nonce {
     }
 }
 
+/// Which stream keeps a lease alive: written in the lease, so that no other stream prolongs, shortens or gives back what is not its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Keeper(pub [u8; 8]);
+
+impl Keeper {
+    /// Nobody: the lease was taken by a Lease call, and its holder extends it.
+    pub const NONE: Self = Self(*b"--------");
+
+    /// The tag of a new stream.
+    pub fn new() -> Self {
+        Self(fastrand::u64(..).to_be_bytes())
+    }
+}
+
+impl Default for Keeper {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

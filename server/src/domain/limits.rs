@@ -21,6 +21,8 @@ pub const DEFAULT_LEASE_BYTES: u64 = 3 << 20;
 pub const MAX_LEASE_BYTES: u64 = 16 << 20;
 /// Jobs of a window.
 pub const MAX_WINDOW_JOBS: u32 = 10_000;
+/// Jobs of a window, default.
+pub const DEFAULT_WINDOW_JOBS: u32 = 1;
 /// Bytes of a window, default.
 pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
 /// Bytes of a window, at most.
@@ -92,6 +94,8 @@ pub struct Policy {
     pub max_attempts: u32,
     /// Lost leases before a job is DEAD.
     pub max_losses: u32,
+    /// Deliveries that no worker confirmed before a job is DEAD.
+    pub max_unconfirmed: u32,
     /// Wait after the first failure.
     pub initial_backoff: Duration,
     /// Longest wait.
@@ -125,6 +129,7 @@ impl Default for Policy {
         Self {
             max_attempts: 10,
             max_losses: 3,
+            max_unconfirmed: 20,
             initial_backoff: Duration::from_secs(2),
             max_backoff: Duration::from_mins(10),
             multiplier: 2.0,

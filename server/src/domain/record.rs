@@ -27,7 +27,14 @@ pub mod flag {
     pub const RETENTION: u8 = 8;
     /// There is a policy block.
     pub const POLICY: u8 = 16;
+    /// The record is larger than [`LARGE_BYTES`](super::LARGE_BYTES): scripts ask for its size before they read it.
+    pub const LARGE: u8 = 128;
+    /// The flags of a record that lane entries carry too. (32 and 64 are kept for what comes.)
+    pub const OF_ENTRY: u8 = !(POLICY | 32);
 }
+
+/// Records above this many bytes carry [`flag::LARGE`].
+pub const LARGE_BYTES: usize = 4_096;
 
 /// What a job sets for itself. 0 means the broker's default.
 #[derive(Clone, Debug, PartialEq, Eq)]

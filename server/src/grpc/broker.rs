@@ -29,6 +29,7 @@ impl BrokerService for Service {
         Ok(Response::new(pb::EnqueueResponse {
             job_id: enqueued.job_id.to_string(),
             deduplicated: enqueued.deduplicated,
+            state: 0,
         }))
     }
 
@@ -47,16 +48,16 @@ impl BrokerService for Service {
         };
         let results = results
             .into_iter()
-            .map(|(id, result)| match result {
+            .map(|(_, result)| match result {
                 Ok(enqueued) => pb::EnqueueResult {
                     job_id: enqueued.job_id.to_string(),
                     deduplicated: enqueued.deduplicated,
                     error: None,
+                    state: 0,
                 },
                 Err(error) => pb::EnqueueResult {
-                    job_id: id.map(|id| id.to_string()).unwrap_or_default(),
-                    deduplicated: false,
                     error: Some(item_error(&error)),
+                    ..pb::EnqueueResult::default()
                 },
             })
             .collect();

@@ -1,11 +1,16 @@
 //! `FleetService`: brokers and the workers that hold a stream.
 
+use std::time::Duration;
+
 use bananas_proto::server::{self as pb, fleet_service_server::FleetService};
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{Service, convert, pages::Page};
-use crate::domain::{RoutingKey, limits as bound};
+use crate::{
+    broker::Broker,
+    domain::{RoutingKey, limits as bound},
+};
 
 #[tonic::async_trait]
 impl FleetService for Service {
@@ -55,6 +60,11 @@ impl FleetService for Service {
                 max_lease: Some(convert::duration(longest)),
                 dedupe_window: Some(convert::duration(broker.store.policy().dedupe_window.as_millis() as u64)),
                 max_page_size: bound::PAGE.1,
+                max_lease_jobs: bound::MAX_LEASE_JOBS,
+                max_lease_bytes: bound::MAX_LEASE_BYTES,
+                max_window_bytes: bound::MAX_WINDOW_BYTES,
+                max_held_tokens: bound::MAX_HELD_TOKENS as u32,
+                max_checkpoint_bytes: bound::CHECKPOINT_BYTES as u32,
             }),
             redis: Some(pb::RedisInfo {
                 version: facts.version,
@@ -63,9 +73,30 @@ impl FleetService for Service {
                 connected: broker.store.is_up(),
                 eviction_policy: facts.eviction_policy,
                 append_fsync: facts.append_fsync,
+                server_name: facts.server_name,
             }),
             streams: broker.sessions.count() as u32,
+            defaults: Some(defaults(broker)),
         }))
+    }
+}
+
+/// What holds where a job, a call or a stream does not say otherwise.
+fn defaults(broker: &Broker) -> pb::Defaults {
+    let (policy, stream) = (broker.store.policy(), &broker.stream);
+    let duration = |value: Duration| Some(convert::duration(value.as_millis() as u64));
+    pb::Defaults {
+        attempt_timeout: duration(policy.attempt_timeout),
+        max_attempts: policy.max_attempts,
+        max_losses: policy.max_losses,
+        max_unconfirmed: policy.max_unconfirmed,
+        lease_duration: Some(convert::duration(bound::LEASE_MS.2)),
+        lease_bytes: bound::DEFAULT_LEASE_BYTES,
+        window_jobs: bound::DEFAULT_WINDOW_JOBS,
+        window_bytes: bound::DEFAULT_WINDOW_BYTES,
+        heartbeat_interval: duration(stream.heartbeat_interval),
+        grace: duration(stream.grace),
+        stream_max_age: duration(stream.max_age),
     }
 }
 

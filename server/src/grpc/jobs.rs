@@ -205,5 +205,6 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
         progress,
         cancel_requested: view.state == JobState::Leased && hash.text("cr").is_some(),
         cancel_reason: hash.text("cr").unwrap_or_default(),
+        unconfirmed: hash.number("un").unwrap_or(0),
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     broker::Broker,
     commit::LeaseItem,
     dispatch::{Ask, Delivery, Taker},
-    domain::{Error, JobId, limits as bound},
+    domain::{Error, JobId, Keeper, limits as bound},
     store::Claim,
     telemetry::propagation,
 };
@@ -139,6 +139,7 @@ impl LeaseCall {
         let room = room as i64;
         Claim {
             holder: self.worker_id.clone(),
+            keeper: Keeper::NONE,
             jobs,
             room_bytes: if alone { room } else { -room },
         }
@@ -149,6 +150,7 @@ impl LeaseCall {
         let sink = Box::new(move |delivery| sender.send(delivery).map_err(|error| error.0));
         let taker = Taker::new(
             self.worker_id.clone(),
+            Keeper::NONE,
             self.max_jobs,
             self.max_bytes,
             sink,

@@ -115,5 +115,6 @@ fn queue(name: &RoutingKey, counts: &QueueCounts) -> pb::Queue {
         enqueue_paused: counts.enqueue_paused,
         pause_reason: counts.pause_reason.clone(),
         pause_time: (counts.pause_ms > 0).then(|| convert::timestamp(counts.pause_ms)),
+        newer: counts.newer,
     }
 }

@@ -1,6 +1,6 @@
 //! Errors as gRPC tells them: the only file that gives an error its code. Its inverse is in the client library; a test there goes both ways.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use bananas_proto::{
     metadata::{EXISTING_JOB_ID, OUTCOME, OUTCOME_NOT_APPLIED, OUTCOME_UNKNOWN},
@@ -10,6 +10,7 @@ use bananas_proto::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::convert;
 use crate::domain::Error;
 
 /// How long a caller should wait before it tries again.
@@ -41,11 +42,26 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
     }
 }
 
+/// What a machine may want to know beside the reason.
+fn metadata(error: &Error) -> HashMap<String, String> {
+    let entry = match error {
+        Error::DuplicateJob { existing } => (EXISTING_JOB_ID, existing.to_string()),
+        Error::StoreUnavailable { unknown: true, .. } => (OUTCOME, OUTCOME_UNKNOWN.to_owned()),
+        Error::StoreUnavailable { unknown: false, .. } => (OUTCOME, OUTCOME_NOT_APPLIED.to_owned()),
+        _ => return HashMap::new(),
+    };
+    HashMap::from([(entry.0.to_owned(), entry.1)])
+}
+
+/// When to try again, where that helps.
+fn retry_after(code: Code) -> Option<Duration> {
+    matches!(code, Code::Unavailable | Code::ResourceExhausted).then_some(RETRY_AFTER)
+}
+
 /// The status of a failed call.
 pub(super) fn status(error: &Error) -> Status {
     let (code, reason) = code_and_reason(error);
     let mut details = ErrorDetails::new();
-    let mut metadata = std::collections::HashMap::new();
     match error {
         Error::Invalid { field, problem } => {
             details.add_bad_request_violation(field, problem);
@@ -59,22 +75,11 @@ pub(super) fn status(error: &Error) -> Status {
         Error::RequestIdReused => {
             details.add_bad_request_violation("request_id", error.to_string());
         }
-        Error::DuplicateJob { existing } => {
-            metadata.insert(EXISTING_JOB_ID.to_owned(), existing.to_string());
-        }
-        Error::StoreUnavailable { unknown, .. } => {
-            metadata.insert(
-                OUTCOME.to_owned(),
-                if *unknown { OUTCOME_UNKNOWN } else { OUTCOME_NOT_APPLIED }.to_owned(),
-            );
-        }
         Error::Bug(text) => tracing::error!(error = text, "internal error"),
         _ => {}
     }
-    if matches!(code, Code::Unavailable | Code::ResourceExhausted) {
-        details.set_retry_info(Some(RETRY_AFTER));
-    }
-    details.set_error_info(reason, DOMAIN, metadata);
+    details.set_retry_info(retry_after(code));
+    details.set_error_info(reason, DOMAIN, metadata(error));
     Status::with_error_details(code, error.to_string(), details)
 }
 
@@ -104,14 +109,12 @@ pub(super) fn item_error(error: &Error) -> ItemError {
     if let Error::Bug(text) = error {
         tracing::error!(error = text, "internal error");
     }
-    let mut message = error.to_string();
-    if let Error::DuplicateJob { existing } = error {
-        message = format!("the unique key is held by job {existing}");
-    }
     ItemError {
         code: code as i32,
         reason: reason.to_owned(),
-        message,
+        message: error.to_string(),
+        metadata: metadata(error),
+        retry_after: retry_after(code).map(|after| convert::duration(after.as_millis() as u64)),
     }
 }
 
@@ -174,7 +177,13 @@ mod tests {
                 let status = status(error);
                 let info = status.get_error_details().error_info().cloned().unwrap();
                 assert_eq!(info.domain, DOMAIN);
-                assert_eq!(info.reason, item_error(error).reason);
+                let item = item_error(error);
+                assert_eq!((&info.reason, &info.metadata), (&item.reason, &item.metadata));
+                let retry = status
+                    .get_error_details()
+                    .retry_info()
+                    .and_then(|retry| retry.retry_delay);
+                assert_eq!(retry.is_some(), item.retry_after.is_some());
                 info.reason
             })
             .collect();

@@ -108,7 +108,7 @@ impl Store {
             let kind = first.kind();
             call.bytes(&[kind])
                 .text(&lane(first.priority, &first.job_type))
-                .int(u64::from(first.flags & (flag::POLICY - 1)))
+                .int(u64::from(first.flags & flag::OF_ENTRY))
                 .int(group.len() as u64);
             for &index in group {
                 let item = items[index];

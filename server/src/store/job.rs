@@ -139,13 +139,13 @@ impl Store {
     }
 }
 
-/// Reads a lease value: nonce (16), lease time (6), flags (1), holder (padded).
+/// Reads a lease value: nonce (16), lease time (6), flags (1), keeper (8), confirmed (1), holder (padded).
 fn read_lease(value: &[u8]) -> Option<(u64, String)> {
     let time = value
         .get(16..22)?
         .iter()
         .fold(0, |sum, &byte| sum << 8 | u64::from(byte));
-    Some((time, String::from_utf8_lossy(value.get(23..)?).trim_end().to_owned()))
+    Some((time, String::from_utf8_lossy(value.get(32..)?).trim_end().to_owned()))
 }
 
 /// The reply of a script that names a job: used by the rehearsal too.

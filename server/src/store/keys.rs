@@ -8,7 +8,7 @@
 //! | `r:<priority>:<type>` | list | a lane: entries of flags (1), time ready (6), id (16) |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
-//! | `t` | hash | LEASED: id to nonce (16), lease time (6), flags (1), holder |
+//! | `t` | hash | LEASED: id to nonce (16), lease time (6), flags (1), keeper (8: which stream keeps it alive), confirmed (1: '1' once the worker said that it has the job), holder |
 //! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow small encoding |
 //! | `b` | zset | jobs with a `start_by`: id by that time |
 //! | `x` | zset | DEAD: id by time |
@@ -18,6 +18,7 @@
 //! | `d<n>` | hash | settled ids of the dedupe window, to state (1), half of the nonce (8), action (1); two generations |
 //! | `u` | hash | unique keys, to the id that holds them |
 //! | `q` | hash | quarantine: id to reason and bytes |
+//! | `nv` | list | entries whose record a newer version wrote, with their lanes: back to them by a broker that can read it |
 //! | `wt` | zset | ids that somebody waits for, by until when |
 //! | `rq:<request id>` | hash | leases of a Lease call with a request id; expires after a minute |
 //! | `m` | hash | paused `pa ep pr pt`, dedupe generation `dg` since `ds`, somebody waits until `w` |
@@ -49,6 +50,7 @@ pub(super) mod part {
     pub(crate) const TOMBSTONE_COUNTS: &str = "cn";
     pub(crate) const UNIQUE: &str = "u";
     pub(crate) const QUARANTINE: &str = "q";
+    pub(crate) const NEWER: &str = "nv";
     pub(crate) const WAITERS: &str = "wt";
 }
 

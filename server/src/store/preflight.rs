@@ -16,7 +16,9 @@ const UNKNOWN: &str = "unknown";
 /// What was found out about this Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisFacts {
-    /// For example "7.0.15".
+    /// "redis" or "valkey".
+    pub server_name: String,
+    /// Of that program, for example "7.0.15".
     pub version: String,
     /// "master" or what it says.
     pub role: String,
@@ -120,8 +122,15 @@ fn facts(info: &HashMap<String, String>, append_fsync: Option<String>) -> RedisF
         Some(_) => "off".into(),
         None => UNKNOWN.into(),
     };
+    // A fork shows the Redis version that it is compatible with beside its own.
+    let server_name = info.get("server_name").cloned().unwrap_or_else(|| "redis".into());
+    let version = info
+        .get(&format!("{server_name}_version"))
+        .cloned()
+        .unwrap_or_else(|| text("redis_version"));
     RedisFacts {
-        version: text("redis_version"),
+        server_name,
+        version,
         role: text("role"),
         eviction_policy: text("maxmemory_policy"),
         append_fsync,
@@ -135,7 +144,7 @@ fn findings(facts: &RedisFacts, info: &HashMap<String, String>) -> Vec<Finding> 
     let value = |name: &str| info.get(name).map(String::as_str);
     let mut findings = Vec::new();
     let mut find = |severity, text: String| findings.push(Finding { severity, text });
-    let major: Option<u32> = facts.version.split('.').next().and_then(|major| major.parse().ok());
+    let major: Option<u32> = value("redis_version").and_then(|version| version.split('.').next()?.parse().ok());
     if major.is_none_or(|major| major < OLDEST_MAJOR) {
         find(
             Severity::Impossible,

@@ -33,6 +33,8 @@ pub struct QueueCounts {
     pub settled: u64,
     /// Set aside.
     pub quarantined: u64,
+    /// Written by a newer broker, and left for it.
+    pub newer: u64,
     /// Hands out nothing.
     pub paused: bool,
     /// Takes nothing.
@@ -112,6 +114,7 @@ impl Store {
             part::SETTLED,
             part::QUARANTINE,
             part::TOMBSTONE_COUNTS,
+            part::NEWER,
         ];
         let call = self.scripts.counts.call(keys, &parts, 0);
         let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
@@ -122,6 +125,7 @@ impl Store {
             dead: reply.uint()?,
             settled: reply.uint()?,
             quarantined: reply.uint()?,
+            newer: reply.uint()?,
             paused: reply.int()? == 1,
             enqueue_paused: reply.int()? == 1,
             pause_reason: reply.text()?,

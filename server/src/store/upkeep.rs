@@ -3,7 +3,7 @@
 use super::{
     AckItem, Claim, ExtendItem, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part, reply::Reply,
 };
-use crate::domain::{Error, JobId, Nonce, RoutingKey};
+use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
 const ITEMS_PER_ROUND: u64 = 100;
@@ -106,6 +106,7 @@ impl Store {
         let (job_id, nonce) = (JobId::new(), Nonce::new());
         let claims = [Claim {
             holder: String::new(),
+            keeper: Keeper::NONE,
             jobs: 1,
             room_bytes: 1,
         }];

@@ -270,6 +270,6 @@ fn lease(raw: &[u8]) -> Lease {
         nonce: raw[..16].to_vec(),
         ms: big_endian(&raw[16..22]),
         flags: raw[22],
-        holder: text(&raw[23..]),
+        holder: text(&raw[32..]),
     }
 }

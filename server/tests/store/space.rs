@@ -7,7 +7,7 @@ use std::{
 
 use bananas_broker::{
     domain::{
-        Error, JobId, JobType, Nonce, Policy, RoutingKey,
+        Error, JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
         record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
     },
     metrics::Metrics,
@@ -319,6 +319,7 @@ impl Default for Ask<'_> {
 pub(crate) fn claim(jobs: u32, room_bytes: i64) -> Claim {
     Claim {
         holder: "tester".to_owned(),
+        keeper: Keeper::NONE,
         jobs,
         room_bytes,
     }

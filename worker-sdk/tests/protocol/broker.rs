@@ -122,8 +122,8 @@ impl Stream {
             heartbeat_interval: HEARTBEAT.try_into().ok(),
             grace: Duration::from_secs(10).try_into().ok(),
             lease_duration: LEASE.try_into().ok(),
-            flow: None,
             held,
+            ..wire::Opened::default()
         };
         self.say(Say::Opened(opened)).await;
     }
@@ -337,6 +337,7 @@ pub(crate) fn lease_lost() -> wire::ExtendResult {
         code: Code::FailedPrecondition.into(),
         reason: "LEASE_LOST".to_owned(),
         message: "somebody else has the job".to_owned(),
+        ..wire::ItemError::default()
     };
     wire::ExtendResult {
         error: Some(error),

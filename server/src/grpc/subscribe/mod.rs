@@ -56,7 +56,7 @@ impl Opening {
             worker: convert::worker(open.worker.as_ref())?,
             selector: open.selector.unwrap_or_default(),
             flow: check_flow(open.flow.unwrap_or(pb::Flow {
-                max_jobs: 1,
+                max_jobs: bound::DEFAULT_WINDOW_JOBS,
                 max_bytes: 0,
             }))?,
             session_id: open.session_id,
@@ -105,6 +105,12 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
         lease_duration: Some(convert::duration(opening.ask.lease_ms)),
         flow: Some(opening.flow),
         held,
+        max_batch_items: broker.limits.max_batch_items as u32,
+        max_batch_bytes: broker.limits.max_batch_bytes as u64,
+        max_payload_bytes: broker.limits.max_payload_bytes as u64,
+        attempt_timeout: Some(convert::duration(
+            broker.store.policy().attempt_timeout.as_millis() as u64
+        )),
     }));
     broker.sessions.insert(session.clone());
     broker.dispatcher.attach(&opening.ask, session.taker());

@@ -22,7 +22,7 @@ use crate::{
     broker::Broker,
     clock::now_ms,
     dispatch::{Delivery, Taker},
-    domain::{Error, JobId, LeaseToken, Nonce},
+    domain::{Error, JobId, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
         leased::{self, LeasedJob},
@@ -65,6 +65,8 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: String,
+    /// Written in the leases of this stream.
+    pub(super) keeper: Keeper,
     worker: pb::WorkerInfo,
     selector: pb::Selector,
     opened_ms: u64,
@@ -92,6 +94,7 @@ impl Session {
             } else {
                 opening.session_id.clone()
             },
+            keeper: Keeper::new(),
             worker: opening.worker.clone(),
             selector: opening.selector.clone(),
             opened_ms: now_ms(),
@@ -129,6 +132,7 @@ impl Session {
         let flow = opening.flow;
         let taker = Taker::new(
             opening.worker.worker_id.clone(),
+            session.keeper,
             flow.max_jobs,
             flow.max_bytes,
             sink,

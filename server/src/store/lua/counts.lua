@@ -1,12 +1,12 @@
 -- How much is in a queue.
--- KEYS  meta, lane index, scheduled, leases, dead, settled, quarantine, lane tombstone counts
+-- KEYS  meta, lane index, scheduled, leases, dead, settled, quarantine, lane tombstone counts, newer
 -- ARGV  -
--- RETURNS {now ms, scheduled, leased, dead, settled, quarantined, paused 0/1, enqueue paused 0/1, pause reason, pause time ms, oldest ready ms or -1, lane, jobs, ...}
+-- RETURNS {now ms, scheduled, leased, dead, settled, quarantined, newer, paused 0/1, enqueue paused 0/1, pause reason, pause time ms, oldest ready ms or -1, lane, jobs, ...}
 -- MOVES  -
 local meta = call('HMGET', KEYS[1], 'pa', 'ep', 'pr', 'pt')
 local lanes = call('ZRANGE', KEYS[2], 0, 999)
 local answer = {
-  now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]), call('HLEN', KEYS[7]),
+  now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]), call('HLEN', KEYS[7]), call('LLEN', KEYS[9]),
   meta[1] and 1 or 0, meta[2] and 1 or 0, meta[3] or '', tonumber(meta[4] or 0), -1,
 }
 local buried = call('EXISTS', KEYS[8]) == 1
@@ -17,7 +17,7 @@ for _, lane in ipairs(lanes) do
   if length > 0 then
     local head = call('LINDEX', key, 0)
     local ms = unpack_ms(head, 2)
-    if answer[11] < 0 or ms < answer[11] then answer[11] = ms end
+    if answer[12] < 0 or ms < answer[12] then answer[12] = ms end
     answer[#answer + 1] = lane
     answer[#answer + 1] = length
   end

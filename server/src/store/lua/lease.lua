@@ -1,7 +1,7 @@
 -- Hands out ready jobs: priority first, then the lane whose head is oldest, first in first out inside a lane.
 -- KEYS  meta, lane index, scheduled, leases, lease deadlines, tombstones, start_by, lane tombstone counts
 -- ARGV  nonce, lease ms, default attempt timeout ms, priorities as digits ('' all), failure retention ms, number of job types, number of requests
---       (none or as many as claims), job types..., per request: id, fingerprint, then per claim: holder, jobs, bytes of room
+--       (none or as many as claims), job types..., per request: id, fingerprint, then per claim: keeper (8) and confirmed (1) and holder, jobs, bytes of room
 --       (negative: a job larger than the room does not come alone, because the holder holds others)
 -- RETURNS {now us, next due ms or -1, 1 paused or 2 look again at once or 0, lease ms, jobs, claims, terms, extras, quarantined}, without the empty ones at the end
 --         jobs: per lane a list of entries and one of their records (there may be one entry more); claims: number of the claim of each job, if there are several; terms: number of a job, its own lease ms;

@@ -26,6 +26,8 @@ local function touch_all(start, ids)
   touch(unpack(keys))
 end
 
+-- A lease is nonce (16), time (6), flags (1), keeper (8), confirmed '0' or '1' (1), holder (padded).
+
 -- A lane entry is flags (1), time ready (6), id (16).
 local function entry_of(flags, ms, id) return char(flags) .. pack_ms(ms) .. id end
 
@@ -33,6 +35,9 @@ local function entry_of(flags, ms, id) return char(flags) .. pack_ms(ms) .. id e
 local function lane_score(lane, ms) return (9 - (byte(lane, 1) - 48)) * 4398046511104 + ms end
 
 local function has(flags, flag) return flags % (flag * 2) >= flag end
+
+-- The flags of a record that its lane entry carries: without POLICY and the one above it.
+local function entry_flags(flags) return flags - floor(flags % (4 * FLAG_POLICY) / FLAG_POLICY) * FLAG_POLICY end
 
 -- The head of a record. nil if it is none of ours.
 local function head_of(record)
@@ -115,7 +120,7 @@ local function promote(limit)
     local id = due[k]
     local head = read_head(id)
     if head then
-      local flags = head.flags % FLAG_POLICY
+      local flags = entry_flags(head.flags)
       if call('EXISTS', base .. 's' .. id) == 1 and not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
       touch(base .. 'r:' .. head.lane)
       items[#items + 1] = { id, flags, head.lane, tonumber(due[k + 1]) }

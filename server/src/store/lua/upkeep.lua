@@ -53,7 +53,7 @@ if #over > 0 then
       end
     elseif not state[4] then
       local leased_ms = value and unpack_ms(value, 17) or now
-      local flags = value and byte(value, 23) or head.flags % FLAG_POLICY
+      local flags = value and byte(value, 23) or entry_flags(head.flags)
       if not has(flags, FLAG_STATE) and call('EXISTS', base .. 's' .. id) == 1 then flags = flags + FLAG_STATE end
       if state[3] then
         cancelled = cancelled + 1
