@@ -129,6 +129,8 @@ impl Bench {
             holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
             jobs: jobs as u32,
             room_bytes: 1 << 30,
+            alone: true,
+            held: 0,
         }];
         let ask = LeaseAsk {
             priorities: "",

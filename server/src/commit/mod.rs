@@ -51,7 +51,10 @@ pub trait Operation: Send + Sync + 'static {
     fn bytes(item: &Self::Item) -> usize;
 
     /// One script call for all items.
-    fn run(queue: &Queue, items: &[&Self::Item]) -> impl Future<Output = Result<Answers<Self::Output>, Error>> + Send;
+    fn run(
+        queue: &Arc<Queue>,
+        items: &[&Self::Item],
+    ) -> impl Future<Output = Result<Answers<Self::Output>, Error>> + Send;
 }
 
 /// The calls of one operation on one queue.

@@ -19,7 +19,7 @@ impl Operation for Fake {
         *item
     }
 
-    async fn run(_: &Queue, _: &[&usize]) -> Result<Answers<usize>, Error> {
+    async fn run(_: &Arc<Queue>, _: &[&usize]) -> Result<Answers<usize>, Error> {
         unreachable!("nothing takes off")
     }
 }
