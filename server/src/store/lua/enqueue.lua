@@ -25,7 +25,7 @@ while ARGV[at] do
   touch(KEYS[2], KEYS[3], KEYS[5], base .. 'r:' .. lane)
   touch_all(body_of, ids)
   touch_all(base .. 's', ids)
-  touch(base .. 'x', base .. 'f')
+  touch(base .. 'x', base .. 'f', base .. 't')
   local group = { kind, lane, flags, ids, sets, number } -- and where it was gone through one by one: the number of each, and where each begins in ARGV
   local stale
   if kind ~= 'n' and meta[2] then

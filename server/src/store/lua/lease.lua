@@ -25,7 +25,7 @@ total = min(total, JOBS_PER_LOOK)
 local usual_term = min(lease_ms, default_timeout)
 local found, taken, claim_of, own_terms = {}, 0, #claims > 1 and {}, nil
 -- The same request again gets the same leases, as of when they began.
-local request_keys, fingerprints
+local request_keys, fingerprints, forgets
 if request_count > 0 then
   local known_keys = {}
   request_keys, fingerprints = {}, {}
@@ -72,8 +72,7 @@ if request_count > 0 then
       answered = answered or memory and sub(memory, 2, 9) == sub(old, 1, 8) and sub(memory, 10, 10) ~= 'L'
     end
     if answered then return { began, -1, 0, usual_term, { entries, records }, {}, own_terms, states_of(stateful), {}, old } end
-    own_terms = nil
-    call('UNLINK', request_keys[1])
+    own_terms, forgets = nil, true
   end
 end
 
@@ -382,6 +381,7 @@ if taken > 0 then
       local m = #known
       known[m + 1], known[m + 2] = leases[2 * k - 1], ''
     end
+    if forgets then call('UNLINK', request_keys[1]) end
     for of, known in pairs(given) do
       if request_keys[of] then
         call('HSET', request_keys[of], unpack(known))

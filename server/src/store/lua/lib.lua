@@ -110,7 +110,6 @@ local function make_ready(items, at_head)
     local lane = item[3]
     local plan = lanes[lane]
     if not plan then
-      touch(base .. 'qr:' .. lane)
       plan = { key = base .. 'r:' .. lane, ms = item[4], entries = {} }
       local first
       first, plan.foreign = try('LINDEX', plan.key, '0')
@@ -197,7 +196,7 @@ local function promote(limit)
     elseif head then
       local flags = entry_flags(head.flags)
       if call('EXISTS', base .. 's' .. id) == 1 and not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
-      touch(base .. 'r:' .. head.lane)
+      touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane)
       items[#items + 1] = { id, flags, head.lane, tonumber(due[k + 1]) }
     else
       orphans[#orphans + 1] = id

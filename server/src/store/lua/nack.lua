@@ -83,7 +83,7 @@ for k = 1, count do
     end
     if plan.to == STATE_READY and not lanes[head.lane] then
       lanes[head.lane] = true
-      touch(base .. 'r:' .. head.lane)
+      touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane)
     end
     if plan.to then
       plans[#plans + 1] = plan
@@ -96,7 +96,7 @@ end
 if #plans == 0 then return { now, answers } end
 touch(unpack(KEYS))
 local memories = generation(meta[1], meta[2], window_ms)
-touch_ends({})
+touch_ends(ids)
 
 -- act
 local done, memory, front, ending = {}, {}, {}, {}

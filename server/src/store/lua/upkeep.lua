@@ -39,11 +39,11 @@ if #over > 0 then
   for k, id in ipairs(over) do
     local head = read_head(id)
     local state = call('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st')
-    if head then touch(base .. 'r:' .. head.lane) end
+    if head then touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane) end
     plans[k] = { id = id, head = head, state = state, value = values[k] }
   end
   local memories = generation(meta[1], meta[2], window_ms)
-  touch_ends({})
+  touch_ends(over)
   for _, plan in ipairs(plans) do
     local id, head, state, value = plan.id, plan.head, plan.state, plan.value
     if not head then
