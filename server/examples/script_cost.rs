@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use bananas_broker::{
     domain::{
         JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
-        record::{Head, OwnPolicy, SpecFields, flag},
+        record::{self, Head, OwnPolicy, SpecFields, flag},
     },
     metrics::Metrics,
     store::{
@@ -211,8 +211,8 @@ fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
         unique: None,
     };
     change(&mut item, &mut head);
-    item.flags = head.flags;
     item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));
+    item.flags = record::flags(&item.record);
     item
 }
 

@@ -431,13 +431,14 @@ impl Draft {
             created_ms: 1_763_000_000_000,
             policy: self.policy.clone(),
         };
+        let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
         EnqueueItem {
             id: self.id,
             id_is_new: self.id_is_new,
             job_type,
             priority: self.priority,
-            flags,
-            record: head.encode(&SpecFields::of_spec(&spec).unwrap()),
+            flags: bananas_broker::domain::record::flags(&record),
+            record,
             start: self.start,
             start_by_ms: self.start_by_ms,
             unique: self.unique.clone(),
