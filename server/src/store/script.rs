@@ -190,7 +190,7 @@ fn prelude(cluster: bool) -> String {
     word("FLAG_LARGE", &record::flag::LARGE);
     word("ENTRY_BYTES", &ENTRY_BYTES);
     word("LANES_PER_LOOK", &LANES_PER_LOOK);
-    word("JOBS_PER_LOOK", &limits::MAX_GROUP_ITEMS);
+    word("JOBS_PER_LOOK", &limits::MAX_LEASE_JOBS);
     word("BYTES_PER_LOOK", &limits::MAX_GROUP_BYTES);
     word("ENTRIES_PER_LOOK", &ENTRIES_PER_LOOK);
     word("SUSPECT_AFTER", &SUSPECT_AFTER);
