@@ -15,8 +15,8 @@ use bananas_broker::{
     },
     metrics::Metrics,
     store::{
-        AckItem, Claim, Endpoint, EnqueueItem, ExtendItem, LeaseAsk, Look, NackAction, NackItem, Options, QueueKeys,
-        Start, Store, UniqueKey,
+        AckItem, Claim, Endpoint, EnqueueItem, ExtendItem, Extender, LeaseAsk, Look, NackAction, NackItem, Options,
+        QueueKeys, Start, Store, UniqueKey,
     },
 };
 use redis::aio::MultiplexedConnection;
@@ -163,7 +163,7 @@ impl Bench {
                 nonce,
                 action,
                 delay_ms: (action != NackAction::Release).then_some(LONG_MS),
-                if_deadline_ms: None,
+                if_kept_by: None,
                 failure: Default::default(),
             })
             .collect();
@@ -178,7 +178,7 @@ impl Bench {
                 job_id,
                 nonce,
                 duration_ms: 30_000,
-                if_deadline_ms: None,
+                by: Extender::Holder,
                 progress: None,
             })
             .collect();

@@ -43,8 +43,9 @@ impl Delivery {
 
     /// Puts undelivered jobs back at the head of their queue; nothing counts for them. If that fails, their leases run out.
     pub fn give_back(&self) {
-        let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, None));
-        drop(self.queue.release(leases));
+        let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, false)).collect();
+        let queue = self.queue.clone();
+        tokio::spawn(async move { queue.give_back(leases, None).await });
     }
 }
 

@@ -287,7 +287,7 @@ impl Store {
                 nonce,
                 action: NackAction::SetAside,
                 delay_ms: None,
-                if_deadline_ms: None,
+                if_kept_by: None,
                 failure: Default::default(),
             })
             .collect();

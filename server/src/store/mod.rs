@@ -26,7 +26,7 @@ pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;
 pub use lease::{Claim, LeaseAsk, Leased, Look, MAX_CLAIMS, Verdict};
 pub use queue::{LaneCount, Occupied, QueueCounts};
-pub use settle::{AckItem, ExtendItem, Extended, NackAction, NackItem, NackOutcome, Settled};
+pub use settle::{AckItem, ExtendItem, Extended, Extender, NackAction, NackItem, NackOutcome, Settled};
 pub use signal::{Interest, Signal, Signals};
 pub use upkeep::Round;
 

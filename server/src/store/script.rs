@@ -69,7 +69,6 @@ scripts! {
     ack: "#!lua flags=allow-oom\n",
     nack: "#!lua flags=allow-oom\n",
     extend: "#!lua flags=allow-oom\n",
-    disown: "#!lua flags=allow-oom\n",
     cancel: "#!lua flags=allow-oom\n",
     look: "#!lua flags=no-writes\n",
     wait: "#!lua flags=allow-oom\n",
@@ -194,6 +193,10 @@ fn prelude(cluster: bool) -> String {
     word("BYTES_PER_LOOK", &limits::MAX_GROUP_BYTES);
     word("ENTRIES_PER_LOOK", &ENTRIES_PER_LOOK);
     word("SUSPECT_AFTER", &SUSPECT_AFTER);
+    word(
+        "UNCONFIRMED_TEXT",
+        &"' times no worker confirmed that it had received this job'",
+    );
     word("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
     word("IN_CLUSTER", &cluster);
     word("NOBODY", &"'--------'");
@@ -330,7 +333,6 @@ mod tests {
             ("ack", include_str!("lua/ack.lua")),
             ("nack", include_str!("lua/nack.lua")),
             ("extend", include_str!("lua/extend.lua")),
-            ("disown", include_str!("lua/disown.lua")),
             ("cancel", include_str!("lua/cancel.lua")),
             ("look", include_str!("lua/look.lua")),
             ("wait", include_str!("lua/wait.lua")),

@@ -1,7 +1,8 @@
 //! upkeep.lua: what nobody asks for; and the rehearsal of all scripts at start.
 
 use super::{
-    AckItem, Claim, ExtendItem, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part, reply::Reply,
+    AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part,
+    reply::Reply,
 };
 use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
 
@@ -39,6 +40,8 @@ pub struct Round {
     pub quarantined: Vec<JobId>,
     /// There is work in the queue: look again soon.
     pub busy: bool,
+    /// Leases that ended before any worker had confirmed the job.
+    pub unconfirmed: u64,
 }
 
 impl Store {
@@ -73,7 +76,8 @@ impl Store {
             .int(policy.dead_max)
             .int(policy.retained_max)
             .int(cursor)
-            .text(&format!("{:.4}", fastrand::f64()));
+            .text(&format!("{:.4}", fastrand::f64()))
+            .int(u64::from(policy.max_unconfirmed));
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let mut round = Round {
             now_ms: reply.uint()?,
@@ -90,12 +94,14 @@ impl Store {
             cursor: reply.text()?.parse().unwrap_or(0),
             quarantined: Vec::new(),
             busy: false,
+            unconfirmed: 0,
         };
         let mut quarantined = reply.list()?;
         while quarantined.left() > 0 {
             round.quarantined.push(job_id(&quarantined.bytes()?)?);
         }
         round.busy = reply.int()? == 1;
+        round.unconfirmed = reply.uint()?;
         Ok(round)
     }
 
@@ -137,7 +143,7 @@ impl Store {
                 nonce,
                 action: NackAction::Retry,
                 delay_ms: None,
-                if_deadline_ms: None,
+                if_kept_by: None,
                 failure,
             }],
         )
@@ -148,7 +154,7 @@ impl Store {
                 job_id,
                 nonce,
                 duration_ms: 1_000,
-                if_deadline_ms: None,
+                by: Extender::Holder,
                 progress: None,
             }],
         )

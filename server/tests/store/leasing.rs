@@ -633,7 +633,7 @@ async fn a_request_whose_jobs_were_given_back_is_made_anew(space: &Space) {
     };
     let first = space.ask(&ask).await;
     for item in &items {
-        space.nack(item.id, first.nonce, NackAction::Release).await.unwrap();
+        space.nack(item.id, first.nonce, NackAction::GiveBack).await.unwrap();
     }
     let second = space.ask(&ask).await;
     assert_eq!((second.jobs.len(), second.nonce == first.nonce), (2, false));

@@ -37,6 +37,7 @@ pub(crate) struct Lease {
     pub(crate) nonce: Vec<u8>,
     pub(crate) ms: u64,
     pub(crate) flags: u8,
+    pub(crate) confirmed: bool,
     pub(crate) holder: String,
 }
 
@@ -281,6 +282,7 @@ fn lease(raw: &[u8]) -> Lease {
         nonce: raw[..16].to_vec(),
         ms: big_endian(&raw[16..22]),
         flags: raw[22],
+        confirmed: raw[31] == b'1',
         holder: text(&raw[32..]),
     }
 }

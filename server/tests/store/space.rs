@@ -12,8 +12,8 @@ use bananas_broker::{
     },
     metrics::Metrics,
     store::{
-        AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, JobView, LeaseAsk, Leased, Look,
-        NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
+        AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseAsk, Leased,
+        Look, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
     },
 };
 use futures_util::future::BoxFuture;
@@ -203,7 +203,14 @@ impl Space {
                 ..Ask::default()
             })
             .await;
-        (look.jobs.pop().expect("a job is ready"), look.nonce)
+        let job = look.jobs.pop().expect("a job is ready");
+        if lease_ms < LONG_MS {
+            // The worker says that it has the job, so its end counts.
+            self.extend(&extend(job.job_id, look.nonce, lease_ms))
+                .await
+                .expect("it is held");
+        }
+        (job, look.nonce)
     }
 
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Look {
@@ -337,7 +344,7 @@ pub(crate) fn nack(job_id: JobId, nonce: Nonce, action: NackAction) -> NackItem 
         nonce,
         action,
         delay_ms: None,
-        if_deadline_ms: None,
+        if_kept_by: None,
         failure: Default::default(),
     }
 }
@@ -347,7 +354,7 @@ pub(crate) fn extend(job_id: JobId, nonce: Nonce, duration_ms: u64) -> ExtendIte
         job_id,
         nonce,
         duration_ms,
-        if_deadline_ms: None,
+        by: Extender::Holder,
         progress: None,
     }
 }

@@ -69,7 +69,7 @@ if request_count > 0 then
     -- Leases that were given back, or ran out, are as if the request had never been made; those that were settled had reached the caller.
     local answered = taken > 0
     for _, memory in pairs(not answered and remembered(call('HGET', KEYS[1], 'dg'), ids) or {}) do
-      answered = answered or memory and sub(memory, 2, 9) == sub(old, 1, 8) and sub(memory, 10, 10) ~= 'L'
+      answered = answered or memory and sub(memory, 2, 9) == sub(old, 1, 8) and sub(memory, 10, 10) ~= 'G' and sub(memory, 10, 10) ~= 'U'
     end
     if answered then return { began, -1, 0, usual_term, { entries, records }, {}, own_terms, states_of(stateful), {}, old } end
     own_terms, forgets = nil, true

@@ -2,8 +2,8 @@
 -- KEYS  meta, lane index, scheduled, leases, lease deadlines, start_by, dead, settled, tombstones, lane tombstone counts
 -- ARGV  items at most, dedupe window ms, dedupe ids at most, failure retention ms, max attempts, max losses, initial backoff ms, longest backoff ms,
 --       multiplier in thousandths, jitter in thousandths, attempt timeout ms, dead retention ms, dead at most, settled at most,
---       cursor of the repair sweep, random number in [0, 1)
--- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1}
+--       cursor of the repair sweep, random number in [0, 1), max unconfirmed
+-- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1, unconfirmed}
 -- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED, READY → EXPIRED, SCHEDULED → EXPIRED
 local limit = tonumber(ARGV[1])
 local window_ms, max_ids, failure_retention = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -25,7 +25,8 @@ for _, id in ipairs(orphans) do
 end
 
 -- Dead leases: the attempt took too long, a cancel was not answered, or the holder is gone.
-local timed_out, lost, dead, cancelled = 0, 0, 0, 0
+local timed_out, lost, unconfirmed, dead, cancelled = 0, 0, 0, 0, 0
+local max_unconfirmed = tonumber(ARGV[17])
 local over = call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, limit)
 if #over >= limit then more = 1 end
 if #over > 0 then
@@ -36,11 +37,18 @@ if #over > 0 then
     memory[#memory + 1] = id
     memory[#memory + 1] = state
   end
+  local postponed, ended = {}, {}
   for k, id in ipairs(over) do
-    local head = read_head(id)
-    local state = call('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st')
+    local head, newer = read_head(id)
+    local state, foreign = try('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st', 'un')
     if head then touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane) end
-    plans[k] = { id = id, head = head, state = state, value = values[k] }
+    if newer then
+      -- A newer broker knows what to do; until one looks, others are not held up.
+      postponed[#postponed + 1], postponed[#postponed + 2] = now + 10000, id
+    else
+      ended[#ended + 1] = id
+      plans[#plans + 1] = { id = id, head = head, state = state or {}, foreign = foreign, value = values[k] }
+    end
   end
   local memories = generation(meta[1], meta[2], window_ms)
   touch_ends(over)
@@ -52,15 +60,35 @@ if #over > 0 then
         quarantined[#quarantined + 1] = id
       end
     elseif not state[4] then
+      if plan.foreign then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
       local leased_ms = value and unpack_ms(value, 17) or now
       local flags = value and byte(value, 23) or entry_flags(head.flags)
       if not has(flags, FLAG_STATE) and call('EXISTS', base .. 's' .. id) == 1 then flags = flags + FLAG_STATE end
+      local timed = value and now >= leased_ms + attempt_timeout(head, default_timeout)
+      -- A Lease call is answered by nothing before its end: its attempt counts when it takes too long.
+      local counts = not value or sub(value, 32, 32) == '1' or timed and sub(value, 24, 31) == NOBODY
+      if (counts or state[3]) and has(flags, FLAG_START_BY) then call('ZREM', KEYS[6], id) end
       if state[3] then
         cancelled = cancelled + 1
         release_unique(id, flags)
         keep_settled(id, STATE_CANCELLED, now + retention(head, failure_retention), {})
         settle(id, STATE_CANCELLED)
-      elseif value and now >= leased_ms + attempt_timeout(head, default_timeout) then
+      elseif not counts then
+        -- Nobody said that it had arrived: neither an attempt nor a loss.
+        unconfirmed = unconfirmed + 1
+        local times = tonumber(state[5] or 0) + 1
+        if times >= max_unconfirmed then
+          dead = dead + 1
+          release_unique(id, flags)
+          call('ZREM', KEYS[6], id)
+          keep_settled(id, STATE_DEAD, 0, { 'un', times, 'ft', 'Unconfirmed', 'fm', times .. UNCONFIRMED_TEXT, 'fs', '', 'fa', now })
+          settle(id, STATE_DEAD)
+        else
+          call('HSET', base .. 's' .. id, 'un', times)
+          if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
+          front[#front + 1] = { id, flags, head.lane, now }
+        end
+      elseif timed then
         timed_out = timed_out + 1
         local attempts = tonumber(state[1] or 0) + 1
         local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its timeout', 'fs', '', 'fa', now }
@@ -91,8 +119,11 @@ if #over > 0 then
   end
   if #memory > 0 then call('HSET', begin(memories), unpack(memory)) end
   make_ready(front, true)
-  call('ZREM', KEYS[5], unpack(over))
-  call('HDEL', KEYS[4], unpack(over))
+  if #postponed > 0 then call('ZADD', KEYS[5], unpack(postponed)) end
+  if #ended > 0 then
+    call('ZREM', KEYS[5], unpack(ended))
+    call('HDEL', KEYS[4], unpack(ended))
+  end
   tell_waiters(meta[3], settled)
 end
 
@@ -186,4 +217,4 @@ sooner(KEYS[6], 0)
 sooner(KEYS[7], dead_retention)
 sooner(KEYS[8], 0)
 local busy = (call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0) and 1 or 0
-return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy }
+return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, unconfirmed }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, record::OwnPolicy},
-    store::{EnqueueItem, Enqueued, ExtendItem, Start, UniqueKey, Verdict},
+    domain::{Error, JobId, JobState, Keeper, Nonce, record::OwnPolicy},
+    store::{EnqueueItem, Enqueued, ExtendItem, Extender, Start, UniqueKey, Verdict},
 };
 
 use super::{
-    operation::{self, Operation, SLOTS, Span, Token},
+    operation::{self, By, Operation, SLOTS, Span, Token},
     queue::{Job, Queue},
 };
 use crate::{
@@ -221,6 +221,7 @@ impl<'a> Drive<'a> {
             lease: None,
             attempts: 0,
             losses: 0,
+            unconfirmed: 0,
             cancel_by_ms: None,
             start_by_ms: draft.start_by_ms,
             unique: draft
@@ -317,18 +318,37 @@ impl<'a> Drive<'a> {
             .get(&id)
             .filter(|_| self.model.holds(&id, nonce.0))
             .cloned();
-        let known = held
+        let kept_by = held
             .as_ref()
             .and_then(|job| job.lease)
-            .map_or(7, |lease| lease.deadline_ms);
+            .map_or(Keeper::NONE, |lease| lease.keeper);
+        let next = if kept_by == Keeper(*b"keeper-1") {
+            *b"keeper-2"
+        } else {
+            *b"keeper-1"
+        };
+        let by = match extend.by {
+            By::Holder => Extender::Holder,
+            By::Keeper(confirmed) => Extender::Keeper(kept_by, confirmed),
+            By::Stranger => Extender::Keeper(Keeper(*b"stranger"), true),
+            By::NextKeeper => Extender::Taking(Keeper(next)),
+        };
         let item = ExtendItem {
-            if_deadline_ms: extend.if_deadline.map(|same| if same { known } else { known - 1 }),
+            by,
             progress: extend.progress.then(|| (50.0, "half".into(), "page 7".into())),
             ..crate::space::extend(job_id, nonce, extend.term.ms())
         };
         let answer = self.space.extend(&item).await;
         let Some(job) = held else {
-            assert_eq!(answer, Err(Error::LeaseLost));
+            let answered = self.model.was_answered(&id, nonce);
+            assert_eq!(
+                answer,
+                Err(if answered {
+                    Error::AlreadySettled
+                } else {
+                    Error::LeaseLost
+                })
+            );
             return;
         };
         let lease = job.lease.expect("it is held");
@@ -339,15 +359,17 @@ impl<'a> Drive<'a> {
                 let now = self.space.now_ms().await;
                 assert!(limit <= now, "the lease is not over, and it was refused");
             }
+            Ok(extended) if extended.moved => assert_eq!(extend.by, By::Stranger),
             Ok(extended) => {
+                assert_ne!(extend.by, By::Stranger);
                 let now = extended.deadline_ms - extended.remaining_ms;
                 assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
-                if extend.if_deadline == Some(false) {
-                    assert_eq!(extended.remaining_ms, lease.deadline_ms.saturating_sub(now).max(1));
-                } else {
-                    assert_eq!(extended.deadline_ms, limit.min(now + extend.term.ms()));
-                    let job = self.model.jobs.get_mut(&id).unwrap();
-                    job.lease.as_mut().unwrap().deadline_ms = extended.deadline_ms;
+                assert_eq!(extended.deadline_ms, limit.min(now + extend.term.ms()));
+                let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
+                lease.deadline_ms = extended.deadline_ms;
+                lease.confirmed |= extend.by != By::Keeper(false);
+                if extend.by == By::NextKeeper {
+                    lease.keeper = Keeper(next);
                 }
             }
         }
@@ -402,11 +424,12 @@ impl<'a> Drive<'a> {
             round.expired,
             round.cancelled,
             round.pruned,
+            round.unconfirmed,
         ];
         assert_eq!(
             done.map(|count| count as usize),
             expected,
-            "promoted, timed out, lost, dead, expired, cancelled, pruned"
+            "promoted, timed out, lost, dead, expired, cancelled, pruned, unconfirmed"
         );
         assert!(round.repaired == 0 && round.quarantined.is_empty() && !round.more);
     }
