@@ -45,12 +45,14 @@ while ARGV[at] do
       local holder = (stale and stale[k] or state and not settled) and id
       if not holder and kind == 'x' and ARGV[from + 4] ~= '' then
         holder = seen_keys[ARGV[from + 4]] or call('HGET', KEYS[4], ARGV[from + 4])
-        if holder and not seen_keys[ARGV[from + 4]] then
+        if holder then
           state = state_of(holder)
-          -- A key that no job knows to be its own, after a restore or a manual edit, is free.
-          if not state or try('HGET', base .. 's' .. holder, 'uk') ~= ARGV[from + 4] then holder, state = nil, nil end
-        elseif holder then
-          state = STATE_READY
+          if seen_keys[ARGV[from + 4]] then
+            state = state or STATE_READY
+          elseif not state or try('HGET', base .. 's' .. holder, 'uk') ~= ARGV[from + 4] then
+            -- A key that no job knows to be its own, after a restore or a manual edit, is free.
+            holder, state = nil, nil
+          end
         end
         seen_keys[ARGV[from + 4]] = holder or id
       end

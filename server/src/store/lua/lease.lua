@@ -317,7 +317,12 @@ while taken < total and verdict == 0 do
     if plan_of then at.passed = at.passed + 1 end
     if verdict ~= 0 then break end
   end
-  if not plan_of then plan.passed = plan.passed + done - first + 1 end
+  if plan_of then
+    -- What was cut off comes again.
+    for _, open_lane in ipairs(group) do open_lane.merged = open_lane.passed end
+  else
+    plan.passed = plan.passed + done - first + 1
+  end
   if skipped or first > 1 or done < last then
     local given, given_records = {}, {}
     for k = first, done do

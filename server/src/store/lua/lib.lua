@@ -145,7 +145,7 @@ local function merge(group, following, open, read, most)
     -- The open lane whose next entry is oldest, and how far it goes before another is older.
     local oldest, oldest_ms, until_ms
     for _, plan in ipairs(group) do
-      if not plan.ends and plan.merged - plan.from >= #plan.entries then read(plan, plan.merged, most) end
+      if plan.merged < plan.from or not plan.ends and plan.merged - plan.from >= #plan.entries then read(plan, plan.merged, most) end
       local entry = plan.entries[plan.merged - plan.from + 1]
       if entry then
         local ms = sub(entry, 2, 7)
