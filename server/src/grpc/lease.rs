@@ -192,7 +192,7 @@ impl LeaseCall {
         let (sleeper, listening) = queue
             .wakers()
             .on_lanes(self.ask.filter.clone(), Box::new(move |_| woken.notify_one()));
-        let fingerprint = format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes);
+        let fingerprint = convert::fingerprint(&self.ask, self.max_jobs, self.max_bytes);
         let mut listening = Some(listening);
         let result = loop {
             let item = LeaseItem {

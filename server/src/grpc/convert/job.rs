@@ -78,6 +78,12 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         .as_ref()
         .map(|at| timestamp_ms(at, "start_by", now_ms))
         .transpose()?;
+    if start_by_ms == Some(0) {
+        return Err(Error::invalid(
+            "start_by",
+            "is not later than 1970; leave it out where there is no bound",
+        ));
+    }
     if let (Some(start_by), Start::At(run_at)) = (start_by_ms, start)
         && start_by < run_at
     {
@@ -272,7 +278,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut pb::JobSpec)) -> String {
         match job(&spec_with(change), None, &Limits::default()) {
             Err(Error::Invalid { field, .. }) => field,
-            Err(Error::PayloadTooLarge { field, .. }) => field.to_owned(),
+            Err(Error::PayloadTooLarge { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }
