@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use bananas_broker::{
     domain::{
         JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
-        record::{Head, OwnPolicy, SpecFields, flag},
+        record::{self, Head, OwnPolicy, SpecFields, flag},
     },
     metrics::Metrics,
     store::{
@@ -129,6 +129,8 @@ impl Bench {
             holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
             jobs: jobs as u32,
             room_bytes: 1 << 30,
+            alone: true,
+            held: 0,
         }];
         let ask = LeaseAsk {
             priorities: "",
@@ -209,8 +211,8 @@ fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
         unique: None,
     };
     change(&mut item, &mut head);
-    item.flags = head.flags;
     item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));
+    item.flags = record::flags(&item.record);
     item
 }
 

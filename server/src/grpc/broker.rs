@@ -8,6 +8,7 @@ use super::{
     Service,
     bounds::{check_batch, deadline},
     convert,
+    enqueue::wire_enqueued_state,
     lease::LeaseCall,
     settle::{self, note_ack, note_nack, wire_extended, wire_state},
     status::item_error,
@@ -29,7 +30,7 @@ impl BrokerService for Service {
         Ok(Response::new(pb::EnqueueResponse {
             job_id: enqueued.job_id.to_string(),
             deduplicated: enqueued.deduplicated,
-            state: 0,
+            state: wire_enqueued_state(&enqueued),
         }))
     }
 
@@ -53,7 +54,7 @@ impl BrokerService for Service {
                     job_id: enqueued.job_id.to_string(),
                     deduplicated: enqueued.deduplicated,
                     error: None,
-                    state: 0,
+                    state: wire_enqueued_state(&enqueued),
                 },
                 Err(error) => pb::EnqueueResult {
                     error: Some(item_error(&error)),
@@ -74,9 +75,8 @@ impl BrokerService for Service {
         // A task of its own: if the caller goes away while a script runs, what it leased is given back.
         tokio::spawn(async move {
             let result = call.run(&broker, &gone).await;
-            if let Err(Ok(undelivered)) = answer.send(result) {
-                undelivered.give_back();
-            }
+            // What nobody waits for any more is dropped, and goes back.
+            drop(answer.send(result));
         });
         let jobs = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
         Ok(Response::new(jobs.into_wire(&self.0)))

@@ -1,8 +1,8 @@
 //! Batches of jobs: each for itself, or all or none.
 
-use super::{Service, convert};
+use super::{Service, convert, settle::wire_state};
 use crate::{
-    domain::{Error, JobId},
+    domain::{Error, JobId, limits::MAX_ATOMIC_ITEMS},
     queue::PerQueue,
     store::{EnqueueItem, Enqueued},
     telemetry::propagation::TraceHeaders,
@@ -10,6 +10,11 @@ use crate::{
 
 /// The answers in the order of the jobs, with the id where the job could be read.
 pub(super) type EachEnqueued = Vec<(Option<JobId>, Result<Enqueued, Error>)>;
+
+/// Where the job is that was there already; UNSPECIFIED for a new one.
+pub(super) fn wire_enqueued_state(enqueued: &Enqueued) -> i32 {
+    enqueued.state.map_or(0, |state| wire_state(state) as i32)
+}
 
 impl Service {
     /// Every job for itself.
@@ -46,6 +51,13 @@ impl Service {
         specs: Vec<bytes::Bytes>,
         trace: Option<&TraceHeaders>,
     ) -> Result<EachEnqueued, Error> {
+        if specs.len() > MAX_ATOMIC_ITEMS {
+            return Err(Error::BatchTooLarge {
+                size: specs.len(),
+                limit: MAX_ATOMIC_ITEMS,
+                unit: "atomic items",
+            });
+        }
         let mut items = Vec::with_capacity(specs.len());
         let mut routing_key = None;
         for (index, spec) in specs.iter().enumerate() {
@@ -69,7 +81,7 @@ impl Service {
         }
         let routing_key = routing_key.ok_or_else(|| Error::invalid("jobs", "must have at least one entry"))?;
         let ids: Vec<JobId> = items.iter().map(|item| item.id).collect();
-        let answers = self.0.queues.get(&routing_key).enqueue.submit(items).all().await;
+        let answers = self.0.queues.get(&routing_key).enqueue.submit_whole(items).all().await;
         if let Some(Err(error)) = answers.first() {
             return Err(error.clone());
         }

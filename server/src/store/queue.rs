@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use redis::Value;
 
 use super::{QueueKeys, Store, keys, keys::part, reply::Reply};
@@ -16,6 +17,17 @@ pub struct LaneCount {
     pub job_type: String,
     /// Jobs that wait.
     pub ready: u64,
+}
+
+/// Whether a queue may have jobs to hand out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupied {
+    /// Some are ready, or scheduled.
+    Jobs,
+    /// None.
+    Empty,
+    /// It hands out nothing.
+    Paused,
 }
 
 /// How much is in a queue.
@@ -101,6 +113,22 @@ impl Store {
                 return Ok(names);
             }
         }
+    }
+
+    /// Whether queues may have jobs to hand out; asked all at once, each answered for itself.
+    pub async fn occupied<'a>(&self, queues: impl Iterator<Item = &'a QueueKeys>) -> Vec<Result<Occupied, Error>> {
+        join_all(queues.map(async |keys| {
+            let (mut jobs, mut paused) = (redis::cmd("EXISTS"), redis::cmd("HEXISTS"));
+            jobs.arg(keys.key(part::LANES)).arg(keys.key(part::SCHEDULED));
+            paused.arg(keys.key(part::META)).arg("pa");
+            let (jobs, paused) = tokio::try_join!(self.reads.run(&jobs, true), self.reads.run(&paused, true))?;
+            Ok(match (Reply::one(paused).int()?, Reply::one(jobs).int()?) {
+                (1, _) => Occupied::Paused,
+                (_, 0) => Occupied::Empty,
+                _ => Occupied::Jobs,
+            })
+        }))
+        .await
     }
 
     /// Counts a queue.

@@ -29,6 +29,8 @@ pub enum NackAction {
     DeadLetter,
     /// Cancelled at once.
     Discard,
+    /// Set aside by the broker, which cannot read the record.
+    SetAside,
 }
 
 impl NackAction {
@@ -39,6 +41,7 @@ impl NackAction {
             Self::Snooze => b"Z",
             Self::DeadLetter => b"D",
             Self::Discard => b"C",
+            Self::SetAside => b"Q",
         }
     }
 }

@@ -109,6 +109,8 @@ impl Store {
             keeper: Keeper::NONE,
             jobs: 1,
             room_bytes: 1,
+            alone: true,
+            held: 0,
         }];
         let ask = LeaseAsk {
             priorities: "",

@@ -178,7 +178,8 @@ impl Space {
                 answer,
                 Ok(Enqueued {
                     job_id: item.id,
-                    deduplicated: false
+                    deduplicated: false,
+                    state: None,
                 })
             );
         }
@@ -210,7 +211,8 @@ impl Space {
     }
 
     pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<Look, Error> {
-        let one = [claim(ask.jobs, ask.room_bytes)];
+        let mut one = [claim(ask.jobs, ask.room_bytes)];
+        one[0].alone = ask.alone;
         let kinds: Vec<String> = ask.job_types.iter().map(|&kind| kind.to_owned()).collect();
         let ask = LeaseAsk {
             priorities: ask.priorities,
@@ -297,7 +299,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) job_types: &'a [&'a str],
     pub(crate) lease_ms: u64,
     pub(crate) jobs: u32,
-    pub(crate) room_bytes: i64,
+    pub(crate) room_bytes: u64,
+    pub(crate) alone: bool,
     pub(crate) claims: Option<&'a [Claim]>,
     pub(crate) request: Option<(&'a str, &'a str)>,
 }
@@ -310,18 +313,21 @@ impl Default for Ask<'_> {
             lease_ms: LONG_MS,
             jobs: 1,
             room_bytes: 1 << 20,
+            alone: true,
             claims: None,
             request: None,
         }
     }
 }
 
-pub(crate) fn claim(jobs: u32, room_bytes: i64) -> Claim {
+pub(crate) fn claim(jobs: u32, room_bytes: u64) -> Claim {
     Claim {
         holder: "tester".to_owned(),
         keeper: Keeper::NONE,
         jobs,
         room_bytes,
+        alone: true,
+        held: 0,
     }
 }
 
@@ -425,13 +431,14 @@ impl Draft {
             created_ms: 1_763_000_000_000,
             policy: self.policy.clone(),
         };
+        let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
         EnqueueItem {
             id: self.id,
             id_is_new: self.id_is_new,
             job_type,
             priority: self.priority,
-            flags,
-            record: head.encode(&SpecFields::of_spec(&spec).unwrap()),
+            flags: bananas_broker::domain::record::flags(&record),
+            record,
             start: self.start,
             start_by_ms: self.start_by_ms,
             unique: self.unique.clone(),

@@ -25,7 +25,6 @@ crate::facts![
     the_memory_of_settled_ids_turns_over_by_age,
     the_memory_of_settled_ids_turns_over_by_count,
     a_round_says_when_the_next_one_is_due,
-    quarantine_holds_no_more_than_a_thousand,
 ];
 
 async fn an_idle_queue_needs_nothing(space: &Space) {
@@ -167,7 +166,8 @@ async fn a_job_that_nobody_leased_in_time_expires(space: &Space) {
         "it was started in time"
     );
     let all = space.snapshot().await;
-    assert!(all.unique.is_empty() && all.start_by.is_empty() && all.tombstones.len() == 1);
+    assert!(all.unique.is_empty() && all.tombstones.len() == 1);
+    assert_eq!(all.start_by.len(), 1, "the worker may give it back unstarted");
     let again = space.enqueue(&[ready.item(), scheduled.item()]).await;
     assert!(again.iter().all(|answer| answer.as_ref().unwrap().deduplicated));
 }
@@ -343,18 +343,4 @@ async fn a_round_says_when_the_next_one_is_due(space: &Space) {
     item.delay_ms = Some(5_000);
     let due = space.nack_with(&item).await.unwrap().due_ms;
     assert_eq!(space.store.upkeep(&space.keys, 0).await.unwrap().next_ms, due);
-}
-
-async fn quarantine_holds_no_more_than_a_thousand(space: &Space) {
-    for _ in 0..3 {
-        let items = plain(400);
-        space.fill(&items).await;
-        for item in &items {
-            let body = [space.keys.base().as_bytes(), b"j", &item.id.0].concat();
-            let () = space.command("SET", &[&body, b"\x63"]).await;
-        }
-        assert_eq!(space.lease(400).await.quarantined, 400);
-    }
-    let all = space.snapshot().await;
-    assert!(all.quarantine.len() == 1_000 && all.bodies.is_empty());
 }

@@ -64,7 +64,7 @@ impl Session {
             }
             verdicts.push(wire_extended(result));
         }
-        self.taker().hold(taken);
+        self.taker().hold(taken, 0);
         verdicts
     }
 

@@ -21,7 +21,7 @@ use super::Opening;
 use crate::{
     broker::Broker,
     clock::now_ms,
-    dispatch::{Delivery, Taker},
+    dispatch::{Delivery, Notice, Taker, Terms},
     domain::{Error, JobId, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
@@ -116,12 +116,12 @@ impl Session {
             None => Err(delivery),
         });
         let to = Arc::downgrade(&session);
-        let pause_notice = Box::new(move |paused| {
+        let notify = Box::new(move |notice| {
             if let Some(session) = to.upgrade() {
-                let reason = if paused {
-                    pb::AdviceReason::Paused
-                } else {
-                    pb::AdviceReason::Empty
+                let reason = match notice {
+                    Notice::Paused => pb::AdviceReason::Paused,
+                    Notice::Resumed => pb::AdviceReason::Empty,
+                    Notice::NoRoom => pb::AdviceReason::NoRoom,
                 };
                 session.send(Frame::Advice(pb::Advice {
                     reason: reason.into(),
@@ -130,14 +130,12 @@ impl Session {
             }
         });
         let flow = opening.flow;
-        let taker = Taker::new(
-            opening.worker.worker_id.clone(),
-            session.keeper,
-            flow.max_jobs,
-            flow.max_bytes,
-            sink,
-            pause_notice,
-        );
+        let terms = Terms {
+            holder: opening.worker.worker_id.clone(),
+            keeper: session.keeper,
+            request: None,
+        };
+        let taker = Taker::new(terms, flow.max_jobs, flow.max_bytes, sink, notify);
         let _ = session.taker.set(taker);
         session
     }
@@ -189,7 +187,7 @@ impl Session {
             else {
                 tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
                 free_jobs += 1;
-                free_bytes += job.record.len() as u64;
+                free_bytes += job.bytes();
                 continue;
             };
             let number = state.delivery;
@@ -199,7 +197,7 @@ impl Session {
                     queue: delivery.queue.clone(),
                     nonce: delivery.nonce,
                     token,
-                    bytes: job.record.len() as u64,
+                    bytes: job.bytes(),
                     delivery: number,
                     deadline_ms: leased_ms + job.lease_ms,
                     renew_at: self.renew_at(now, job.lease_ms),

@@ -14,7 +14,7 @@ for k = 1, #scan[2], 2 do
     local head = read_head(id)
     -- A record that cannot be read is left to the end of its lease, which sets it aside.
     if head then
-      touch(base .. 'r:' .. head.lane)
+      touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane)
       found[#found + 1] = id
       front[#front + 1] = { id, byte(value, 23), head.lane, now }
     end

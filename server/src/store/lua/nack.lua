@@ -1,7 +1,7 @@
 -- Settles leased jobs as not done.
 -- KEYS  meta, leases, lease deadlines, settled, scheduled, lane index, dead
 -- ARGV  broker, dedupe window ms, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
---       jitter in thousandths, then per job: id, nonce, action ('T' retry, 'L' release, 'Z' snooze, 'D' dead-letter, 'C' discard),
+--       jitter in thousandths, then per job: id, nonce, action ('T' retry, 'L' release, 'Z' snooze, 'D' dead-letter, 'C' discard, 'Q' set aside: the record cannot be read),
 --       delay ms or '' (release: only if the deadline is this ms, '' always), random number in [0, 1), failure type, message, stack
 -- RETURNS {now ms, per job: code, state, due ms}
 --         codes: 0 applied, 1 settled so before, 2 lease lost, 3 settled otherwise before
@@ -47,7 +47,7 @@ for k = 1, count do
     end
     local plan = { id = id, nonce = nonce, action = action, flags = flags, head = head, from = from }
     local delay = ARGV[from + 3]
-    if not head then
+    if not head or action == 'Q' then
       plan.to = 'Q'
     elseif action == 'L' and delay ~= '' and tonumber(call('ZSCORE', KEYS[3], id) or 0) ~= tonumber(delay) then
       plan.to = nil -- prolonged meanwhile: whoever did that has the job
@@ -83,7 +83,7 @@ for k = 1, count do
     end
     if plan.to == STATE_READY and not lanes[head.lane] then
       lanes[head.lane] = true
-      touch(base .. 'r:' .. head.lane)
+      touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane)
     end
     if plan.to then
       plans[#plans + 1] = plan
@@ -96,7 +96,7 @@ end
 if #plans == 0 then return { now, answers } end
 touch(unpack(KEYS))
 local memories = generation(meta[1], meta[2], window_ms)
-touch_ends({})
+touch_ends(ids)
 
 -- act
 local done, memory, front, ending = {}, {}, {}, {}
@@ -116,7 +116,7 @@ for n, plan in ipairs(plans) do
   end
   if to == 'Q' then
     -- with: quarantine
-    quarantine(id, call('GET', base .. 'j' .. id), 'unreadable record')
+    quarantine(id, 'unreadable record')
   elseif to == STATE_READY then
     front[#front + 1] = { id, plan.flags, plan.head.lane, now }
   elseif to == STATE_SCHEDULED then

@@ -20,7 +20,7 @@ local more = 0
 local promoted, orphans = promote(limit)
 if promoted + #orphans >= limit then more = 1 end
 for _, id in ipairs(orphans) do
-  quarantine(id, call('GET', base .. 'j' .. id), 'scheduled without a readable record')
+  quarantine(id, 'scheduled without a readable record')
   quarantined[#quarantined + 1] = id
 end
 
@@ -39,16 +39,16 @@ if #over > 0 then
   for k, id in ipairs(over) do
     local head = read_head(id)
     local state = call('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st')
-    if head then touch(base .. 'r:' .. head.lane) end
+    if head then touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane) end
     plans[k] = { id = id, head = head, state = state, value = values[k] }
   end
   local memories = generation(meta[1], meta[2], window_ms)
-  touch_ends({})
+  touch_ends(over)
   for _, plan in ipairs(plans) do
     local id, head, state, value = plan.id, plan.head, plan.state, plan.value
     if not head then
       if value then
-        quarantine(id, call('GET', base .. 'j' .. id), 'leased without a readable record')
+        quarantine(id, 'leased without a readable record')
         quarantined[#quarantined + 1] = id
       end
     elseif not state[4] then
@@ -99,12 +99,17 @@ end
 -- Late starts.
 local late = call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, limit)
 if #late >= limit then more = 1 end
-local expired = {}
+local expired, held, over_late = {}, {}, {}
 for _, id in ipairs(late) do
-  local head = read_head(id)
-  local state = call('HGET', base .. 's' .. id, 'st')
-  if head and not state and call('HEXISTS', KEYS[4], id) == 0 then
-    expired[#expired + 1] = { id, head, call('ZSCORE', KEYS[3], id) }
+  local head, newer = read_head(id)
+  local state = try('HGET', base .. 's' .. id, 'st')
+  if newer or head and not state and call('HEXISTS', KEYS[4], id) == 1 then
+    -- A worker holds it. The half says that the moment has passed: if the job comes back unstarted, it expires.
+    held[#held + 1] = string.format('%d.5', max(now + 1000, tonumber(call('ZSCORE', KEYS[5], id) or 0)))
+    held[#held + 1] = id
+  else
+    over_late[#over_late + 1] = id
+    if head and not state then expired[#expired + 1] = { id, head, call('ZSCORE', KEYS[3], id) } end
   end
 end
 if #late > 0 then
@@ -122,7 +127,8 @@ if #late > 0 then
     call('ZREM', KEYS[3], id)
   end
   if #ids > 0 then call('HSET', begin(memories), unpack(memory)) end
-  call('ZREM', KEYS[6], unpack(late))
+  if #over_late > 0 then call('ZREM', KEYS[6], unpack(over_late)) end
+  if #held > 0 then call('ZADD', KEYS[6], unpack(held)) end
   tell_waiters(meta[3], ids)
 end
 

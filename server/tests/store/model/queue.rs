@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bananas_broker::domain::{
-    JobState,
+    JobState, Nonce,
     state::{Event, TRANSITIONS},
 };
 
@@ -217,7 +217,7 @@ impl Queue {
         });
     }
 
-    /// Hands out jobs; returns them in order, and whether there is more in a lane that was looked at.
+    /// Hands out jobs; returns them in order: by priority, then the oldest head.
     pub(crate) fn lease(
         &mut self,
         now: u64,
@@ -225,7 +225,7 @@ impl Queue {
         term_ms: u64,
         most: usize,
         wanted: impl Fn(&str) -> bool,
-    ) -> (Vec<Id>, bool) {
+    ) -> Vec<Id> {
         self.promote(now);
         let mut order: Vec<(u8, u64, String)> = self
             .lanes
@@ -234,30 +234,32 @@ impl Queue {
             .map(|(lane, slots)| (b'9' - lane.as_bytes()[0], slots[0].ms, lane.clone()))
             .collect();
         order.sort();
-        let (mut taken, mut expired, mut more) = (Vec::new(), Vec::new(), Vec::new());
-        for (.., lane) in order {
-            if taken.len() >= most {
-                break;
+        let (mut taken, mut expired) = (Vec::new(), Vec::new());
+        while taken.len() < most {
+            // Lanes of the same age go by their age at the start.
+            let heads = order.iter().enumerate().filter_map(|(index, (priority, _, lane))| {
+                let slot = self.lanes.get(lane)?.front()?;
+                Some(((*priority, slot.ms, index), lane.clone()))
+            });
+            let Some((_, lane)) = heads.min() else { break };
+            let slot = self
+                .lanes
+                .get_mut(&lane)
+                .and_then(VecDeque::pop_front)
+                .expect("it has a head");
+            if slot.buried {
+                continue;
             }
-            let slots = self.lanes.get_mut(&lane).expect("it is there");
-            let look = (most - taken.len()).min(slots.len());
-            for slot in slots.drain(..look).collect::<Vec<_>>() {
-                if slot.buried {
-                    continue;
-                }
-                if self.jobs[&slot.id].start_by_ms.is_some_and(|ms| ms <= now) {
-                    expired.push(slot.id);
-                } else {
-                    taken.push(slot.id);
-                }
+            if self.jobs[&slot.id].start_by_ms.is_some_and(|ms| ms <= now) {
+                expired.push(slot.id);
+            } else {
+                taken.push(slot.id);
             }
-            more.push(!self.lanes[&lane].is_empty());
-            self.lanes.retain(|_, slots| !slots.is_empty());
         }
+        self.lanes.retain(|_, slots| !slots.is_empty());
         for id in &taken {
             self.go(id, Event::Lease);
             let job = self.jobs.get_mut(id).expect("it is there");
-            job.start_by_ms = None;
             job.lease = Some(Lease {
                 nonce,
                 since_ms: now,
@@ -276,8 +278,13 @@ impl Queue {
             let retention = self.failure_retention(&id);
             self.end(&id, Event::Expire, now, retention);
         }
-        let more = taken.len() < most && more.contains(&true);
-        (taken, more)
+        taken
+    }
+
+    /// Whether what is remembered of an id is an answer to that lease, other than giving it back.
+    pub(crate) fn was_answered(&self, id: &Id, nonce: Nonce) -> bool {
+        self.remembered(id)
+            .is_some_and(|memory| memory.get(1..9) == Some(&nonce.0[..8]) && memory.get(9) != Some(&b'L'))
     }
 
     /// Whether this is the lease that a job is under.
@@ -305,6 +312,9 @@ impl Queue {
         let to = self.go(id, event);
         let job = self.jobs.get_mut(id).expect("it is there");
         job.lease = None;
+        if event != Event::Release {
+            job.start_by_ms = None;
+        }
         job.due_ms = due_ms.unwrap_or(0);
         to
     }
@@ -341,7 +351,7 @@ impl Queue {
         let late: Vec<Id> = self
             .jobs
             .iter()
-            .filter(|(_, job)| job.start_by_ms.is_some_and(|ms| ms <= now))
+            .filter(|(_, job)| job.lease.is_none() && job.start_by_ms.is_some_and(|ms| ms <= now))
             .map(|(id, _)| id.clone())
             .collect();
         let chosen = self.choose();

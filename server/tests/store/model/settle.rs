@@ -175,6 +175,7 @@ impl Drive<'_> {
                 }
                 (Event::Retry, true)
             }
+            NackAction::SetAside => unreachable!("the records of the model can be read"),
         }
     }
 }
@@ -186,6 +187,7 @@ fn letter(action: NackAction) -> u8 {
         NackAction::Snooze => b'Z',
         NackAction::DeadLetter => b'D',
         NackAction::Discard => b'C',
+        NackAction::SetAside => b'Q',
     }
 }
 
