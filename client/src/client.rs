@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, transport::Channel};
 use crate::{
     builder::{ClientBuilder, HeaderProvider},
     combine::Combiner,
-    connection::{Addresses, ConnectionSettings},
+    connection::{Addresses, ConnectionSettings, GrpcChannel},
     error::{Error, Result},
     retry::{Budget, Repeat, retry, within},
 };
@@ -38,6 +38,7 @@ pub struct Client {
 
 pub(crate) struct Shared {
     pub(crate) channel: Channel,
+    grpc: GrpcChannel,
     pub(crate) settings: ConnectionSettings,
     pub(crate) timeout: Duration,
     pub(crate) headers: Option<HeaderProvider>,
@@ -62,8 +63,10 @@ impl Client {
     pub(crate) fn new(builder: ClientBuilder) -> Result<Self> {
         let addresses: Addresses = builder.addresses.parse()?;
         let timeout = builder.timeout;
+        let channel = builder.settings.channel(&addresses)?;
         let shared = Shared {
-            channel: builder.settings.channel(&addresses)?,
+            grpc: GrpcChannel::new(channel.clone(), &addresses),
+            channel,
             addresses,
             settings: builder.settings,
             timeout,
@@ -95,6 +98,11 @@ impl Client {
     /// The channel, for calls that this client does not offer.
     pub fn channel(&self) -> Channel {
         self.shared.channel.clone()
+    }
+
+    /// The channel of this client's own calls.
+    pub(crate) fn grpc(&self) -> GrpcChannel {
+        self.shared.grpc.clone()
     }
 
     /// When a call that starts now and may wait for `extra` ends.

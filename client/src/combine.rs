@@ -2,14 +2,17 @@
 //!
 //! One task owns the combining. It never waits for more jobs to come: an idle client sends the first job at once, alone.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bananas_proto::v1::{BatchEnqueueResponse, EnqueueResponse, EnqueueResult};
 use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::yield_now,
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -35,6 +38,8 @@ const SMALL_JOB_BYTES: usize = 4096;
 struct Waiting {
     job: Bytes,
     deadline: Instant,
+    /// Whoever sets it first has the say: the call that takes the job along, or the caller who has no more time.
+    claimed: Arc<AtomicBool>,
     reply: oneshot::Sender<Result<EnqueueResult>>,
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -62,8 +67,15 @@ impl Combiner {
         self.queue.is_closed()
     }
 
-    /// Sends the job with the next call. If the caller goes away, the job may still be sent.
+    /// Sends the job with the next call. If the caller goes away, the job may still be sent; if its time is up first, it is not.
     pub(crate) async fn enqueue(&self, job: Bytes, deadline: Instant) -> Result<EnqueueResult> {
+        let claimed = Arc::new(AtomicBool::new(false));
+        timeout_at(deadline, self.send(job, deadline, claimed.clone()))
+            .await
+            .unwrap_or_else(|_| Err(Error::deadline_exceeded(claimed.swap(true, Ordering::Relaxed))))
+    }
+
+    async fn send(&self, job: Bytes, deadline: Instant, claimed: Arc<AtomicBool>) -> Result<EnqueueResult> {
         let room = if job.len() > SMALL_JOB_BYTES {
             let bytes = (job.len() as u32).min(MAX_WAITING_BYTES);
             self.room.clone().acquire_many_owned(bytes).await.ok()
@@ -74,6 +86,7 @@ impl Combiner {
         let waiting = Waiting {
             job,
             deadline,
+            claimed,
             reply,
             _room: room,
         };
@@ -113,6 +126,10 @@ async fn combine(mut queue: mpsc::Receiver<Waiting>, calls: EnqueueCalls) {
             bytes += next.job.len();
             batch.push(next);
         }
+        batch.retain(|waiting| !waiting.claimed.swap(true, Ordering::Relaxed));
+        if batch.is_empty() {
+            continue;
+        }
         let calls = calls.clone();
         tokio::spawn(async move {
             send(&calls, batch).await;
@@ -144,8 +161,10 @@ fn answer(batch: Vec<Waiting>, results: impl Iterator<Item = Result<EnqueueResul
 }
 
 async fn call(calls: &EnqueueCalls, batch: &[Waiting]) -> Result<Vec<EnqueueResult>> {
-    // In order of arrival, so the first has the least time left. The others try again with what is left of theirs.
-    let deadline = batch[0].deadline;
+    // Who has less time gives up alone, and does not hurry those who travel with it.
+    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else {
+        return Ok(Vec::new());
+    };
     let mut jobs = EncodedJobs::with_capacity(batch.len());
     for waiting in batch {
         jobs.push(waiting.job.clone());

@@ -3,9 +3,11 @@
 mod address;
 mod backoff;
 mod connector;
+mod grpc;
 mod settings;
 
 pub use address::{Address, Addresses};
 pub use backoff::Backoff;
 pub use connector::ConnectFailed;
+pub use grpc::{GrpcChannel, NotGrpc};
 pub use settings::ConnectionSettings;

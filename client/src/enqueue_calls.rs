@@ -3,11 +3,12 @@
 use bananas_proto::v1::{BatchEnqueueResponse, EnqueueResponse};
 use prost::Message;
 use tokio::time::Instant;
-use tonic::{Response, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use tonic::{Response, Status, client::Grpc, codegen::http::uri::PathAndQuery};
 use tonic_prost::ProstCodec;
 
 use crate::{
     client::request,
+    connection::GrpcChannel,
     error::{Error, Result},
     retry::within,
     wire::EncodedJobs,
@@ -16,12 +17,12 @@ use crate::{
 /// Takes jobs that are encoded already, so that a job is encoded once however often it is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct EnqueueCalls {
-    channel: Channel,
+    channel: GrpcChannel,
     max_answer_bytes: usize,
 }
 
 impl EnqueueCalls {
-    pub(crate) fn new(channel: Channel, max_answer_bytes: usize) -> Self {
+    pub(crate) fn new(channel: GrpcChannel, max_answer_bytes: usize) -> Self {
         Self {
             channel,
             max_answer_bytes,
@@ -46,7 +47,7 @@ impl EnqueueCalls {
         }
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(self.max_answer_bytes);
         within(deadline, async {
-            grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+            grpc.ready().await.map_err(Status::from_error)?;
             let codec = ProstCodec::<EncodedJobs, R>::default();
             let answer = grpc
                 .unary(request(jobs, deadline), PathAndQuery::from_static(path), codec)

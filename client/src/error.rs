@@ -3,14 +3,17 @@
 use std::{collections::HashMap, error::Error as StdError, fmt, time::Duration};
 
 use bananas_proto::{
-    metadata::{EXISTING_JOB_ID, OUTCOME, OUTCOME_NOT_APPLIED},
+    metadata::{EXISTING_JOB_ID, FIELD, OUTCOME, OUTCOME_NOT_APPLIED},
     reason,
     v1::ItemError,
 };
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-use crate::{connection::ConnectFailed, reason::Reason};
+use crate::{
+    connection::{ConnectFailed, NotGrpc},
+    reason::Reason,
+};
 
 /// The result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -86,6 +89,18 @@ impl Error {
         Self::new(Code::Internal, None, message.into())
     }
 
+    /// What the broker says beside code, reason and message.
+    fn with_metadata(mut self, metadata: HashMap<String, String>) -> Self {
+        if metadata
+            .get(OUTCOME)
+            .is_some_and(|outcome| outcome == OUTCOME_NOT_APPLIED)
+        {
+            self.0.outcome_unknown = false;
+        }
+        self.0.metadata = metadata;
+        self
+    }
+
     /// An earlier attempt of the same call may have been applied.
     pub(crate) fn with_outcome_unknown(mut self, unknown: bool) -> Self {
         self.0.outcome_unknown |= unknown;
@@ -113,7 +128,7 @@ impl Error {
         &self.0.message
     }
 
-    /// The fields that were not accepted. Empty unless the reason is [`Reason::InvalidField`].
+    /// The fields that were not accepted, where the reason is one of a field ([`Reason::InvalidField`], [`Reason::PayloadTooLarge`] and others).
     pub fn field_violations(&self) -> &[FieldViolation] {
         &self.0.violations
     }
@@ -138,7 +153,7 @@ impl Error {
         self.0.outcome_unknown
     }
 
-    /// No connection to the broker could be made: nothing was sent.
+    /// There is no broker: no connection could be made, or something else answers at its address.
     pub fn is_unreachable(&self) -> bool {
         !self.0.reached_broker
     }
@@ -185,6 +200,11 @@ impl From<Status> for Error {
             error.0.outcome_unknown = false;
             return error;
         }
+        if let Some(other) = source_of::<NotGrpc>(&status) {
+            let mut error = Self::new(other.code(), None, other.to_string());
+            error.0.reached_broker = other.is_proxy();
+            return error;
+        }
         if source_of::<TimeoutExpired>(&status).is_some() {
             return Self::deadline_exceeded(true);
         }
@@ -204,10 +224,7 @@ impl From<Status> for Error {
             status.message().to_owned(),
         );
         if let Some(info) = info {
-            error.0.metadata.clone_from(&info.metadata);
-            if error.metadata(OUTCOME) == Some(OUTCOME_NOT_APPLIED) {
-                error.0.outcome_unknown = false;
-            }
+            error = error.with_metadata(info.metadata.clone());
         }
         if let Some(bad) = details.bad_request() {
             error.0.violations = bad
@@ -227,7 +244,19 @@ impl From<Status> for Error {
 impl From<ItemError> for Error {
     fn from(item: ItemError) -> Self {
         let reason = (!item.reason.is_empty()).then(|| Reason::from_name(&item.reason));
-        Self::new(Code::from_i32(item.code), reason, item.message)
+        let mut error = Self::new(Code::from_i32(item.code), reason, item.message).with_metadata(item.metadata);
+        // What a call says in RetryInfo and BadRequest.
+        error.0.retry_after = item.retry_after.and_then(|after| after.try_into().ok());
+        if let Some(field) = error.metadata(FIELD).map(str::to_owned) {
+            let message = error.message();
+            let description = match message.strip_prefix(&field) {
+                Some(problem) if error.reason() == Some(Reason::InvalidField) => problem.trim_start(),
+                _ => message,
+            };
+            let description = description.to_owned();
+            error.0.violations.push(FieldViolation { field, description });
+        }
+        error
     }
 }
 

@@ -16,7 +16,7 @@ impl Client {
                 routing_key: routing_key.unwrap_or_default().to_owned(),
             };
             let send = |request| {
-                let mut service = self.shared.settings.fleet_service(self.channel());
+                let mut service = self.shared.settings.fleet_service(self.grpc());
                 async move { service.list_workers(request).await }
             };
             let page = self.read(request, send).await?;
@@ -33,7 +33,7 @@ impl Client {
     /// The broker that answers: version, limits, its Redis.
     pub async fn broker_info(&self) -> Result<GetBrokerInfoResponse> {
         let send = |request| {
-            let mut service = self.shared.settings.fleet_service(self.channel());
+            let mut service = self.shared.settings.fleet_service(self.grpc());
             async move { service.get_broker_info(request).await }
         };
         self.read(GetBrokerInfoRequest {}, send).await

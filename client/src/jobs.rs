@@ -44,7 +44,7 @@ impl Client {
             full: detail == Detail::Full,
         };
         let send = |request| {
-            let mut service = self.shared.settings.job_service(self.channel());
+            let mut service = self.shared.settings.job_service(self.grpc());
             async move { service.get_job(request).await }
         };
         let answer = self.read(request, send).await?;
@@ -56,7 +56,7 @@ impl Client {
     pub async fn wait_job(&self, routing_key: &str, id: JobId, timeout: Duration, detail: Detail) -> Result<Waited> {
         let end = Instant::now() + timeout;
         let send = |request| {
-            let mut service = self.shared.settings.job_service(self.channel());
+            let mut service = self.shared.settings.job_service(self.grpc());
             async move { service.wait_job(request).await }
         };
         let look = || async {
@@ -103,7 +103,7 @@ impl Client {
             grace: grace.map(duration),
         };
         let send = |request| {
-            let mut service = self.shared.settings.job_service(self.channel());
+            let mut service = self.shared.settings.job_service(self.grpc());
             async move { service.cancel_job(request).await }
         };
         let answer = self.repeatable(request, send).await?;

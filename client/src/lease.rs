@@ -120,7 +120,7 @@ impl Client {
             Repeat::IfNotApplied
         };
         let send = |request| {
-            let mut service = self.shared.settings.broker_service(self.channel());
+            let mut service = self.shared.settings.broker_service(self.grpc());
             async move { service.lease(request).await }
         };
         let answer = self.call(repeat, deadline, request, send).await?;

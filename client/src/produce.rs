@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bananas_proto::v1::{EnqueueResponse, EnqueueResult};
+use bananas_proto::{
+    metadata::FIELD,
+    v1::{EnqueueResponse, EnqueueResult, ItemError, JobState},
+};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -13,7 +16,7 @@ use crate::{
     error::{Error, Result},
     id::JobId,
     new_job::NewJob,
-    retry::{Repeat, within},
+    retry::Repeat,
     wire::{EncodedJobs, encode_job},
 };
 
@@ -24,6 +27,9 @@ pub struct Enqueued {
     pub job_id: JobId,
     /// The job was there before; nothing was stored. Also true if an earlier attempt of this call stored it and its answer was lost.
     pub deduplicated: bool,
+    /// Where that other job is, if deduplicated. In a final state it does not run again: its id is only still remembered. None: stored, or a broker that
+    /// does not say.
+    pub state: Option<JobState>,
 }
 
 impl Client {
@@ -59,20 +65,11 @@ impl Client {
                 .await;
         };
         // However many jobs try again, they travel in few calls: no budget is needed.
-        let attempts = self.attempts(Repeat::Always, deadline, None, || async {
+        self.attempts(Repeat::Always, deadline, None, || async {
             let shared = Instant::now() + self.shared.timeout;
-            // A caller in a hurry does not hurry those who travel with it.
-            let end = if self.timeout < self.shared.timeout {
-                shared
-            } else {
-                deadline.min(shared)
-            };
-            enqueued(id, combiner.enqueue(encoded.clone(), end).await?)
-        });
-        if self.timeout < self.shared.timeout {
-            return within(deadline, attempts).await;
-        }
-        attempts.await
+            enqueued(id, combiner.enqueue(encoded.clone(), deadline.min(shared)).await?)
+        })
+        .await
     }
 
     /// Stores all of the jobs or none. They must have one routing key and fit into one call. The answers are in order.
@@ -107,7 +104,7 @@ impl Client {
     }
 
     pub(crate) fn calls(&self) -> EnqueueCalls {
-        EnqueueCalls::new(self.shared.channel.clone(), self.shared.settings.max_answer_bytes)
+        EnqueueCalls::new(self.grpc(), self.shared.settings.max_answer_bytes)
     }
 
     /// None: combining is off, or the runtime that it ran on is gone.
@@ -123,27 +120,33 @@ impl Client {
 
 pub(crate) fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
     match result.error {
-        Some(mut error) => {
-            error.message = without_index(&error.message);
-            Err(error.into())
-        }
+        Some(error) => Err(without_place(error).into()),
         None if result.deduplicated => Ok(Enqueued {
             job_id: result.job_id.parse()?,
             deduplicated: true,
+            state: Some(result.state()).filter(|state| *state != JobState::Unspecified),
         }),
         None => Ok(Enqueued {
             job_id: id,
             deduplicated: false,
+            state: None,
         }),
     }
 }
 
-/// `jobs[3].priority` is `job.priority` to the caller of one job: its place in the call means nothing to it.
-fn without_index(message: &str) -> String {
-    let own = message.strip_prefix("jobs[").and_then(|rest| rest.split_once(']'));
-    match own {
-        Some((index, rest)) if index.bytes().all(|byte| byte.is_ascii_digit()) => format!("job{rest}"),
-        _ => message.to_owned(),
+/// `jobs[3].priority` is `priority` to the caller of one job, as in the answer to a call of its own: its place in a call means nothing to it.
+fn without_place(mut error: ItemError) -> ItemError {
+    if let Some(field) = error.metadata.get_mut(FIELD) {
+        *field = without_index(field).to_owned();
+    }
+    error.message = without_index(&error.message).to_owned();
+    error
+}
+
+fn without_index(text: &str) -> &str {
+    match text.strip_prefix("jobs[").and_then(|rest| rest.split_once("].")) {
+        Some((index, rest)) if index.bytes().all(|byte| byte.is_ascii_digit()) => rest,
+        _ => text,
     }
 }
 
@@ -153,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_item_is_not_known_by_its_place() {
-        assert_eq!(without_index("jobs[17].priority is above 9"), "job.priority is above 9");
+        assert_eq!(without_index("jobs[17].priority is above 9"), "priority is above 9");
         assert_eq!(without_index("jobs[x]"), "jobs[x]");
         assert_eq!(without_index("the queue is full"), "the queue is full");
     }

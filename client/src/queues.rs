@@ -22,7 +22,7 @@ impl Client {
                 prefix: prefix.to_owned(),
             };
             let send = |request| {
-                let mut service = self.shared.settings.queue_service(self.channel());
+                let mut service = self.shared.settings.queue_service(self.grpc());
                 async move { service.list_queues(request).await }
             };
             let page = self.read(request, send).await?;
@@ -42,7 +42,7 @@ impl Client {
             routing_key: routing_key.to_owned(),
         };
         let send = |request| {
-            let mut service = self.shared.settings.queue_service(self.channel());
+            let mut service = self.shared.settings.queue_service(self.grpc());
             async move { service.get_queue(request).await }
         };
         let answer = self.read(request, send).await?;
@@ -57,7 +57,7 @@ impl Client {
             enqueue_too,
         };
         let send = |request| {
-            let mut service = self.shared.settings.queue_service(self.channel());
+            let mut service = self.shared.settings.queue_service(self.grpc());
             async move { service.pause_queue(request).await }
         };
         let answer = self.repeatable(request, send).await?;
@@ -70,7 +70,7 @@ impl Client {
             routing_key: routing_key.to_owned(),
         };
         let send = |request| {
-            let mut service = self.shared.settings.queue_service(self.channel());
+            let mut service = self.shared.settings.queue_service(self.grpc());
             async move { service.resume_queue(request).await }
         };
         let answer = self.repeatable(request, send).await?;

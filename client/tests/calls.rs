@@ -5,8 +5,8 @@ mod fake_broker;
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use bananas_client::{Client, Detail, Enqueued, JobId, LeaseToken, NewJob, Reason, Result};
-use bananas_proto::server::ItemError;
+use bananas_client::{Client, Detail, Enqueued, Error, JobId, LeaseToken, NewJob, Reason, Result};
+use bananas_proto::{server::ItemError, v1::JobState};
 use bytes::Bytes;
 use fake_broker::{Running, refusal};
 use futures_util::future::join_all;
@@ -87,6 +87,160 @@ async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
         assert!(task.await.unwrap().is_ok());
     }
     assert_eq!(broker.calls().len(), 3);
+}
+
+/// What an error says, all of it.
+fn said(error: &Error) -> String {
+    format!(
+        "{error} {error:?} {:?} {:?} {}",
+        error.existing_job_id(),
+        error.metadata("outcome"),
+        error.is_retryable()
+    )
+}
+
+fn item_error(
+    code: Code,
+    reason: &str,
+    message: &str,
+    metadata: (&str, &str),
+    retry_after: Option<Duration>,
+) -> ItemError {
+    ItemError {
+        code: code.into(),
+        reason: reason.into(),
+        message: message.into(),
+        metadata: [(metadata.0.to_owned(), metadata.1.to_owned())].into(),
+        retry_after: retry_after.map(|after| after.try_into().unwrap()),
+    }
+}
+
+#[tokio::test]
+async fn a_job_of_a_batch_hears_what_a_job_alone_hears() {
+    let soon = Some(Duration::from_millis(700));
+    for error in [
+        item_error(
+            Code::InvalidArgument,
+            "INVALID_FIELD",
+            "priority must be 1 to 9",
+            ("field", "priority"),
+            None,
+        ),
+        item_error(
+            Code::AlreadyExists,
+            "DUPLICATE_JOB",
+            "is held",
+            ("existing_job_id", "7"),
+            None,
+        ),
+        item_error(
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+            "busy",
+            ("outcome", "not_applied"),
+            soon,
+        ),
+        item_error(
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+            "gone",
+            ("outcome", "unknown"),
+            soon,
+        ),
+    ] {
+        let broker = Running::start().await;
+        let client = Client::builder()
+            .addresses(broker.address.to_string())
+            .retry(false)
+            .build_lazy()
+            .unwrap();
+        *broker.fake.bad_job.lock().unwrap() = Some(("bad".into(), error.clone()));
+        let alone = client.enqueue(job("bad")).await.unwrap_err();
+        let listed = client
+            .enqueue_batch([job("t"), job("bad")])
+            .await
+            .remove(1)
+            .unwrap_err();
+        broker.fake.gate.forget_permits(usize::MAX);
+        let before = broker.calls().len();
+        let mut tasks = Vec::new();
+        for count in 1..=2 {
+            tasks.push(spawn_enqueue(&client, "t"));
+            broker.saw_calls(before + count).await;
+        }
+        let (_good, combined) = (spawn_enqueue(&client, "t"), spawn_enqueue(&client, "bad"));
+        until_polled().await;
+        broker.fake.gate.add_permits(100);
+        let combined = combined.await.unwrap().unwrap_err();
+        assert_eq!(broker.calls().last().unwrap().jobs.len(), 2);
+        assert_eq!(said(&listed), said(&alone));
+        assert_eq!(said(&combined), said(&alone));
+        let metadata = error.metadata.iter().next().unwrap();
+        assert_eq!(alone.metadata(metadata.0), Some(metadata.1.as_str()));
+        assert_eq!(
+            alone.retry_after(),
+            error.retry_after.map(|after| after.try_into().unwrap())
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_was_there_says_where_it_is() {
+    for combine in [true, false] {
+        let broker = Running::start().await;
+        let client = Client::builder()
+            .addresses(broker.address.to_string())
+            .combine(combine)
+            .build_lazy()
+            .unwrap();
+        let known = client.enqueue(job("known")).await.unwrap();
+        assert_eq!((known.deduplicated, known.state), (true, Some(JobState::Dead)));
+        assert_eq!(client.enqueue(job("t")).await.unwrap().state, None);
+        let both = client.enqueue_batch([job("t"), job("known")]).await;
+        assert_eq!(both[1].as_ref().unwrap().state, Some(JobState::Dead));
+    }
+}
+
+#[tokio::test]
+async fn who_has_less_time_gives_up_alone() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    let first = with_calls_in_flight(&broker, &client).await;
+    // In a hurry, and first in the next call.
+    let hasty = client.with_timeout(Duration::from_secs(1));
+    let hasty_job = tokio::spawn(async move { hasty.enqueue(job("t")).await });
+    until_polled().await;
+    let patient = spawn_enqueue(&client, "t");
+    until_polled().await;
+    // One of the two calls is answered: the next one leaves, and is not answered for longer than the first of its jobs can wait.
+    broker.fake.gate.add_permits(1);
+    broker.saw_calls(3).await;
+    assert_eq!(broker.calls()[2].jobs.len(), 2);
+    let error = hasty_job.await.unwrap().unwrap_err();
+    assert!(error.code() == Code::DeadlineExceeded && error.is_outcome_unknown());
+    broker.fake.gate.add_permits(100);
+    patient.await.unwrap().unwrap();
+    for task in first {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(broker.calls().len(), 3, "nobody had to try again");
+}
+
+#[tokio::test]
+async fn a_job_whose_time_was_up_before_it_left_is_not_sent() {
+    let broker = Running::start().await;
+    let client = client(&broker);
+    let first = with_calls_in_flight(&broker, &client).await;
+    let hasty = client.with_timeout(Duration::from_millis(20));
+    let error = hasty.enqueue(job("late")).await.unwrap_err();
+    assert!(error.code() == Code::DeadlineExceeded && !error.is_outcome_unknown());
+    broker.fake.gate.add_permits(100);
+    for task in first {
+        task.await.unwrap().unwrap();
+    }
+    client.enqueue(job("t")).await.unwrap();
+    let late = |call: &fake_broker::Call| call.jobs.iter().any(|job| job.job_type == "late");
+    assert!(!broker.calls().iter().any(late));
 }
 
 #[tokio::test]

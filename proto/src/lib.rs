@@ -67,6 +67,8 @@ pub mod reason {
 pub mod metadata {
     /// With DUPLICATE_JOB: the id of the job that holds the unique key.
     pub const EXISTING_JOB_ID: &str = "existing_job_id";
+    /// Where a field of the request is wrong: its path. Of a call that fails, BadRequest says it too; of an item of a batch only this does.
+    pub const FIELD: &str = "field";
     /// With STORE_UNAVAILABLE: whether the call may have been applied.
     pub const OUTCOME: &str = "outcome";
     /// Value of [`OUTCOME`]: it may or may not have been applied.

@@ -80,6 +80,7 @@ async fn one_bad_job_does_not_hold_up_the_others() {
     assert_eq!(results.len(), 5);
     assert_eq!((results[0].error.clone(), results[0].deduplicated), (None, false));
     assert_item_refused(results[1].error.as_ref(), Code::InvalidArgument, reason::INVALID_FIELD);
+    assert_eq!(results[1].error.as_ref().unwrap().metadata["field"], "jobs[1].priority");
     assert_eq!(results[2].error, None);
     assert_eq!((results[3].job_id.clone(), results[3].deduplicated), (id, true));
     assert_item_refused(results[4].error.as_ref(), Code::InvalidArgument, reason::INVALID_FIELD);

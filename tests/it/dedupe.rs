@@ -1,7 +1,10 @@
 //! Enqueue may be repeated; unique keys hold and never leak.
 use bananas_proto::{
     reason,
-    v1::{CancelJobRequest, JobSpec, JobState, NackAction, OnConflict, Unique, UniqueScope, job_spec::Start},
+    v1::{
+        BatchEnqueueRequest, CancelJobRequest, JobSpec, JobState, NackAction, OnConflict, Unique, UniqueScope,
+        job_spec::Start,
+    },
 };
 use bananas_tests::{
     api::{Api, seconds, spec, unique_key},
@@ -41,19 +44,41 @@ async fn the_same_id_is_the_same_job_in_every_state() {
         ..with_id(&key, &id)
     };
     assert!(!api.enqueue(delayed).await.unwrap().deduplicated);
-    let repeated = || async {
+    let repeated = async |state: JobState| {
         for api in [stand.api(), stand.other_api()] {
             let answer = api.enqueue(with_id(&key, &id)).await.unwrap();
-            assert_eq!((answer.deduplicated, answer.job_id), (true, id.clone()));
+            assert_eq!((answer.deduplicated, answer.state()), (true, state));
+            assert_eq!(answer.job_id, id);
+            let request = BatchEnqueueRequest {
+                jobs: vec![with_id(&key, &id), spec(&key)],
+                atomic: false,
+            };
+            let answers = api
+                .broker
+                .clone()
+                .batch_enqueue(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .results;
+            assert_eq!((answers[0].deduplicated, answers[0].state()), (true, state));
+            assert_eq!(
+                (answers[1].deduplicated, answers[1].state()),
+                (false, JobState::Unspecified)
+            );
+            cancel(&api, &key, &answers[1].job_id).await;
         }
     };
-    repeated().await;
+    repeated(JobState::Scheduled).await;
     let job = api.leased(&key).await;
-    repeated().await;
-    api.ack(&job.lease_token).await.unwrap();
-    repeated().await;
+    repeated(JobState::Leased).await;
+    api.nack(&job.lease_token, NackAction::Release).await.unwrap();
+    repeated(JobState::Ready).await;
+    api.ack(&api.leased(&key).await.lease_token).await.unwrap();
+    repeated(JobState::Succeeded).await;
     let audit = stand.audit(&key).await;
-    assert_eq!((audit.ready, audit.scheduled, audit.settled), (0, 0, 1));
+    // Those that were cancelled in between are retained too.
+    assert_eq!((audit.ready, audit.scheduled, audit.settled), (0, 0, 9));
 }
 
 #[tokio::test]
@@ -141,13 +166,37 @@ async fn a_conflict_can_be_refused_and_names_the_job_that_lives() {
     };
     let refused = api
         .enqueue(JobSpec {
-            unique: Some(unique),
+            unique: Some(unique.clone()),
             ..spec(&key)
         })
         .await;
     let status = assert_refused(refused, Code::AlreadyExists, reason::DUPLICATE_JOB);
     let metadata = status.get_details_error_info().unwrap().metadata;
     assert!(metadata.values().any(|value| *value == first), "{metadata:?}");
+    // And so does an item of a batch: the job that lives, not an id that was never stored.
+    let request = BatchEnqueueRequest {
+        jobs: vec![JobSpec {
+            unique: Some(unique),
+            job_id: Uuid::new_v4().to_string(),
+            ..spec(&key)
+        }],
+        atomic: false,
+    };
+    let item = api
+        .broker
+        .clone()
+        .batch_enqueue(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .results
+        .remove(0);
+    let error = item.error.unwrap();
+    assert_eq!(
+        (item.job_id.as_str(), error.reason.as_str()),
+        ("", reason::DUPLICATE_JOB)
+    );
+    assert_eq!(error.metadata, metadata);
 }
 
 #[tokio::test]

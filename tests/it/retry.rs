@@ -38,6 +38,25 @@ async fn a_retry_waits_and_counts_an_attempt() {
 }
 
 #[tokio::test]
+async fn a_first_wait_above_the_default_of_the_longest_is_kept() {
+    let (_stand, api, key) = arranged("long").await;
+    let job = JobSpec {
+        retry_policy: Some(RetryPolicy {
+            initial_backoff: Some(seconds(3_600)),
+            jitter: -1.0,
+            ..RetryPolicy::default()
+        }),
+        ..spec(&key)
+    };
+    api.enqueue(job).await.unwrap();
+    let leased = api.leased(&key).await;
+    let answer = api.nack(&leased.lease_token, NackAction::Retry).await.unwrap();
+    // The fence is the time of Redis at the lease, in microseconds.
+    let waits = answer.run_time.unwrap().seconds - (leased.fence / 1_000_000) as i64;
+    assert!((3_599..3_660).contains(&waits), "{waits} s");
+}
+
+#[tokio::test]
 async fn a_retry_may_say_when() {
     let (_stand, api, key) = arranged("when").await;
     api.enqueued(&key).await;

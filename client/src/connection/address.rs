@@ -35,7 +35,8 @@ impl fmt::Display for Address {
 
 /// One or more brokers that are as good as each other.
 ///
-/// Parsed from `http://host:port`; the scheme may be left out, the port is 8080 if left out, and several are separated by commas.
+/// Parsed from `http://host:port`; the scheme may be left out, the port is 8080 if left out, and several are separated by commas. An empty text is the
+/// default, `http://127.0.0.1:8080`: an environment variable that is set to nothing is not set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Vec<Address>);
 
@@ -62,6 +63,9 @@ impl FromStr for Addresses {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
         let addresses = text
             .split(',')
             .map(str::trim)
@@ -129,6 +133,7 @@ mod tests {
             ("broker", "http://broker:8080"),
             ("http://a:1/, b:2,", "http://a:1,http://b:2"),
             ("[::1]:9", "http://[::1]:9"),
+            (" ", "http://127.0.0.1:8080"),
         ] {
             assert_eq!(text.parse::<Addresses>().unwrap().to_string(), shown);
         }
@@ -137,7 +142,6 @@ mod tests {
     #[test]
     fn bad_addresses_are_refused() {
         for text in [
-            "",
             ",",
             "https://a:1",
             "redis://a",

@@ -9,7 +9,7 @@ use bananas_proto::v1::{
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::{Addresses, connector::Connector};
+use super::{Addresses, GrpcChannel, connector::Connector};
 use crate::error::Error;
 
 /// How a channel to a broker behaves. The defaults are right for most.
@@ -75,24 +75,24 @@ impl ConnectionSettings {
     }
 
     /// The hot path over `channel`.
-    pub fn broker_service(&self, channel: Channel) -> BrokerServiceClient<Channel> {
-        BrokerServiceClient::new(channel)
+    pub fn broker_service(&self, channel: impl Into<GrpcChannel>) -> BrokerServiceClient<GrpcChannel> {
+        BrokerServiceClient::new(channel.into())
             .max_decoding_message_size(self.max_answer_bytes)
             .max_encoding_message_size(self.max_request_bytes)
     }
 
     /// Jobs over `channel`.
-    pub fn job_service(&self, channel: Channel) -> JobServiceClient<Channel> {
-        JobServiceClient::new(channel).max_decoding_message_size(self.max_answer_bytes)
+    pub fn job_service(&self, channel: impl Into<GrpcChannel>) -> JobServiceClient<GrpcChannel> {
+        JobServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }
 
     /// Queues over `channel`.
-    pub fn queue_service(&self, channel: Channel) -> QueueServiceClient<Channel> {
-        QueueServiceClient::new(channel).max_decoding_message_size(self.max_answer_bytes)
+    pub fn queue_service(&self, channel: impl Into<GrpcChannel>) -> QueueServiceClient<GrpcChannel> {
+        QueueServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }
 
     /// Workers and brokers over `channel`.
-    pub fn fleet_service(&self, channel: Channel) -> FleetServiceClient<Channel> {
-        FleetServiceClient::new(channel).max_decoding_message_size(self.max_answer_bytes)
+    pub fn fleet_service(&self, channel: impl Into<GrpcChannel>) -> FleetServiceClient<GrpcChannel> {
+        FleetServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }
 }

@@ -129,19 +129,41 @@ impl Service {
             return Err(refusal(tonic::Code::InvalidArgument, "BATCH_TOO_LARGE"));
         }
         let bad_job = self.0.bad_job.lock().unwrap().clone();
-        let result = |job: JobSpec| {
-            let error = bad_job
+        let alone = jobs.len() == 1;
+        let result = |(place, job): (usize, JobSpec)| {
+            let mut error = bad_job
                 .as_ref()
                 .filter(|(job_type, _)| *job_type == job.job_type)
                 .map(|(_, e)| e.clone());
+            if let Some(error) = error.as_mut().filter(|_| !alone)
+                && let Some(field) = error.metadata.get_mut("field")
+            {
+                error.message = format!("jobs[{place}].{}", error.message);
+                *field = format!("jobs[{place}].{field}");
+            }
+            let known = job.job_type == "known" && error.is_none();
             api::EnqueueResult {
-                job_id: job.job_id,
+                job_id: if error.is_none() { job.job_id } else { String::new() },
                 error,
-                ..api::EnqueueResult::default()
+                deduplicated: known,
+                state: if known { api::JobState::Dead.into() } else { 0 },
             }
         };
-        Ok(jobs.into_iter().map(result).collect())
+        Ok(jobs.into_iter().enumerate().map(result).collect())
     }
+}
+
+/// The same as an error of a call.
+fn status_of(item: api::ItemError) -> Status {
+    use tonic_types::{ErrorDetails, StatusExt};
+    let mut details = ErrorDetails::new();
+    if let Some(field) = item.metadata.get("field") {
+        let description = item.message.trim_start_matches(field.as_str()).trim_start();
+        details.add_bad_request_violation(field, description);
+    }
+    details.set_retry_info(item.retry_after.map(|after| after.try_into().unwrap()));
+    details.set_error_info(item.reason, bananas_proto::reason::DOMAIN, item.metadata);
+    Status::with_error_details(tonic::Code::from_i32(item.code), item.message, details)
 }
 
 /// An error as a broker would make it.
@@ -159,13 +181,19 @@ impl api::broker_service_server::BrokerService for Service {
         let job = request.get_ref().job.clone();
         let mut results = self.admit(&request, &[job]).await?;
         let api::EnqueueResult {
-            job_id, deduplicated, ..
-        } = results.remove(0);
-        Ok(Response::new(api::EnqueueResponse {
             job_id,
             deduplicated,
-            ..api::EnqueueResponse::default()
-        }))
+            error,
+            state,
+        } = results.remove(0);
+        match error {
+            Some(error) => Err(status_of(error)),
+            None => Ok(Response::new(api::EnqueueResponse {
+                job_id,
+                deduplicated,
+                state,
+            })),
+        }
     }
 
     async fn batch_enqueue(&self, request: Request<api::BatchEnqueueRequest>) -> Answer<api::BatchEnqueueResponse> {

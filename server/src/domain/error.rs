@@ -19,7 +19,7 @@ pub enum Error {
     #[error("{field} has {size} bytes, the limit is {limit}")]
     PayloadTooLarge {
         /// The field, as the proto names it.
-        field: &'static str,
+        field: String,
         /// Its size in bytes.
         size: usize,
         /// The bound in bytes.
@@ -41,6 +41,9 @@ pub enum Error {
     /// A lease token that no broker made.
     #[error("lease_token was not made by this system")]
     MalformedToken,
+    /// A lease token of the next version.
+    #[error("lease_token was made by a newer broker; settle at one of its version, or once all brokers have it")]
+    NewerToken,
     /// A request id that was used for another request.
     #[error("request_id was used with another selector")]
     RequestIdReused,
@@ -120,6 +123,11 @@ impl Error {
             Self::Invalid { field, problem } => Self::Invalid {
                 field: format!("{list}[{index}].{field}"),
                 problem,
+            },
+            Self::PayloadTooLarge { field, size, limit } => Self::PayloadTooLarge {
+                field: format!("{list}[{index}].{field}"),
+                size,
+                limit,
             },
             other => other,
         }

@@ -57,6 +57,8 @@ pub const PAGE: (u32, u32) = (100, 1_000);
 pub const HEADERS: (usize, usize, usize) = (32, 128, 1_024);
 /// Labels of a job: entries, bytes of a key, bytes of a value.
 pub const LABELS: (usize, usize, usize) = (8, 64, 128);
+/// Bytes of a job beside its payload: what the bounds of the single fields add up to is less, the rest is for fields of newer versions.
+pub const SPEC_BYTES: usize = 65_536;
 /// Bytes of a content type, a unique key and a failure type, each.
 pub const SHORT_TEXT_BYTES: usize = 128;
 /// Bytes of a cancel or pause reason and of a progress message, each.

@@ -1,8 +1,8 @@
 //! The stored body of a job: immutable, versioned, and for the most part the very bytes that the producer sent.
 //!
 //! Layout, read by the scripts too (lua/lib.lua): version (1), flags (1), priority (1), length of the job type (1), job type, time of creation in
-//! milliseconds (6), the policy block if `flag::POLICY` is set, and then the fields 5 to 15 of `JobSpec` as they came over the wire.
-//! `LeasedJob` has the same field numbers, so a job is handed to a worker by putting its own fields in front of these bytes.
+//! milliseconds (6), the policy block if `flag::POLICY` is set, and then the other fields of `JobSpec` as they came over the wire.
+//! `LeasedJob` has the same field numbers (`is_shared`), so a job is handed to a worker by putting its own fields around these bytes.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -198,26 +198,42 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Field numbers that `JobSpec` and `LeasedJob` have in common: 1 to 15 and 32 to 63. 16 to 31 belong to the lease, and what has 64 and above only the
+/// broker reads. What a producer of a newer version sets among the shared ones is stored and reaches the worker, though this version knows nothing of it.
+pub fn is_shared(number: u64) -> bool {
+    matches!(number, 1..=15 | 32..=63)
+}
+
+/// Field numbers that a job may have once at most, those of a `oneof` as one; only these, the two maps and those of newer versions are stored.
+mod field {
+    /// `routing_key`, `job_type`, `job_id` and `priority` are 1 to 4: stored in the key and the head.
+    pub(super) const LAST_OF_HEAD: u64 = 4;
+    pub(super) const PAYLOAD: u64 = 5;
+    pub(super) const HEADERS: u64 = 7;
+    pub(super) const LABELS: u64 = 8;
+    pub(super) const RUN_AT: u64 = 9;
+    pub(super) const DELAY: u64 = 10;
+    pub(super) const LAST_KNOWN: u64 = 15;
+}
+
 /// The fields of an encoded `JobSpec` that are stored as they came: all but those that the head and the key name already.
 #[derive(Debug)]
 pub struct SpecFields<'a> {
     parts: Vec<&'a [u8]>,
-}
-
-/// Field numbers of `JobSpec` and `LeasedJob` that this file knows.
-pub mod field {
-    /// `routing_key`, `job_type`, `job_id` and `priority` are 1 to 4: stored in the key and the head.
-    pub const LAST_OF_HEAD: u64 = 4;
-    /// `payload`.
-    pub const PAYLOAD: u64 = 5;
-    /// Above this, a number means something else in `LeasedJob`: not for producers to set.
-    pub const LAST_OF_SPEC: u64 = 15;
+    payload_bytes: usize,
+    entries: [usize; 2],
+    repeated: bool,
 }
 
 impl<'a> SpecFields<'a> {
-    /// Splits an encoded message. `None` if it is not one.
-    pub fn split(spec: &'a [u8], keep: impl Fn(u64) -> bool) -> Option<Self> {
-        let mut parts = Vec::with_capacity(1);
+    fn split(spec: &'a [u8], keep: impl Fn(u64) -> bool) -> Option<Self> {
+        let mut fields = Self {
+            parts: Vec::with_capacity(1),
+            payload_bytes: 0,
+            entries: [0, 0],
+            repeated: false,
+        };
+        let mut seen = 0_u16;
         let mut rest = spec;
         let mut run = spec;
         let mut run_bytes = 0;
@@ -228,27 +244,75 @@ impl<'a> SpecFields<'a> {
                     run = rest;
                 }
                 run_bytes += field_bytes;
+                match number {
+                    field::HEADERS => fields.entries[0] += 1,
+                    field::LABELS => fields.entries[1] += 1,
+                    1..=field::LAST_KNOWN => {
+                        if number == field::PAYLOAD {
+                            fields.payload_bytes += field_bytes;
+                        }
+                        let bit = 1 << if number == field::DELAY { field::RUN_AT } else { number };
+                        fields.repeated |= seen & bit != 0;
+                        seen |= bit;
+                    }
+                    _ => {}
+                }
             } else if run_bytes > 0 {
-                parts.push(&run[..run_bytes]);
+                fields.parts.push(&run[..run_bytes]);
                 run_bytes = 0;
             }
             rest = &rest[field_bytes..];
         }
         if run_bytes > 0 {
-            parts.push(&run[..run_bytes]);
+            fields.parts.push(&run[..run_bytes]);
         }
-        Some(Self { parts })
+        Some(fields)
     }
 
-    /// The fields that a record keeps.
+    /// The fields of a spec that a record keeps. `None` if it is no message.
     pub fn of_spec(spec: &'a [u8]) -> Option<Self> {
-        Self::split(spec, |number| {
-            (field::LAST_OF_HEAD + 1..=field::LAST_OF_SPEC).contains(&number)
-        })
+        Self::split(spec, |number| number > field::LAST_OF_HEAD && is_shared(number))
     }
 
-    fn len(&self) -> usize {
+    /// The fields of a spec that only a newer version knows.
+    pub fn of_newer(spec: &'a [u8]) -> Option<Self> {
+        Self::split(spec, |number| number > field::LAST_KNOWN && is_shared(number))
+    }
+
+    /// The fields of a record that a worker gets: without the start, `start_by`, `retry_policy`, `unique` and `retention`.
+    pub fn for_worker(fields: &'a [u8]) -> Option<Self> {
+        Self::split(fields, |number| !matches!(number, 9..=11 | 13..=15))
+    }
+
+    /// The fields of a record that a reader gets.
+    pub fn for_reader(fields: &'a [u8], with_payload: bool) -> Option<Self> {
+        Self::split(fields, |number| with_payload || number != field::PAYLOAD)
+    }
+
+    /// Whether every field is there once only, and the maps have as many entries as they do when they are decoded. What comes twice is checked once by
+    /// who decodes it, but would be stored and delivered twice.
+    pub fn is_plain(&self, headers: usize, labels: usize) -> bool {
+        !self.repeated && self.entries == [headers, labels]
+    }
+
+    /// Bytes of all but the payload.
+    pub fn bytes_beside_payload(&self) -> usize {
+        self.len() - self.payload_bytes
+    }
+
+    /// Adds encoded fields at the end. (A map may be continued there.)
+    pub fn push(&mut self, encoded: &'a [u8]) {
+        self.parts.push(encoded);
+    }
+
+    /// Bytes of all.
+    pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
     }
 
     /// Appends the fields.
@@ -362,11 +426,78 @@ mod tests {
         assert_eq!(Head::decode(&record).unwrap().1, &[0x2a, 1, b'x']);
     }
 
+    #[test]
+    fn what_workers_have_no_use_for_stays_with_the_broker() {
+        let field = |number: u64, value: &[u8]| {
+            let tag = number << 3 | 2;
+            let tag = if tag < 0x80 {
+                vec![tag as u8]
+            } else {
+                vec![tag as u8 & 0x7f | 0x80, (tag >> 7) as u8]
+            };
+            [&tag[..], &[value.len() as u8], value].concat()
+        };
+        // payload, start_by, attempt_timeout, retry_policy, unique, and a field of a newer version
+        let spec = [5, 11, 12, 13, 14, 40].map(|number| field(number, b"v")).concat();
+        let mut sent = BytesMut::new();
+        SpecFields::for_worker(&spec).unwrap().write(&mut sent);
+        assert_eq!(sent, [5, 12, 40].map(|number| field(number, b"v")).concat());
+        let mut newer = BytesMut::new();
+        SpecFields::of_newer(&spec).unwrap().write(&mut newer);
+        assert_eq!(newer, field(40, b"v"));
+    }
+
+    fn any_head() -> impl Strategy<Value = Head> {
+        let policy = (
+            any::<(u16, u16, u32, u32, u32)>(),
+            any::<(u16, u32, u32)>(),
+            "[a-z]{0,9}",
+        );
+        let policy = policy.prop_map(|(first, second, kind)| OwnPolicy {
+            max_attempts: first.0,
+            max_losses: first.1,
+            initial_backoff_ms: first.2,
+            max_backoff_ms: first.3,
+            multiplier_milli: first.4,
+            jitter_milli: second.0,
+            attempt_timeout_ms: second.1,
+            retention_ms: second.2,
+            non_retryable: vec![kind.clone(), kind],
+        });
+        ("[a-z]{1,64}", 1..=9_u8, 0..1_u64 << 48, proptest::option::of(policy)).prop_map(
+            |(kind, priority, created_ms, policy)| Head {
+                flags: if policy.is_some() { flag::POLICY } else { 0 },
+                priority,
+                job_type: JobType::parse(&kind).unwrap(),
+                created_ms,
+                policy,
+            },
+        )
+    }
+
     proptest! {
+        #[test]
+        fn a_record_that_was_cut_off_is_never_read_as_another(head in any_head(), payload in proptest::collection::vec(any::<u8>(), 0..99)) {
+            let spec = [&[0x2a, payload.len() as u8][..], &payload, &[0x32, 1, b'c']].concat();
+            let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
+            for cut in 0..record.len() {
+                if let Some((read, fields)) = Head::decode(&record[..cut]) {
+                    prop_assert_eq!(&read, &head);
+                    prop_assert!(spec.starts_with(fields));
+                    // What is cut off within a field does not reach a worker.
+                    let whole = [0, payload.len() + 2].contains(&fields.len());
+                    prop_assert_eq!(SpecFields::for_worker(fields).is_some(), whole);
+                }
+            }
+            let (read, fields) = Head::decode(&record).unwrap();
+            prop_assert_eq!((&read, fields), (&head, &spec[..]));
+        }
+
         #[test]
         fn no_bytes_make_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Head::decode(&bytes);
             let _ = SpecFields::of_spec(&bytes);
+            let _ = SpecFields::for_worker(&bytes);
         }
     }
 }

@@ -38,10 +38,14 @@ impl LeaseToken {
         out.freeze()
     }
 
-    /// Reads what `encode` wrote; anything else is [`Error::MalformedToken`].
+    /// Reads what `encode` wrote; what the next version writes is [`Error::NewerToken`], anything else [`Error::MalformedToken`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let malformed = || Error::MalformedToken;
         let (&[version, priority, key_len], rest) = bytes.split_first_chunk::<3>().ok_or_else(malformed)?;
+        // Not any other version: what begins so is text (base64, hexadecimal) or garbage.
+        if version == VERSION + 1 {
+            return Err(Error::NewerToken);
+        }
         if version != VERSION || !(1..=9).contains(&priority) || rest.len() != FIXED - 3 + usize::from(key_len) {
             return Err(Error::MalformedToken);
         }
@@ -102,5 +106,7 @@ mod tests {
         let mut other = bytes.to_vec();
         other[0] = 9;
         assert_eq!(LeaseToken::decode(&other), Err(Error::MalformedToken));
+        other[0] = VERSION + 1;
+        assert_eq!(LeaseToken::decode(&other), Err(Error::NewerToken));
     }
 }

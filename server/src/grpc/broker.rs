@@ -8,6 +8,7 @@ use super::{
     Service,
     bounds::{check_batch, deadline},
     convert,
+    enqueue::wire_enqueued_state,
     lease::LeaseCall,
     settle::{self, note_ack, note_nack, wire_extended, wire_state},
     status::item_error,
@@ -29,7 +30,7 @@ impl BrokerService for Service {
         Ok(Response::new(pb::EnqueueResponse {
             job_id: enqueued.job_id.to_string(),
             deduplicated: enqueued.deduplicated,
-            state: 0,
+            state: wire_enqueued_state(&enqueued),
         }))
     }
 
@@ -53,7 +54,7 @@ impl BrokerService for Service {
                     job_id: enqueued.job_id.to_string(),
                     deduplicated: enqueued.deduplicated,
                     error: None,
-                    state: 0,
+                    state: wire_enqueued_state(&enqueued),
                 },
                 Err(error) => pb::EnqueueResult {
                     error: Some(item_error(&error)),

@@ -1,6 +1,6 @@
 //! Batches of jobs: each for itself, or all or none.
 
-use super::{Service, convert};
+use super::{Service, convert, settle::wire_state};
 use crate::{
     domain::{Error, JobId, limits::MAX_ATOMIC_ITEMS},
     queue::PerQueue,
@@ -10,6 +10,11 @@ use crate::{
 
 /// The answers in the order of the jobs, with the id where the job could be read.
 pub(super) type EachEnqueued = Vec<(Option<JobId>, Result<Enqueued, Error>)>;
+
+/// Where the job is that was there already; UNSPECIFIED for a new one.
+pub(super) fn wire_enqueued_state(enqueued: &Enqueued) -> i32 {
+    enqueued.state.map_or(0, |state| wire_state(state) as i32)
+}
 
 impl Service {
     /// Every job for itself.

@@ -189,7 +189,7 @@ impl LeaseCall {
     /// The id that makes the call repeatable, and what it was asked with.
     fn request(&self) -> Option<(String, String)> {
         let id = self.request_id.clone()?;
-        Some((id, format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes)))
+        Some((id, convert::fingerprint(&self.ask, self.max_jobs, self.max_bytes)))
     }
 
     async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Got {

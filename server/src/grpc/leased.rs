@@ -1,6 +1,6 @@
 //! A leased job as it goes to the worker: the bytes that the producer sent, with the fields of the lease around them.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use prost::encoding;
 
 use super::convert::{duration, timestamp};
@@ -8,7 +8,7 @@ use crate::{
     dispatch::Delivery,
     domain::{
         LeaseToken, Policy,
-        record::{Head, put_head_fields},
+        record::{Head, SpecFields, put_head_fields},
     },
     store::Leased,
 };
@@ -37,6 +37,7 @@ pub(super) struct LeasedJob {
 pub(super) fn encode(delivery: &Delivery, job: &Leased, policy: &Policy) -> Option<LeasedJob> {
     let (routing_key, leased_us) = (delivery.queue.routing_key(), delivery.leased_us);
     let (head, fields) = Head::decode(&job.record)?;
+    let fields = SpecFields::for_worker(fields)?;
     let token = LeaseToken::encode(
         routing_key,
         job.job_id,
@@ -55,7 +56,7 @@ pub(super) fn encode(delivery: &Delivery, job: &Leased, policy: &Policy) -> Opti
         .unwrap_or(policy.attempt_timeout.as_millis() as u64);
     let mut out = BytesMut::with_capacity(fields.len() + token.len() + job.checkpoint.len() + 192);
     put_head_fields(&mut out, routing_key, job.job_id, &head.job_type, head.priority);
-    out.put_slice(fields);
+    fields.write(&mut out);
     encoding::bytes::encode(field::LEASE_TOKEN, &token, &mut out);
     encoding::uint32::encode(field::ATTEMPT, &(job.attempts + 1), &mut out);
     encoding::uint32::encode(field::MAX_ATTEMPTS, &max_attempts, &mut out);

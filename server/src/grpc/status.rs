@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bananas_proto::{
-    metadata::{EXISTING_JOB_ID, OUTCOME, OUTCOME_NOT_APPLIED, OUTCOME_UNKNOWN},
+    metadata::{EXISTING_JOB_ID, FIELD, OUTCOME, OUTCOME_NOT_APPLIED, OUTCOME_UNKNOWN},
     reason::{self, DOMAIN},
     server::ItemError,
 };
@@ -22,7 +22,7 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
         Error::Invalid { .. } => (Code::InvalidArgument, reason::INVALID_FIELD),
         Error::PayloadTooLarge { .. } => (Code::InvalidArgument, reason::PAYLOAD_TOO_LARGE),
         Error::BatchTooLarge { .. } | Error::MessageTooLarge => (Code::InvalidArgument, reason::BATCH_TOO_LARGE),
-        Error::MalformedToken => (Code::InvalidArgument, reason::MALFORMED_TOKEN),
+        Error::MalformedToken | Error::NewerToken => (Code::InvalidArgument, reason::MALFORMED_TOKEN),
         Error::RequestIdReused => (Code::InvalidArgument, reason::REQUEST_ID_REUSED),
         Error::CrossQueueAtomic { .. } => (Code::InvalidArgument, reason::CROSS_QUEUE_ATOMIC),
         Error::JobNotFound => (Code::NotFound, reason::JOB_NOT_FOUND),
@@ -48,9 +48,22 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::DuplicateJob { existing } => (EXISTING_JOB_ID, existing.to_string()),
         Error::StoreUnavailable { unknown: true, .. } => (OUTCOME, OUTCOME_UNKNOWN.to_owned()),
         Error::StoreUnavailable { unknown: false, .. } => (OUTCOME, OUTCOME_NOT_APPLIED.to_owned()),
-        _ => return HashMap::new(),
+        _ => match wrong_field(error) {
+            Some(field) => (FIELD, field.to_owned()),
+            None => return HashMap::new(),
+        },
     };
     HashMap::from([(entry.0.to_owned(), entry.1)])
+}
+
+/// The field that has to be changed.
+fn wrong_field(error: &Error) -> Option<&str> {
+    match error {
+        Error::Invalid { field, .. } | Error::PayloadTooLarge { field, .. } => Some(field),
+        Error::MalformedToken | Error::NewerToken => Some("lease_token"),
+        Error::RequestIdReused => Some("request_id"),
+        _ => None,
+    }
 }
 
 /// When to try again, where that helps.
@@ -62,20 +75,14 @@ fn retry_after(code: Code) -> Option<Duration> {
 pub(super) fn status(error: &Error) -> Status {
     let (code, reason) = code_and_reason(error);
     let mut details = ErrorDetails::new();
-    match error {
-        Error::Invalid { field, problem } => {
+    match (error, wrong_field(error)) {
+        (Error::Invalid { problem, .. }, Some(field)) => {
             details.add_bad_request_violation(field, problem);
         }
-        Error::PayloadTooLarge { field, .. } => {
-            details.add_bad_request_violation(*field, error.to_string());
+        (_, Some(field)) => {
+            details.add_bad_request_violation(field, error.to_string());
         }
-        Error::MalformedToken => {
-            details.add_bad_request_violation("lease_token", error.to_string());
-        }
-        Error::RequestIdReused => {
-            details.add_bad_request_violation("request_id", error.to_string());
-        }
-        Error::Bug(text) => tracing::error!(error = text, "internal error"),
+        (Error::Bug(text), None) => tracing::error!(error = text, "internal error"),
         _ => {}
     }
     details.set_retry_info(retry_after(code));
@@ -133,7 +140,7 @@ mod tests {
         vec![
             Error::invalid("priority", "is too high"),
             Error::PayloadTooLarge {
-                field: "payload",
+                field: "payload".into(),
                 size: 2,
                 limit: 1,
             },
@@ -144,6 +151,7 @@ mod tests {
             },
             Error::MessageTooLarge,
             Error::MalformedToken,
+            Error::NewerToken,
             Error::RequestIdReused,
             Error::CrossQueueAtomic {
                 first: "a".into(),

@@ -3,11 +3,11 @@ use std::collections::HashMap;
 
 use bananas_proto::{
     reason,
-    v1::{EnqueueRequest, JobSpec, RetryPolicy, Unique, job_spec::Start},
+    v1::{BatchEnqueueRequest, EnqueueRequest, JobSpec, RetryPolicy, Unique, job_spec::Start},
 };
 use bananas_tests::{
     api::{millis, seconds, spec},
-    refusal::{assert_field_refused, assert_refused, reason_of},
+    refusal::{assert_field_refused, assert_refused, fields_of, reason_of},
 };
 use bytes::Bytes;
 use prost_types::{Duration, Timestamp};
@@ -89,6 +89,10 @@ const BAD_JOBS: &[(&str, &str, Spoil)] = &[
     ("start_by before run_at", "start_by", |job| {
         job.start = Some(Start::RunAt(at(1_000_000_000, 0)));
         job.start_by = Some(at(1_000, 0));
+    }),
+    ("1970", "start_by", |job| job.start_by = Some(at(0, 0))),
+    ("year 0", "run_at", |job| {
+        job.start = Some(Start::RunAt(at(-62_135_596_801, 0)))
     }),
     ("half a second", "attempt_timeout", |job| {
         job.attempt_timeout = Some(millis(500))
@@ -172,7 +176,7 @@ async fn a_job_out_of_bounds_is_refused_and_the_field_named() {
         match api.enqueue(job).await {
             Ok(_) => wrong.push(format!("{field}: {what}: was accepted")),
             Err(status) => {
-                let fields = bananas_tests::refusal::fields_of(&status);
+                let fields = fields_of(&status);
                 let named = fields.iter().any(|named| named.contains(field));
                 if status.code() != Code::InvalidArgument || reason_of(&status) != reason::INVALID_FIELD || !named {
                     wrong.push(format!(
@@ -236,6 +240,43 @@ async fn the_largest_values_are_accepted() {
     );
     assert!(leased.lease_token.len() <= 128);
     api.ack(&leased.lease_token).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_past_is_now_however_long_ago_it_was() {
+    let (_stand, api, key) = arranged("past").await;
+    // Also what Go and others send for a time that was never set.
+    for seconds in [-62_135_596_800, -1, 0, 1_000_000_000] {
+        let job = JobSpec {
+            start: Some(Start::RunAt(at(seconds, 999_999_999))),
+            ..spec(&key)
+        };
+        let id = api.enqueue(job).await.unwrap().job_id;
+        let leased = api.leased(&key).await;
+        assert_eq!(leased.job_id, id, "{seconds}");
+        api.ack(&leased.lease_token).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_payload_of_a_batch_is_named_by_its_place() {
+    let (stand, api, key) = arranged("payloads").await;
+    let large = JobSpec {
+        payload: Bytes::from(vec![0; (1 << 20) + 1]),
+        ..spec(&key)
+    };
+    let request = BatchEnqueueRequest {
+        jobs: vec![spec(&key), large],
+        atomic: true,
+    };
+    let answer = api.broker.clone().batch_enqueue(request).await;
+    assert_eq!(
+        fields_of(answer.as_ref().err().expect("a refusal")),
+        ["jobs[1].payload"],
+        "{answer:?}"
+    );
+    assert_refused(answer, Code::InvalidArgument, reason::PAYLOAD_TOO_LARGE);
+    assert_untouched(&stand, &key).await;
 }
 
 #[tokio::test]

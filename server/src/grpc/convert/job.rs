@@ -1,5 +1,7 @@
 //! A job: from the bytes of a `JobSpec` to the record that is stored, and back.
 
+use std::collections::HashMap;
+
 use bananas_proto::server as pb;
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -76,6 +78,12 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         .as_ref()
         .map(|at| timestamp_ms(at, "start_by", now_ms))
         .transpose()?;
+    if start_by_ms == Some(0) {
+        return Err(Error::invalid(
+            "start_by",
+            "is not later than 1970; leave it out where there is no bound",
+        ));
+    }
     if let (Some(start_by), Start::At(run_at)) = (start_by_ms, start)
         && start_by < run_at
     {
@@ -89,11 +97,29 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     if unique.is_some() {
         flags |= flag::STATE;
     }
+    let whole = || Error::invalid("job", "is not a valid message");
+    let mut fields = SpecFields::of_spec(spec).ok_or_else(whole)?;
+    let plain;
+    if !fields.is_plain(decoded.headers.len(), decoded.labels.len()) {
+        plain = once_each(&decoded, spec).ok_or_else(whole)?;
+        fields = SpecFields::of_spec(&plain).ok_or_else(whole)?;
+    }
+    if fields.bytes_beside_payload() > bound::SPEC_BYTES {
+        return Err(Error::invalid(
+            "job",
+            format!(
+                "has {} bytes beside its payload, the limit is {}",
+                fields.bytes_beside_payload(),
+                bound::SPEC_BYTES
+            ),
+        ));
+    }
     let traced = trace
         .filter(|_| !decoded.headers.contains_key(TRACEPARENT))
-        .map(|trace| with_trace(spec, trace));
-    let spec = traced.as_ref().unwrap_or(spec);
-    let fields = SpecFields::of_spec(spec).ok_or_else(|| Error::invalid("job", "is not a valid message"))?;
+        .map(trace_headers);
+    if let Some(traced) = &traced {
+        fields.push(traced);
+    }
     let head = Head {
         flags,
         priority,
@@ -120,20 +146,26 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     })
 }
 
-/// The spec with the trace context among its headers. A map field may be continued at the end of a message.
-fn with_trace(spec: &Bytes, trace: &TraceHeaders) -> Bytes {
-    let mut headers = std::collections::HashMap::from([(TRACEPARENT.to_owned(), trace.traceparent.clone())]);
+/// The fields of a spec that has some of them more than once, each once, as they were checked; and those that only a newer version knows.
+fn once_each(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
+    let newer = SpecFields::of_newer(spec)?;
+    let mut out = BytesMut::with_capacity(decoded.encoded_len() + newer.len());
+    decoded.encode(&mut out).ok()?;
+    newer.write(&mut out);
+    Some(out.freeze())
+}
+
+/// The trace context as encoded headers of a job.
+fn trace_headers(trace: &TraceHeaders) -> Bytes {
+    let mut headers = HashMap::from([(TRACEPARENT.to_owned(), trace.traceparent.clone())]);
     if let Some(state) = &trace.tracestate {
         headers.insert(TRACESTATE.to_owned(), state.clone());
     }
-    let mut out = BytesMut::from(spec.as_ref());
-    // Encoding into a buffer that grows cannot fail.
-    let _ = pb::JobSpec {
+    let traced = pb::JobSpec {
         headers,
         ..pb::JobSpec::default()
-    }
-    .encode(&mut out);
-    out.freeze()
+    };
+    traced.encode_to_vec().into()
 }
 
 fn unique(unique: &pb::Unique) -> Result<UniqueKey, Error> {
@@ -222,7 +254,7 @@ fn priority(value: u32, field: &str) -> Result<u8, Error> {
 /// A whole `JobSpec` of a stored record; without the payload if it was not asked for.
 pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], with_payload: bool) -> Option<Bytes> {
     let (head, fields) = Head::decode(record)?;
-    let fields = SpecFields::split(fields, |number| with_payload || number != record::field::PAYLOAD)?;
+    let fields = SpecFields::for_reader(fields, with_payload)?;
     let mut out = BytesMut::with_capacity(record.len() + 64);
     record::put_head_fields(&mut out, routing_key, id, &head.job_type, head.priority);
     fields.write(&mut out);
@@ -246,7 +278,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut pb::JobSpec)) -> String {
         match job(&spec_with(change), None, &Limits::default()) {
             Err(Error::Invalid { field, .. }) => field,
-            Err(Error::PayloadTooLarge { field, .. }) => field.to_owned(),
+            Err(Error::PayloadTooLarge { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }
@@ -303,6 +335,94 @@ mod tests {
         );
         let bare = spec(&new.routing_key, new.item.id, &new.item.record, false).unwrap();
         assert!(pb::JobSpec::decode(bare).unwrap().payload.is_empty());
+    }
+
+    #[test]
+    fn what_is_checked_is_what_is_kept() {
+        let large = |bytes: usize| spec_with(|job| job.payload = vec![7; bytes].into());
+        let small = spec_with(|job| {
+            job.payload = "hi".into();
+            job.start = Some(pb::job_spec::Start::Delay(PbDuration { seconds: 1, nanos: 0 }));
+            job.headers = HashMap::from([("h".into(), "v".into())]);
+        });
+        let again = spec_with(|job| {
+            job.start = Some(pb::job_spec::Start::RunAt(prost_types::Timestamp {
+                seconds: 1,
+                nanos: 0,
+            }));
+            job.headers = HashMap::from([("h".into(), "w".into())]);
+        });
+        // Field 40: shared, of a newer version. Field 70: only the broker's.
+        let newer = [0xc2, 0x02, 1, b'n', 0xb2, 0x04, 1, b'b'];
+        let spec = [
+            &large(1 << 20)[..],
+            &large(1 << 20),
+            &small,
+            &newer,
+            &again.repeat(1_000),
+        ]
+        .concat();
+        let new = job(&spec.into(), None, &Limits::default()).unwrap();
+        assert!(new.item.record.len() < 100, "{} bytes", new.item.record.len());
+        assert!(new.item.record.windows(4).any(|bytes| bytes == &newer[..4]));
+        assert!(!new.item.record.windows(4).any(|bytes| bytes == &newer[4..]));
+        let read = spec_of(&new);
+        assert_eq!((&read.payload[..], read.headers["h"].as_str()), (&b"hi"[..], "w"));
+        assert!(matches!(read.start, Some(pb::job_spec::Start::RunAt(_))));
+    }
+
+    #[test]
+    fn a_job_is_bounded_beside_its_payload() {
+        let junk = [&[0xc2, 0x02, 0xf0, 0xa2, 0x04][..], &[0; 70_000]].concat();
+        let with = |field: &[u8]| [&spec_with(|job| job.payload = "hi".into())[..], field].concat();
+        // A field of a newer version; and an unknown one inside of retry_policy.
+        let nested = [&[0x6a, 0xf5, 0xa2, 0x04][..], &junk].concat();
+        for spec in [with(&junk), with(&nested)] {
+            match job(&spec.into(), None, &Limits::default()) {
+                Err(Error::Invalid { field, problem }) => {
+                    assert_eq!(field, "job");
+                    assert!(problem.contains("beside its payload"), "{problem}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_and_leased_jobs_share_the_numbers_that_they_should() {
+        let set = prost_types::FileDescriptorSet::decode(bananas_proto::DESCRIPTOR_SET).unwrap();
+        let message = |name: &str| {
+            let mut all = set.file.iter().flat_map(|file| &file.message_type);
+            all.find(|message| message.name() == name).unwrap().clone()
+        };
+        let (spec, leased) = (message("JobSpec"), message("LeasedJob"));
+        let of_broker = |number: i32| matches!(number, 9..=11 | 13..=15 | 64..);
+        for field in &spec.field {
+            let there = leased.field.iter().find(|other| other.number() == field.number());
+            if of_broker(field.number()) {
+                assert!(there.is_none(), "{} reaches workers", field.name());
+            } else {
+                assert!(
+                    record::is_shared(field.number() as u64),
+                    "{} is not stored",
+                    field.name()
+                );
+                let there = there.unwrap_or_else(|| panic!("LeasedJob has no {}", field.name()));
+                assert_eq!((field.name(), field.r#type()), (there.name(), there.r#type()));
+                let type_name = field.type_name().replace("JobSpec.", "LeasedJob.");
+                assert_eq!((field.label(), type_name.as_str()), (there.label(), there.type_name()));
+            }
+            // Who adds one above 15 has to tell record.rs: what is known is written again by `once_each`, what is not is copied.
+            assert!(
+                field.number() <= 15,
+                "SpecFields::of_newer takes {} for unknown",
+                field.name()
+            );
+        }
+        for field in &leased.field {
+            let shared = spec.field.iter().any(|other| other.number() == field.number());
+            assert_eq!(shared, !(16..=31).contains(&field.number()), "{}", field.name());
+        }
     }
 
     #[test]

@@ -121,3 +121,77 @@ pub(in crate::grpc) fn lease_ms(duration: Option<&PbDuration>, field: &str, leas
     let (_, _, default, most) = bound::LEASE_MS;
     duration.map_or(Ok(default), |duration| duration_ms(duration, field, least, most))
 }
+
+/// What a Lease call asks for, as the text that its request id is remembered with. Brokers of two versions that serve one queue have to make the same
+/// text of the same call, so it is made of named values and not of how this program keeps them. A field that comes new is left out where it is not set.
+pub(in crate::grpc) fn fingerprint(ask: &Ask, max_jobs: u32, max_bytes: u64) -> String {
+    let weights: Vec<String> = ask.weights.iter().map(u32::to_string).collect();
+    let keys: Vec<&str> = ask.routing_keys.iter().map(RoutingKey::as_str).collect();
+    // No name has a comma, a semicolon or an equals sign in it.
+    let text = format!(
+        "keys={};weights={};priorities={};types={};lease={};jobs={max_jobs};bytes={max_bytes}",
+        keys.join(","),
+        weights.join(","),
+        ask.filter.priorities,
+        ask.filter.job_types.join(","),
+        ask.lease_ms,
+    );
+    // FNV-1a: who wants to deceive can only deceive himself.
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("1:{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(change: impl FnOnce(&mut pb::Selector)) -> Ask {
+        let mut selector = pb::Selector {
+            routing_keys: vec!["email".into()],
+            priorities: vec![9, 5, 5],
+            job_types: vec!["send".into(), "bounce".into()],
+            ..pb::Selector::default()
+        };
+        change(&mut selector);
+        ask(Some(&selector), 30_000).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_known_again_by_a_broker_of_another_version() {
+        // Never to be changed: the other version says the same.
+        assert_eq!(fingerprint(&asked(|_| ()), 10, 3 << 20), "1:ee53828bf8887175");
+    }
+
+    #[test]
+    fn another_request_has_another_fingerprint() {
+        let first = fingerprint(&asked(|_| ()), 10, 1_000);
+        let same = asked(|selector| {
+            selector.priorities = vec![5, 9];
+            selector.job_types.reverse();
+        });
+        assert_eq!(fingerprint(&same, 10, 1_000), first);
+        for other in [
+            fingerprint(
+                &asked(|selector| selector.routing_keys = vec!["mail".into()]),
+                10,
+                1_000,
+            ),
+            fingerprint(&asked(|selector| selector.priorities.clear()), 10, 1_000),
+            fingerprint(&asked(|selector| drop(selector.job_types.pop())), 10, 1_000),
+            fingerprint(
+                &Ask {
+                    lease_ms: 1_000,
+                    ..asked(|_| ())
+                },
+                10,
+                1_000,
+            ),
+            fingerprint(&asked(|_| ()), 11, 1_000),
+            fingerprint(&asked(|_| ()), 10, 1_001),
+        ] {
+            assert_ne!(other, first);
+        }
+    }
+}

@@ -97,6 +97,11 @@ fn nested(outer: &str, error: Error) -> Error {
             field: format!("{outer}.{field}"),
             problem,
         },
+        Error::PayloadTooLarge { field, size, limit } => Error::PayloadTooLarge {
+            field: format!("{outer}.{field}"),
+            size,
+            limit,
+        },
         other => other,
     }
 }

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use crate::domain::{Error, Limits, limits as bound};
 
 /// Refuses a payload or a result above the limit.
-pub(super) fn payload(field: &'static str, data: &[u8], limits: &Limits) -> Result<(), Error> {
+pub(super) fn payload(field: &str, data: &[u8], limits: &Limits) -> Result<(), Error> {
     if data.len() > limits.max_payload_bytes {
         return Err(Error::PayloadTooLarge {
-            field,
+            field: field.to_owned(),
             size: data.len(),
             limit: limits.max_payload_bytes,
         });

@@ -28,17 +28,21 @@ pub(in crate::grpc) fn duration_ms(duration: &PbDuration, field: &str, least: u6
     }
 }
 
-/// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`.
+/// The first and the last second that a `Timestamp` may have: the years 1 to 9999.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`. What was before 1970 is 0: as much the past as any.
 pub(super) fn timestamp_ms(at: &Timestamp, field: &str, now_ms: u64) -> Result<u64, Error> {
-    let wrong = || Error::invalid(field, "must be a valid time at most one year ahead");
-    let seconds = u64::try_from(at.seconds).map_err(|_| wrong())?;
-    let nanos = u64::try_from(at.nanos)
-        .ok()
-        .filter(|nanos| *nanos < 1_000_000_000)
-        .ok_or_else(wrong)?;
-    let ms = seconds.checked_mul(1_000).ok_or_else(wrong)? + nanos.div_ceil(1_000_000);
+    let nanos = u64::try_from(at.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let (true, Some(nanos)) = (TIMESTAMP_SECONDS.contains(&at.seconds), nanos) else {
+        return Err(Error::invalid(
+            field,
+            "is not a valid time: seconds of the years 1 to 9999, nanos of 0 to 999999999",
+        ));
+    };
+    let ms = u64::try_from(at.seconds).map_or(0, |seconds| seconds * 1_000 + nanos.div_ceil(1_000_000));
     if ms > now_ms + bound::MAX_AHEAD_MS {
-        Err(wrong())
+        Err(Error::invalid(field, "is more than one year ahead"))
     } else {
         Ok(ms)
     }
@@ -71,6 +75,23 @@ mod tests {
         assert_eq!(ms(1, 0), Some(1_000));
         assert_eq!(ms(1, 1), None);
         assert_eq!(ms(0, -1), None);
+        assert_eq!(ms(i64::MAX, 0), None);
+    }
+
+    #[test]
+    fn the_past_is_taken_however_long_ago_and_the_future_is_bounded() {
+        let now_ms = 1_763_000_000_000;
+        let ms = |seconds, nanos| timestamp_ms(&Timestamp { seconds, nanos }, "x", now_ms).ok();
+        assert_eq!(ms(1, 1), Some(1_001));
+        assert_eq!(ms(0, 0), Some(0));
+        assert_eq!(ms(-1, 999_999_999), Some(0));
+        // The zero time of Go.
+        assert_eq!(ms(-62_135_596_800, 0), Some(0));
+        assert_eq!(ms(-62_135_596_801, 0), None);
+        assert_eq!(ms(i64::MIN, 0), None);
+        assert_eq!(ms(0, -1), None);
+        assert_eq!(ms(1_763_000_000 + 366 * 86_400, 0), Some(now_ms + 366 * 86_400_000));
+        assert_eq!(ms(1_763_000_000 + 366 * 86_400, 1), None);
         assert_eq!(ms(i64::MAX, 0), None);
     }
 }
