@@ -79,7 +79,7 @@ async fn live(
         None => None,
     };
     // On the heap: the start of a broker is a large future, and this one lives as long as the process.
-    let served = match Box::pin(start_broker(&config, &metrics, &stop)).await? {
+    let served = match Box::pin(start_broker(&config, &metrics, &readiness, &stop)).await? {
         Some(broker) => serve(&config, &broker, &metrics, &readiness, &stop, private_redis.as_ref()).await,
         None => Ok(()),
     };
@@ -143,6 +143,7 @@ async fn start_private_redis(
 async fn start_broker(
     config: &Config,
     metrics: &Arc<Metrics>,
+    readiness: &Readiness,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Arc<Broker>>> {
     let options = options::broker(config)?;
@@ -153,11 +154,13 @@ async fn start_broker(
         match stop.run_until_cancelled(open).await {
             None => return Ok(None),
             Some(Ok((broker, signals))) => {
+                readiness.watch(broker.store.condition().clone());
                 broker.spawn(hearing::run(broker.clone(), signals));
                 broker.spawn(upkeep::run(broker.clone()));
                 return Ok(Some(broker));
             }
-            Some(Err(error @ OpenError::Connect(_))) => {
+            Some(Err(error @ OpenError::Connect { .. })) => {
+                readiness.waits_for_redis(&error);
                 wait = waits.next().map_or(wait, Duration::from_secs);
                 let address = config.redis.url.show();
                 tracing::error!(

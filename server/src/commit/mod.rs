@@ -222,8 +222,9 @@ async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Res
 /// nothing about the rest.
 fn of_the_rest(error: &Error) -> Option<Error> {
     match error {
-        Error::StoreUnavailable { what, .. } => Some(Error::StoreUnavailable { what, unknown: false }),
-        Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => Some(error.clone()),
+        Error::StoreUnavailable { .. } | Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => {
+            Some(error.clone().not_applied())
+        }
         _ => None,
     }
 }

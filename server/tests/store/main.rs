@@ -8,6 +8,7 @@
 
 mod audit;
 mod cancelling;
+mod connecting;
 mod counting;
 mod discipline;
 mod disowning;
