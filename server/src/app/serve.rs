@@ -1,9 +1,10 @@
 //! The life of a broker process: start, ready, drain, end.
 
 use super::options;
-use super::signals::Signals;
+use super::reload::Reloading;
+use super::signals::{Asked, Signals};
 use crate::broker::Broker;
-use crate::config::{Config, Environment, RedisUrl, Value};
+use crate::config::{Config, ConfigError, Environment, RedisUrl, Value};
 use crate::grpc::{self, edge};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -26,36 +27,51 @@ const HARD_END: Duration = Duration::from_secs(2);
 /// File descriptors for everything but connections of clients.
 const OWN_FDS: usize = 100;
 
-/// Serves until a signal asks for the end and the drain is over. A second signal, or the hard end, ends at once.
+/// Serves until a signal asks for the end and the drain is over. A second signal, or the hard end, ends at once. `reload` reads the configuration again.
 pub(super) async fn until_signalled(
     config: Config,
+    reload: &dyn Fn() -> Result<Config, ConfigError>,
     dev: Option<dev::Options>,
     environment: &Environment,
 ) -> anyhow::Result<ExitCode> {
     // The only provider in the tree; a second one that crept in would make TLS fail at run time.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut signals = Signals::install()?;
+    let mut signals = Signals::install(dev.is_some())?;
     let telemetry = telemetry::install(&config.log, &config.tracing)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    let mut reloading = Reloading::new(&config, reload, &telemetry);
     let grace = config.drain.grace;
     let stop = CancellationToken::new();
     let mut life = pin!(live(config, dev, environment, stop.clone()));
     let ended = tokio::select! {
         ended = &mut life => ended,
-        signal = signals.next() => {
+        signal = asked_to_end(&mut signals, &mut reloading) => {
             tracing::info!(signal, grace_seconds = grace.as_secs_f64(), "draining; a second signal ends at once");
             stop.cancel();
             tokio::select! {
                 ended = life => ended,
-                signal = signals.next() => Err(anyhow::anyhow!("ended by a second {signal}, before the drain was over")),
+                signal = asked_to_end(&mut signals, &mut reloading) => {
+                    Err(anyhow::anyhow!("ended by a second {signal}, before the drain was over"))
+                }
                 () = tokio::time::sleep(grace + HARD_END) => Err(anyhow::anyhow!("ended by force: the drain was not over in time")),
             }
         }
     };
+    drop(reloading);
     end_telemetry(telemetry).await;
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Reloads as often as that is asked for, until a signal asks for the end.
+async fn asked_to_end(signals: &mut Signals, reloading: &mut Reloading<'_>) -> &'static str {
+    loop {
+        match signals.next().await {
+            Asked::End(signal) => return signal,
+            Asked::Reload => reloading.reload(),
+        }
+    }
 }
 
 async fn end_telemetry(telemetry: Telemetry) {
@@ -211,8 +227,12 @@ async fn serve(
     readiness.set_draining();
     tell_service_manager(NotifyState::Stopping);
     broker.set_draining().await;
-    broker.drain(deadline).await;
+    // Until then whoever has not heard yet that this broker is not ready is served.
+    tokio::time::sleep(config.drain.delay).await;
+    // No new connection, and no new call on those that are open; what runs may end, and streams stay until their workers have moved.
     edge_end.cancel();
+    broker.drain(deadline).await;
+    edge.end_streams();
     let dropped = edge.drain(deadline.into_std()).await;
     if dropped > 0 {
         tracing::warn!(

@@ -8,7 +8,7 @@ use super::{
     Service,
     bounds::{check_batch, deadline},
     convert,
-    lease::LeaseCall,
+    lease::{LeaseCall, Undelivered},
     settle::{self, note_ack, note_nack, wire_extended, wire_state},
     status::item_error,
     subscribe,
@@ -74,12 +74,11 @@ impl BrokerService for Service {
         // A task of its own: if the caller goes away while a script runs, what it leased is given back.
         tokio::spawn(async move {
             let result = call.run(&broker, &gone).await;
-            if let Err(Ok(undelivered)) = answer.send(result) {
-                undelivered.give_back();
-            }
+            // Whoever drops it on the way gives the jobs back.
+            drop(answer.send(result.map(Undelivered::new)));
         });
-        let jobs = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
-        Ok(Response::new(jobs.into_wire(&self.0)))
+        let undelivered = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
+        Ok(undelivered.into_response(&self.0))
     }
 
     type SubscribeStream = subscribe::Frames;

@@ -6,10 +6,13 @@ use bananas_proto::server as pb;
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tonic::Response;
 
 use super::{
     bounds::{answer_by, at_most},
-    convert, leased,
+    convert,
+    edge::Weight,
+    leased,
 };
 use crate::{
     broker::Broker,
@@ -22,6 +25,9 @@ use crate::{
 
 /// With less time than this left, no job is leased: the answer could not be used.
 const MIN_LEFT: Duration = Duration::from_millis(20);
+
+/// A Lease call that may wait is answered by a broker that drains after this long: it ends, so no job will come.
+const DRAINING_WAIT: Duration = Duration::from_secs(1);
 
 /// A Lease call, checked.
 #[derive(Debug)]
@@ -84,6 +90,11 @@ impl LeaseCall {
     /// Looks at once; then, if there was nothing and the caller waits, shares a selector with everybody who asks for the same.
     pub(super) async fn run(self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
         if broker.draining.is_cancelled() {
+            // A caller that waits and asks again at once does not go round and round.
+            tokio::select! {
+                () = tokio::time::sleep_until(self.until.min(Instant::now() + DRAINING_WAIT)) => {}
+                () = gone.cancelled() => {}
+            }
             return Ok(Got {
                 draining: true,
                 ..Got::default()
@@ -253,7 +264,7 @@ fn link_trace(job: &bytes::Bytes) {
 
 impl Got {
     /// The answer to the caller.
-    pub(super) fn into_wire(self, broker: &Broker) -> pb::LeaseResponse {
+    fn into_wire(self, broker: &Broker) -> pb::LeaseResponse {
         let mut jobs = Vec::new();
         for delivery in &self.deliveries {
             for job in &delivery.jobs {
@@ -267,7 +278,7 @@ impl Got {
         }
         let advice = jobs.is_empty().then(|| {
             let (reason, retry_ms) = match (self.draining, self.paused) {
-                (true, _) => (pb::AdviceReason::Draining, 0),
+                (true, _) => (pb::AdviceReason::Draining, 1_000),
                 (false, true) => (pb::AdviceReason::Paused, 5_000),
                 (false, false) => (pb::AdviceReason::Empty, 1_000),
             };
@@ -278,10 +289,43 @@ impl Got {
         });
         pb::LeaseResponse { jobs, advice }
     }
+}
 
-    /// Nobody is there to take the jobs.
-    pub(super) fn give_back(self) {
-        for delivery in &self.deliveries {
+/// The jobs of a Lease call until its answer is sent. Dropped before that, it gives them back: nobody has them.
+#[derive(Debug)]
+pub(super) struct Undelivered(Option<Got>);
+
+impl Undelivered {
+    pub(super) fn new(got: Got) -> Self {
+        Self(Some(got))
+    }
+
+    /// The answer to the caller, which gives the jobs back if it is not sent.
+    pub(super) fn into_response(mut self, broker: &Broker) -> Response<pb::LeaseResponse> {
+        let got = self.0.take().unwrap_or_default();
+        let leases: Vec<_> = got
+            .deliveries
+            .iter()
+            .map(|delivery| {
+                let ids: Vec<JobId> = delivery.jobs.iter().map(|job| job.job_id).collect();
+                (delivery.queue.clone(), delivery.nonce, ids)
+            })
+            .collect();
+        let message = got.into_wire(broker);
+        let bytes = message.jobs.iter().map(bytes::Bytes::len).sum();
+        let mut response = Response::new(message);
+        response.extensions_mut().insert(Weight::new(bytes).or_else(move || {
+            for (queue, nonce, ids) in leases {
+                drop(queue.release(ids.into_iter().map(|id| (id, nonce, None))));
+            }
+        }));
+        response
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        for delivery in self.0.iter().flat_map(|got| &got.deliveries) {
             delivery.give_back();
         }
     }
