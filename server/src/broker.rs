@@ -118,6 +118,18 @@ impl Broker {
         self.stopped.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.store.retire(&self.id)).await;
     }
+
+    /// Waits for the script calls that are under way, at most until then: what was leased for callers that are gone goes back with them.
+    pub async fn landed(&self, deadline: Instant) {
+        let flights = self.store.flights();
+        flights.close();
+        if tokio::time::timeout_at(deadline, flights.wait()).await.is_err() {
+            tracing::warn!(
+                calls = flights.len(),
+                "script calls were still under way at the end of drain.grace"
+            );
+        }
+    }
 }
 
 /// Sets the health of the broker as a whole, which has the empty name, and of each of its services.

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 const RECONNECT_SECONDS: [u64; 5] = [2, 4, 8, 16, 30];
 /// Beyond drain.grace: for what ends after the connections.
 const HARD_END: Duration = Duration::from_secs(2);
+/// For script calls that are under way when everybody is gone, if nothing is left of drain.grace.
+const LAST_CALLS: Duration = Duration::from_millis(500);
 /// File descriptors for everything but connections of clients.
 const OWN_FDS: usize = 100;
 
@@ -240,6 +242,7 @@ async fn serve(
             "connections were still open at the end of drain.grace"
         );
     }
+    broker.landed(deadline.max(Instant::now() + LAST_CALLS)).await;
     tracing::info!("drained");
     Ok(())
 }

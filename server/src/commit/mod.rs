@@ -133,7 +133,7 @@ impl<O: Operation> Group<O> {
             take_off
         };
         if take_off && let Some(queue) = self.queue.upgrade() {
-            tokio::spawn(fly::<O>(queue));
+            tokio::spawn(queue.store().flights().track_future(fly::<O>(queue.clone())));
         }
         pending
     }

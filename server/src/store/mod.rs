@@ -30,6 +30,8 @@ pub use settle::{AckItem, ExtendItem, Extended, NackAction, NackItem, NackOutcom
 pub use signal::{Interest, Signal, Signals};
 pub use upkeep::Round;
 
+use tokio_util::task::TaskTracker;
+
 use crate::{domain::Policy, metrics::Metrics};
 use connect::{Class, Failure, Link};
 use script::Scripts;
@@ -69,6 +71,7 @@ pub struct Store {
     policy: Policy,
     metrics: Arc<Metrics>,
     condition: Arc<Condition>,
+    flights: TaskTracker,
     facts: std::sync::RwLock<Option<preflight::RedisFacts>>,
     lost_looks: std::sync::Mutex<Vec<disown::LostLook>>,
 }
@@ -82,6 +85,7 @@ impl Store {
             writes: (0..options.connections.max(1)).map(|_| link()).collect(),
             reads: link(),
             condition,
+            flights: TaskTracker::new(),
             endpoint: options.endpoint,
             scripts: Scripts::new(options.cluster),
             prefix: options.key_prefix,
@@ -177,6 +181,11 @@ impl Store {
     /// Whether Redis can be used, and why not.
     pub fn condition(&self) -> &Arc<Condition> {
         &self.condition
+    }
+
+    /// Tasks whose script calls outlive their callers: a broker that ends waits for them.
+    pub fn flights(&self) -> &TaskTracker {
+        &self.flights
     }
 
     /// The names of the keys of a queue.
