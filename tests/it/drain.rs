@@ -62,35 +62,6 @@ async fn unstarted_jobs_go_to_other_workers_and_count_nothing() {
     stand.audit(&key).await;
 }
 
-/// The call that gives jobs back is under way when everybody is gone: the broker does not end before it.
-#[tokio::test]
-async fn a_broker_that_ends_waits_for_what_it_gives_back() {
-    let settings = vec![("redis.response_timeout", "20s".to_owned())];
-    let mut stand = Stand::with(StandOptions {
-        settings,
-        ..StandOptions::default()
-    })
-    .await;
-    let (api, key) = (stand.api(), unique_key("last"));
-    api.enqueued(&key).await;
-    let mut session = Session::on(&api, &key, 5).await;
-    session.jobs().await;
-    let mut redis = stand.redis.connection().await;
-    let mut pause = redis::cmd("CLIENT");
-    let () = pause
-        .arg("PAUSE")
-        .arg(3_000)
-        .arg("ALL")
-        .query_async(&mut redis)
-        .await
-        .unwrap();
-    drop(session);
-    drop(api);
-    stand.brokers[0].signal("TERM");
-    assert!(stand.brokers[0].ended().await.success());
-    assert_eq!(stand.audit(&key).await.ready, 1);
-}
-
 #[tokio::test]
 async fn a_stream_that_never_closes_does_not_hold_the_broker_up() {
     let mut stand = pair("2s").await;
