@@ -82,9 +82,7 @@ impl Broker {
         let signals = store.listen();
         let queues = Arc::new(Queues::new(store.clone(), metrics.clone(), signals.interest));
         let health = tonic_health::server::HealthReporter::new();
-        health
-            .set_service_status("", tonic_health::ServingStatus::Serving)
-            .await;
+        say(&health, tonic_health::ServingStatus::Serving).await;
         let broker = Arc::new(Self {
             id: uuid::Uuid::now_v7().to_string(),
             started_ms: now_ms(),
@@ -110,9 +108,7 @@ impl Broker {
 
     /// Says to the outside that this broker is about to stop.
     pub async fn set_draining(&self) {
-        self.health
-            .set_service_status("", tonic_health::ServingStatus::NotServing)
-            .await;
+        say(&self.health, tonic_health::ServingStatus::NotServing).await;
     }
 
     /// Ends long polls, asks streams to move, and waits until they have or until the deadline; then the background work ends.
@@ -121,5 +117,24 @@ impl Broker {
         let _ = tokio::time::timeout_at(deadline, self.sessions.all_gone()).await;
         self.stopped.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(1), self.store.retire(&self.id)).await;
+    }
+
+    /// Waits for the script calls that are under way, at most until then: what was leased for callers that are gone goes back with them.
+    pub async fn landed(&self, deadline: Instant) {
+        let flights = self.store.flights();
+        flights.close();
+        if tokio::time::timeout_at(deadline, flights.wait()).await.is_err() {
+            tracing::warn!(
+                calls = flights.len(),
+                "script calls were still under way at the end of drain.grace"
+            );
+        }
+    }
+}
+
+/// Sets the health of the broker as a whole, which has the empty name, and of each of its services.
+async fn say(health: &tonic_health::server::HealthReporter, status: tonic_health::ServingStatus) {
+    for name in [""].into_iter().chain(crate::grpc::SERVICES) {
+        health.set_service_status(name, status).await;
     }
 }

@@ -23,13 +23,17 @@ Examples:
   REDIS_URL=rediss://redis:6380 REDIS_PASSWORD_FILE=/run/secrets/redis bananas-broker serve --listen 0.0.0.0:8080
   bananas-broker serve --config /etc/bananas/broker.toml --set jobs.max_attempts=5
 
-SIGTERM, SIGINT or SIGHUP drains and ends within drain.grace; a second one ends at once.";
+Signals:
+  SIGTERM, SIGINT, SIGQUIT   drain and end within drain.grace; a second one ends at once
+  SIGHUP                     read the configuration again; log.level takes effect at once, other settings at the next start";
 
 const DEV_EXAMPLES: &str = "\
 Examples:
   bananas-broker dev                       keeps its jobs in ~/.local/share/bananas/dev
   bananas-broker dev --fresh               begins without the jobs of last time
-  bananas-broker dev --port 18080 --data-dir ./dev --set http.listen=127.0.0.1:19090";
+  bananas-broker dev --port 18080 --data-dir ./dev --set http.listen=127.0.0.1:19090
+
+Ctrl-C, SIGTERM, SIGQUIT or a closed terminal (SIGHUP) drains and ends, the private Redis too.";
 
 const HEALTH_EXAMPLES: &str = "\
 Examples:

@@ -78,6 +78,16 @@ fn what_a_killed_broker_left_behind_does_not_stand_in_the_way() {
 }
 
 #[test]
+fn a_closed_terminal_ends_it_and_its_redis() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = Dev::start(directory.path(), &[]);
+    let redis = redis_process(directory.path()).unwrap();
+    dev.signal("HUP");
+    assert_eq!(dev.wait().code(), Some(0));
+    assert!(!is_alive(redis));
+}
+
+#[test]
 fn serve_does_not_wait_for_a_redis_that_refuses_its_password() {
     let directory = tempfile::tempdir().unwrap();
     let dev = Dev::start(directory.path(), &[]);

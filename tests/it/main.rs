@@ -15,7 +15,9 @@ mod mutants;
 mod pause;
 mod process;
 mod retry;
+mod signals;
 mod subscribe;
+mod unread;
 mod wait;
 
 use std::sync::Arc;

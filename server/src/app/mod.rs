@@ -2,6 +2,7 @@
 
 mod health;
 mod options;
+mod reload;
 mod serve;
 mod signals;
 
@@ -38,8 +39,8 @@ fn execute(command: Command, environment: &Environment) -> anyhow::Result<ExitCo
     let (path, overrides) = command.sources();
     let load = || Config::load(environment, path.as_deref(), &overrides);
     match command {
-        Command::Serve(_) => serve(load()?, None, environment),
-        Command::Dev(dev) => serve(load()?, Some(dev.options()), environment),
+        Command::Serve(_) => serve(&load, None, environment),
+        Command::Dev(dev) => serve(&load, Some(dev.options()), environment),
         Command::Healthcheck(check) => {
             let address = check
                 .address
@@ -75,7 +76,12 @@ fn execute(command: Command, environment: &Environment) -> anyhow::Result<ExitCo
     }
 }
 
-fn serve(config: Config, dev: Option<dev::Options>, environment: &Environment) -> anyhow::Result<ExitCode> {
+fn serve(
+    load: &dyn Fn() -> Result<Config, config::ConfigError>,
+    dev: Option<dev::Options>,
+    environment: &Environment,
+) -> anyhow::Result<ExitCode> {
+    let config = load()?;
     let threads = match config.runtime.worker_threads {
         // Redis works on one core; a broker needs less than that for the same jobs, and threads that share work cost more than they bring.
         0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
@@ -88,7 +94,7 @@ fn serve(config: Config, dev: Option<dev::Options>, environment: &Environment) -
             .enable_all()
             .build()?,
     };
-    let ended = runtime.block_on(serve::until_signalled(config, dev, environment));
+    let ended = runtime.block_on(serve::until_signalled(config, load, dev, environment));
     runtime.shutdown_timeout(RUNTIME_END);
     ended
 }

@@ -42,7 +42,7 @@ pub(super) fn broker(config: &Config) -> anyhow::Result<broker::Options> {
             heartbeat_interval: config.stream.heartbeat_interval,
             grace: config.stream.grace,
             max_age: config.stream.max_age,
-            drain_grace: stream_drain_grace(config.drain.grace),
+            drain_grace: stream_drain_grace(config.drain.grace.saturating_sub(config.drain.delay)),
         },
         reflection: config.grpc.reflection,
     })

@@ -1,9 +1,10 @@
 //! The life of a broker process: start, ready, drain, end.
 
 use super::options;
-use super::signals::Signals;
+use super::reload::Reloading;
+use super::signals::{Asked, Signals};
 use crate::broker::Broker;
-use crate::config::{Config, Environment, RedisUrl, Value};
+use crate::config::{Config, ConfigError, Environment, RedisUrl, Value};
 use crate::grpc::{self, edge};
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -23,39 +24,56 @@ use tokio_util::sync::CancellationToken;
 const RECONNECT_SECONDS: [u64; 5] = [2, 4, 8, 16, 30];
 /// Beyond drain.grace: for what ends after the connections.
 const HARD_END: Duration = Duration::from_secs(2);
+/// For script calls that are under way when everybody is gone, if nothing is left of drain.grace.
+const LAST_CALLS: Duration = Duration::from_millis(500);
 /// File descriptors for everything but connections of clients.
 const OWN_FDS: usize = 100;
 
-/// Serves until a signal asks for the end and the drain is over. A second signal, or the hard end, ends at once.
+/// Serves until a signal asks for the end and the drain is over. A second signal, or the hard end, ends at once. `reload` reads the configuration again.
 pub(super) async fn until_signalled(
     config: Config,
+    reload: &dyn Fn() -> Result<Config, ConfigError>,
     dev: Option<dev::Options>,
     environment: &Environment,
 ) -> anyhow::Result<ExitCode> {
     // The only provider in the tree; a second one that crept in would make TLS fail at run time.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut signals = Signals::install()?;
+    let mut signals = Signals::install(dev.is_some())?;
     let telemetry = telemetry::install(&config.log, &config.tracing)?;
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    let mut reloading = Reloading::new(&config, reload, &telemetry);
     let grace = config.drain.grace;
     let stop = CancellationToken::new();
     let mut life = pin!(live(config, dev, environment, stop.clone()));
     let ended = tokio::select! {
         ended = &mut life => ended,
-        signal = signals.next() => {
+        signal = asked_to_end(&mut signals, &mut reloading) => {
             tracing::info!(signal, grace_seconds = grace.as_secs_f64(), "draining; a second signal ends at once");
             stop.cancel();
             tokio::select! {
                 ended = life => ended,
-                signal = signals.next() => Err(anyhow::anyhow!("ended by a second {signal}, before the drain was over")),
+                signal = asked_to_end(&mut signals, &mut reloading) => {
+                    Err(anyhow::anyhow!("ended by a second {signal}, before the drain was over"))
+                }
                 () = tokio::time::sleep(grace + HARD_END) => Err(anyhow::anyhow!("ended by force: the drain was not over in time")),
             }
         }
     };
+    drop(reloading);
     end_telemetry(telemetry).await;
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Reloads as often as that is asked for, until a signal asks for the end.
+async fn asked_to_end(signals: &mut Signals, reloading: &mut Reloading<'_>) -> &'static str {
+    loop {
+        match signals.next().await {
+            Asked::End(signal) => return signal,
+            Asked::Reload => reloading.reload(),
+        }
+    }
 }
 
 async fn end_telemetry(telemetry: Telemetry) {
@@ -79,7 +97,7 @@ async fn live(
         None => None,
     };
     // On the heap: the start of a broker is a large future, and this one lives as long as the process.
-    let served = match Box::pin(start_broker(&config, &metrics, &stop)).await? {
+    let served = match Box::pin(start_broker(&config, &metrics, &readiness, &stop)).await? {
         Some(broker) => serve(&config, &broker, &metrics, &readiness, &stop, private_redis.as_ref()).await,
         None => Ok(()),
     };
@@ -143,6 +161,7 @@ async fn start_private_redis(
 async fn start_broker(
     config: &Config,
     metrics: &Arc<Metrics>,
+    readiness: &Readiness,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Arc<Broker>>> {
     let options = options::broker(config)?;
@@ -153,11 +172,13 @@ async fn start_broker(
         match stop.run_until_cancelled(open).await {
             None => return Ok(None),
             Some(Ok((broker, signals))) => {
+                readiness.watch(broker.store.condition().clone());
                 broker.spawn(hearing::run(broker.clone(), signals));
                 broker.spawn(upkeep::run(broker.clone()));
                 return Ok(Some(broker));
             }
-            Some(Err(error @ OpenError::Connect(_))) => {
+            Some(Err(error @ OpenError::Connect { .. })) => {
+                readiness.waits_for_redis(&error);
                 wait = waits.next().map_or(wait, Duration::from_secs);
                 let address = config.redis.url.show();
                 tracing::error!(
@@ -208,8 +229,12 @@ async fn serve(
     readiness.set_draining();
     tell_service_manager(NotifyState::Stopping);
     broker.set_draining().await;
-    broker.drain(deadline).await;
+    // Until then whoever has not heard yet that this broker is not ready is served.
+    tokio::time::sleep(config.drain.delay).await;
+    // No new connection, and no new call on those that are open; what runs may end, and streams stay until their workers have moved.
     edge_end.cancel();
+    broker.drain(deadline).await;
+    edge.end_streams();
     let dropped = edge.drain(deadline.into_std()).await;
     if dropped > 0 {
         tracing::warn!(
@@ -217,6 +242,7 @@ async fn serve(
             "connections were still open at the end of drain.grace"
         );
     }
+    broker.landed(deadline.max(Instant::now() + LAST_CALLS)).await;
     tracing::info!("drained");
     Ok(())
 }

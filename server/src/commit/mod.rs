@@ -136,7 +136,7 @@ impl<O: Operation> Group<O> {
             take_off
         };
         if take_off && let Some(queue) = self.queue.upgrade() {
-            tokio::spawn(fly::<O>(queue));
+            tokio::spawn(queue.store().flights().track_future(fly::<O>(queue.clone())));
         }
         pending
     }
@@ -225,8 +225,9 @@ async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Res
 /// nothing about the rest.
 fn of_the_rest(error: &Error) -> Option<Error> {
     match error {
-        Error::StoreUnavailable { what, .. } => Some(Error::StoreUnavailable { what, unknown: false }),
-        Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => Some(error.clone()),
+        Error::StoreUnavailable { .. } | Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => {
+            Some(error.clone().not_applied())
+        }
         _ => None,
     }
 }

@@ -47,7 +47,7 @@ impl Operation for Enqueue {
     }
 
     async fn run(queue: &Arc<Queue>, items: &[&EnqueueItem]) -> Result<Answers<Enqueued>, Error> {
-        queue.ensure_registered().await?;
+        queue.ensure_registered().await.map_err(Error::not_applied)?;
         // The same id twice in one group: the second is a repetition of the first. Ids of our own cannot repeat.
         let mut first_of = HashMap::new();
         let mut position = Vec::with_capacity(items.len());

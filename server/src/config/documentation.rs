@@ -73,7 +73,8 @@ pub fn page() -> String {
          | to | run |\n|---|---|\n\
          | see what is in force and where each value came from (secrets are redacted) | `bananas-broker config show` (`-o json`) |\n\
          | check a file before a restart | `bananas-broker config check --config FILE` |\n\
-         | get a commented file of all defaults | `bananas-broker config defaults` |\n\n\
+         | get a commented file of all defaults | `bananas-broker config defaults` |\n\
+         | have a running broker read its sources again | `kill -HUP` its process (`systemctl reload`): `log.level` takes effect at once, other settings at the next start, and the log names both |\n\n\
          Durations are written `250ms`, `30s`, `5m`, `1h30m`; sizes `64KiB`, `4MiB` or as a number of bytes. `0` switches off what says so.\n\
          A secret can also come from a file: `redis.password_file = \"/run/secrets/redis\"`, or the variable's name with `_FILE`.\n\
          An environment variable that is empty counts as not set.\n",

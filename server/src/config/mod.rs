@@ -113,6 +113,18 @@ impl Config {
                 "redis.tls_cert_file and redis.tls_key_file go together: one is missing",
             ),
             (
+                (tls.tls_ca_file.is_some() || tls.tls_cert_file.is_some()) && !tls.url.is_tls(),
+                "redis.tls_ca_file and redis.tls_cert_file are for a redis.url that begins with rediss://: without TLS they would be ignored",
+            ),
+            (
+                !tls.username.is_empty() && tls.password.is_none() && !tls.url.has_password(),
+                "redis.username needs a password (redis.password, REDIS_PASSWORD): without one Redis would take the broker for the default user",
+            ),
+            (
+                self.drain.delay > self.drain.grace,
+                "drain.delay is above drain.grace: the process would end before the drain begins",
+            ),
+            (
                 self.http.enabled && self.http.listen == self.grpc.listen && self.grpc.listen.port() != 0,
                 "grpc.listen and http.listen are the same address",
             ),

@@ -169,6 +169,9 @@ sections! {
     drain: Drain {
         /// SIGTERM to the hard end. Keep it below the grace period of what sends the signal (30 s in Kubernetes).
         grace: Duration = "25s" in "0s" ..= "1h";
+        /// SIGTERM to the moment when the port is closed, open connections are asked to go and streams to move; it is part of drain.grace. Readiness is false from
+        /// the signal on. For load balancers that learn late which brokers are ready: as long as they take. 0 where clients connect directly.
+        delay: Duration = "0s" in "0s" ..= "5m";
     }
 
     /// The process itself.

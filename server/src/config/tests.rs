@@ -147,8 +147,11 @@ fn settings_that_contradict_each_other_are_refused() {
         flag("jobs.initial_backoff", "1h"),
         flag("log.output", "file"),
         flag("log.file", ""),
+        flag("redis.tls_ca_file", "/ca.pem"),
+        flag("redis.username", "bananas"),
+        flag("drain.delay", "30s"),
     ];
-    assert_eq!(errors(&Environment::default(), "", &overrides).len(), 3);
+    assert_eq!(errors(&Environment::default(), "", &overrides).len(), 6);
 }
 
 #[test]

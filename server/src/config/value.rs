@@ -1,5 +1,6 @@
 //! Kinds of values that a setting can have: how each is read from text and shown again.
 
+use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -81,7 +82,13 @@ impl Value for Duration {
         if text == "off" {
             return Ok(Self::ZERO);
         }
-        humantime::parse_duration(text).map_err(|_| format!("not {}", Self::KIND))
+        let duration = humantime::parse_duration(text).map_err(|_| format!("not {}", Self::KIND))?;
+        // Redis and the clients count in milliseconds: what is finer would become zero, which often means something else.
+        if duration.subsec_nanos() % 1_000_000 == 0 {
+            Ok(duration)
+        } else {
+            Err("finer than a millisecond".into())
+        }
     }
     fn show(&self) -> String {
         humantime::format_duration(*self).to_string().replace(' ', "")
@@ -165,6 +172,17 @@ impl Value for Option<SecretString> {
 pub struct RedisUrl(SecretString);
 
 impl RedisUrl {
+    /// Whether it leads over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.expose().starts_with("rediss://")
+    }
+
+    /// Whether a password is part of it.
+    pub fn has_password(&self) -> bool {
+        let info = self.expose().into_connection_info();
+        info.is_ok_and(|info| info.redis_settings().password().is_some())
+    }
+
     /// The whole URL, with a password if one was written there.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -182,9 +200,13 @@ impl Value for RedisUrl {
         if !schemes.iter().any(|scheme| text.starts_with(scheme)) {
             return Err(format!("not {}", Self::KIND));
         }
-        if redis::parse_redis_url(text).is_none() {
-            let hint = "a password with characters that mean something in a URL goes apart, into REDIS_PASSWORD";
-            return Err(format!("not a valid URL; {hint}"));
+        // An @ or # behind the host is one of a password that was cut there, and what stands before it is not the host that was meant.
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        let (_, behind_host) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let is_cut = !rest.starts_with('/') && behind_host.contains(['@', '#']);
+        if is_cut || text.into_connection_info().is_err() {
+            let hint = "a password with characters that mean something in a URL goes apart, into REDIS_PASSWORD, or is percent-encoded (/ as %2F, @ as %40, # as %23)";
+            return Err(format!("not {}; {hint}", Self::KIND));
         }
         Ok(Self(text.into()))
     }
@@ -306,7 +328,7 @@ mod tests {
             let duration = Duration::parse(text).unwrap();
             assert_eq!(Duration::parse(&duration.show()).unwrap(), duration, "{text}");
         }
-        for text in ["", "5", "-5s", "soon"] {
+        for text in ["", "5", "-5s", "soon", "500us", "1ms1us"] {
             assert!(Duration::parse(text).is_err(), "{text}");
         }
     }
@@ -333,6 +355,10 @@ mod tests {
         for url in [
             "redis://:$(REDIS_PASSWORD)@redis:6379",
             "redis://:p#ss/w@rd@host:6379",
+            "redis://app:12/w@host:6379",
+            "redis://app:12#w@host:6379",
+            "redis://app:12?w@host:6379",
+            "redis://host:6379/eleven",
             "127.0.0.1:6379",
             "http://x",
         ] {

@@ -116,6 +116,15 @@ impl Error {
         }
     }
 
+    /// The same of a step that comes before the one that changes something.
+    #[must_use]
+    pub fn not_applied(self) -> Self {
+        match self {
+            Self::StoreUnavailable { what, .. } => Self::StoreUnavailable { what, unknown: false },
+            other => other,
+        }
+    }
+
     /// Puts the position of an item before the field name: `jobs[3].priority`.
     #[must_use]
     pub fn at(self, list: &str, index: usize) -> Self {

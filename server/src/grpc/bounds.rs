@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tonic::Request;
+use tonic::{Request, Response};
 
-use super::edge::Deadline;
+use super::edge::{Deadline, Weight};
 use crate::domain::{Error, Limits};
 
 /// A call that waits answers this long before its deadline, so that the answer still arrives.
@@ -53,4 +53,12 @@ pub(super) fn answer_by(wait_ms: u64, deadline: Option<Instant>) -> Instant {
     deadline.map_or(wait_until, |deadline| {
         wait_until.min(deadline.checked_sub(DEADLINE_MARGIN).unwrap_or(deadline))
     })
+}
+
+/// An answer that may hold payloads: the edge bounds how much of them a connection holds for a client that does not read.
+pub(super) fn weighed<T: prost::Message>(message: T) -> Response<T> {
+    let weight = Weight::new(message.encoded_len());
+    let mut response = Response::new(message);
+    response.extensions_mut().insert(weight);
+    response
 }

@@ -78,8 +78,8 @@ impl BrokerService for Service {
             // What nobody waits for any more is dropped, and goes back.
             drop(answer.send(result));
         });
-        let jobs = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
-        Ok(Response::new(jobs.into_wire(&self.0)))
+        let got = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
+        Ok(got.into_response(&self.0))
     }
 
     type SubscribeStream = subscribe::Frames;

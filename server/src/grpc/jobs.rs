@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Service,
-    bounds::{answer_by, deadline},
+    bounds::{answer_by, deadline, weighed},
     convert,
     settle::wire_state,
 };
@@ -26,7 +26,7 @@ impl JobService for Service {
         let request = request.into_inner();
         let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
         let job = self.read(&key, id, request.full).await?;
-        Ok(Response::new(pb::GetJobResponse { job: Some(job) }))
+        Ok(weighed(pb::GetJobResponse { job: Some(job) }))
     }
 
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
@@ -42,7 +42,7 @@ impl JobService for Service {
         self.wait(&key, id, answer_by(wait_ms, deadline)).await?;
         let job = self.read(&key, id, request.full).await?;
         let settled = pb::JobState::try_from(job.state).is_ok_and(is_final);
-        Ok(Response::new(pb::WaitJobResponse {
+        Ok(weighed(pb::WaitJobResponse {
             job: Some(job),
             settled,
         }))

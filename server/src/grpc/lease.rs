@@ -6,10 +6,13 @@ use bananas_proto::server as pb;
 use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tonic::Response;
 
 use super::{
     bounds::{answer_by, at_most},
-    convert, leased,
+    convert,
+    edge::Weight,
+    leased,
 };
 use crate::{
     broker::Broker,
@@ -23,8 +26,9 @@ use crate::{
 
 /// With less time than this left, no job is leased: the answer could not be used.
 const MIN_LEFT: Duration = Duration::from_millis(20);
-/// A call that may wait is held for so long while the broker drains.
-const DRAINING_PAUSE: Duration = Duration::from_millis(500);
+
+/// A Lease call that may wait is answered by a broker that drains after this long: it ends, so no job will come.
+const DRAINING_WAIT: Duration = Duration::from_secs(1);
 
 /// A Lease call, checked.
 #[derive(Debug)]
@@ -87,8 +91,11 @@ impl LeaseCall {
     /// Looks at once; then, if there was nothing and the caller waits, shares a selector with everybody who asks for the same.
     pub(super) async fn run(self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
         if broker.draining.is_cancelled() {
-            // Whoever asks again at once does not spin.
-            tokio::time::sleep_until(self.until.min(Instant::now() + DRAINING_PAUSE)).await;
+            // A caller that waits and asks again at once does not go round and round.
+            tokio::select! {
+                () = tokio::time::sleep_until(self.until.min(Instant::now() + DRAINING_WAIT)) => {}
+                () = gone.cancelled() => {}
+            }
             return Ok(Got::nothing(false, true));
         }
         if gone.is_cancelled() || self.has_no_time() {
@@ -245,10 +252,31 @@ impl Got {
         }
     }
 
-    /// The answer to the caller.
-    pub(super) fn into_wire(mut self, broker: &Broker) -> pb::LeaseResponse {
+    /// The answer to the caller, which gives the jobs back if it is not sent.
+    pub(super) fn into_response(mut self, broker: &Broker) -> Response<pb::LeaseResponse> {
+        let deliveries = std::mem::take(&mut self.deliveries);
+        let message = self.into_wire(&deliveries, broker);
+        let bytes = message.jobs.iter().map(bytes::Bytes::len).sum();
+        let leases: Vec<_> = deliveries
+            .into_iter()
+            .map(|delivery| {
+                let ids: Vec<JobId> = delivery.jobs.iter().map(|job| job.job_id).collect();
+                (delivery.queue, delivery.nonce, ids)
+            })
+            .collect();
+        let mut response = Response::new(message);
+        response.extensions_mut().insert(Weight::new(bytes).or_else(move || {
+            for (queue, nonce, ids) in leases {
+                let leases = ids.into_iter().map(|id| (id, nonce, false)).collect();
+                tokio::spawn(async move { queue.give_back(leases, None).await });
+            }
+        }));
+        response
+    }
+
+    fn into_wire(self, deliveries: &[Delivery], broker: &Broker) -> pb::LeaseResponse {
         let mut jobs = Vec::new();
-        for delivery in &std::mem::take(&mut self.deliveries) {
+        for delivery in deliveries {
             for job in &delivery.jobs {
                 if let Some(job) = leased::encode(delivery, job, broker.store.policy()) {
                     link_trace(&job.wire);

@@ -93,6 +93,11 @@ pub(super) fn queues(prefix: &str) -> String {
     format!("{prefix}:queues")
 }
 
+/// The channel on which a broker tries at its start whether it may listen.
+pub(super) fn start_channel(prefix: &str) -> String {
+    format!("{prefix}:start")
+}
+
 /// Brokers by their last sign of life.
 pub(super) fn brokers(prefix: &str) -> String {
     format!("{prefix}:brokers")

@@ -19,7 +19,7 @@ mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
-pub use connect::Endpoint;
+pub use connect::{Condition, Endpoint};
 pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
@@ -30,12 +30,14 @@ pub use settle::{AckItem, ExtendItem, Extended, Extender, NackAction, NackItem, 
 pub use signal::{Interest, Signal, Signals};
 pub use upkeep::Round;
 
-use crate::{
-    domain::{Error, Policy},
-    metrics::Metrics,
-};
-use connect::Link;
+use tokio_util::task::TaskTracker;
+
+use crate::{domain::Policy, metrics::Metrics};
+use connect::{Class, Failure, Link};
 use script::Scripts;
+
+/// How long the first subscription may take, dialling included.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How to reach Redis and how to behave towards it.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub struct Store {
     tag: String,
     policy: Policy,
     metrics: Arc<Metrics>,
+    condition: Arc<Condition>,
+    flights: TaskTracker,
     facts: std::sync::RwLock<Option<preflight::RedisFacts>>,
     lost_looks: std::sync::Mutex<Vec<disown::LostLook>>,
 }
@@ -75,13 +79,13 @@ pub struct Store {
 impl Store {
     /// Connects, checks that this Redis keeps what it is given, and loads the scripts.
     pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        let pool = options
-            .endpoint
-            .pool(options.response_timeout, options.connections + 1)?;
-        let link = || Link::new(pool.clone(), metrics.clone());
+        let condition = Condition::new(metrics.clone());
+        let link = || Link::new(options.endpoint.clone(), options.response_timeout, condition.clone());
         let store = Self {
             writes: (0..options.connections.max(1)).map(|_| link()).collect(),
             reads: link(),
+            condition,
+            flights: TaskTracker::new(),
             endpoint: options.endpoint,
             scripts: Scripts::new(options.cluster),
             prefix: options.key_prefix,
@@ -91,41 +95,77 @@ impl Store {
             facts: std::sync::RwLock::default(),
             lost_looks: std::sync::Mutex::default(),
         };
-        let mut connection = store.reads.get().await.map_err(|error| store.not_reached(error))?.1;
+        let mut connection = store.reads.get().await.map_err(|failure| store.not_reached(failure))?;
         let outcome = preflight::check(&mut connection, &store.prefix, options.allow_unsafe).await?;
-        store
-            .scripts
-            .load(&mut connection)
-            .await
-            .map_err(|error| OpenError::Scripts(error.to_string()))?;
-        store.try_scripts().await?;
+        let loaded = store.scripts.load(&mut connection).await;
+        loaded.map_err(|error| store.not_run(connect::failure(&error)))?;
+        store.try_scripts().await.map_err(|failure| store.not_run(failure))?;
+        store.try_listening().await.map_err(|failure| store.not_run(failure))?;
         if let Ok(mut facts) = store.facts.write() {
             *facts = Some(outcome);
         }
         Ok(store)
     }
 
-    /// Waiting makes good for a Redis that is not there yet, not for a wrong password.
-    fn not_reached(&self, error: Error) -> OpenError {
-        match error {
-            Error::StoreUnavailable {
-                what: connect::ACCESS_DENIED,
-                ..
-            } => OpenError::Denied(self.address()),
-            other => OpenError::Connect(other),
+    /// Runs every script once on a queue that nobody uses, under the real user: a right that this user does not have shows now.
+    async fn try_scripts(&self) -> Result<(), Failure> {
+        let Err(error) = self.rehearse().await else {
+            return Ok(());
+        };
+        Err(match self.condition.last_failure() {
+            Some(failure) if failure.error == error => failure,
+            _ => Failure {
+                class: Class::Unexpected,
+                detail: error.to_string(),
+                error,
+            },
+        })
+    }
+
+    /// Listens on a channel of ours and stops again.
+    async fn try_listening(&self) -> Result<(), Failure> {
+        let listened = async {
+            let mut pubsub = self.endpoint.client()?.get_async_pubsub().await?;
+            pubsub.subscribe(keys::start_channel(&self.prefix)).await
+        };
+        let in_time = tokio::time::timeout(LISTEN_TIMEOUT, listened).await;
+        in_time
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+            .map_err(|error: redis::RedisError| connect::failure(&error).not_applied())
+    }
+
+    /// Waiting makes good for a Redis that is not there yet, not for a wrong password or address.
+    fn not_reached(&self, failure: Failure) -> OpenError {
+        let address = self.address();
+        match failure.class {
+            Class::Denied if self.endpoint.has_password() => OpenError::Denied(address),
+            Class::Denied => OpenError::NoPassword(address),
+            Class::WrongAddress => OpenError::Unusable(failure.detail),
+            _ => OpenError::Connect {
+                address,
+                cause: failure.detail,
+            },
         }
     }
 
-    /// Runs every script once on a queue that nobody uses, under the real user: a command that this user may not run shows now.
-    async fn try_scripts(&self) -> Result<(), OpenError> {
-        self.rehearse()
-            .await
-            .map_err(|error| OpenError::Scripts(error.to_string()))
+    fn not_run(&self, failure: Failure) -> OpenError {
+        match failure.class {
+            Class::Denied => OpenError::Rights {
+                detail: failure.detail,
+                rule: preflight::acl_rule(&self.prefix),
+            },
+            Class::Unexpected | Class::OutOfMemory | Class::NoScript => OpenError::Scripts(failure.detail),
+            _ => self.not_reached(failure),
+        }
     }
 
-    /// What was found out about this Redis at the start.
+    /// What was found out about this Redis at the start, with the role that it has now.
     pub fn facts(&self) -> Option<preflight::RedisFacts> {
-        self.facts.read().ok().and_then(|facts| facts.clone())
+        let mut facts = self.facts.read().ok()?.clone()?;
+        if let Some(role) = self.condition.role() {
+            facts.role = role;
+        }
+        Some(facts)
     }
 
     /// Where Redis is, without credentials.
@@ -133,9 +173,19 @@ impl Store {
         self.endpoint.address()
     }
 
-    /// Whether commands get through at the moment.
+    /// Whether Redis answers at the moment, even if it refuses writes.
     pub fn is_up(&self) -> bool {
-        self.metrics.redis_up.get() > 0
+        self.condition.is_reached()
+    }
+
+    /// Whether Redis can be used, and why not.
+    pub fn condition(&self) -> &Arc<Condition> {
+        &self.condition
+    }
+
+    /// Tasks whose script calls outlive their callers: a broker that ends waits for them.
+    pub fn flights(&self) -> &TaskTracker {
+        &self.flights
     }
 
     /// The names of the keys of a queue.
@@ -163,18 +213,37 @@ pub enum OpenError {
     /// The address or the credentials cannot be used.
     #[error("redis.url: {0}")]
     Address(String),
+    /// What is there is no Redis, or has no such database.
+    #[error("{0}")]
+    Unusable(String),
     /// It does not answer.
-    #[error("cannot reach Redis: {0}")]
-    Connect(Error),
+    #[error("cannot reach Redis at {address}: {cause}")]
+    Connect {
+        /// Where it should be, without credentials.
+        address: String,
+        /// What the system or Redis said.
+        cause: String,
+    },
     /// It is there and refuses us.
     #[error(
         "Redis at {0} refuses this user or password: check redis.username and redis.password (REDIS_PASSWORD, REDIS_PASSWORD_FILE)"
     )]
     Denied(String),
+    /// It is there and wants to know who we are.
+    #[error("Redis at {0} wants a password: set REDIS_PASSWORD or REDIS_PASSWORD_FILE (redis.password)")]
+    NoPassword(String),
     /// Jobs could be lost on it.
     #[error("{0}")]
     Unfit(#[from] preflight::Refused),
-    /// A script does not run under this user.
+    /// This user may not do what the scripts do.
+    #[error("this Redis user may not do what a broker does ({detail}); grant it: {rule}")]
+    Rights {
+        /// What Redis said.
+        detail: String,
+        /// What ACL SETUSER has to be told.
+        rule: String,
+    },
+    /// A script does not run.
     #[error("the scripts do not run on this Redis: {0}")]
     Scripts(String),
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 const OLDEST_MAJOR: u32 = 7;
 /// How often a Redis that is still reading its data is asked again.
 const LOADING_PAUSE: Duration = Duration::from_millis(500);
+/// The commands of a broker; docs/redis.md has them too.
+const RIGHTS: &str = "-@all +@read +@write +@scripting +@pubsub +@connection +time -@dangerous +info +role";
 const UNKNOWN: &str = "unknown";
 
 /// What was found out about this Redis.
@@ -89,7 +91,8 @@ async fn read_info(connection: &mut MultiplexedConnection, prefix: &str) -> Resu
     match answer {
         Ok(text) => Ok(parse_info(&text)),
         Err(error) if error.code() == Some("NOPERM") => Err(Refused(format!(
-            "this Redis user may not run INFO, so nothing is known about eviction and persistence: give it +info, beside the keys ~{prefix}:*"
+            "this Redis user may not run INFO, so nothing is known about eviction and persistence: grant it {}",
+            acl_rule(prefix)
         ))),
         Err(error) if error.code() == Some("NOAUTH") || error.kind() == ErrorKind::AuthenticationFailed => Err(
             Refused("this Redis wants a password: set REDIS_PASSWORD or REDIS_PASSWORD_FILE (redis.password)".into()),
@@ -105,8 +108,13 @@ async fn read_info(connection: &mut MultiplexedConnection, prefix: &str) -> Resu
 async fn read_append_fsync(connection: &mut MultiplexedConnection) -> Option<String> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg("appendfsync");
-    let answer: redis::RedisResult<Vec<String>> = command.query_async(connection).await;
-    answer.ok()?.into_iter().nth(1)
+    let answer: redis::RedisResult<HashMap<String, String>> = command.query_async(connection).await;
+    answer.ok()?.remove("appendfsync")
+}
+
+/// What the user of a broker may do, as ACL SETUSER takes it: all that a broker needs, and nothing that reaches beyond its keys.
+pub(super) fn acl_rule(prefix: &str) -> String {
+    format!("~{prefix}:* &{prefix}:* {RIGHTS}")
 }
 
 fn parse_info(text: &str) -> HashMap<String, String> {

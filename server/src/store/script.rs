@@ -4,7 +4,10 @@ use std::{fmt::Write as _, sync::Arc};
 
 use redis::{Cmd, Value, aio::MultiplexedConnection};
 
-use super::{QueueKeys, connect::Link};
+use super::{
+    QueueKeys,
+    connect::{Class, Link, Wants},
+};
 use crate::{
     domain::{Error, JobState, limits, record},
     metrics::{Histogram, Metrics},
@@ -37,6 +40,7 @@ pub(super) struct Script {
     /// Its whole text.
     pub(super) text: String,
     sha: String,
+    writes: bool,
 }
 
 macro_rules! scripts {
@@ -96,7 +100,13 @@ impl Script {
     fn new(name: &'static str, shebang: &str, verb: &str, cluster: bool) -> Self {
         let text = format!("{shebang}{}{}", prelude(cluster), assembled(LIB, verb, cluster));
         let sha = redis::Script::new(&text).get_hash().to_owned();
-        Self { name, text, sha }
+        let writes = !shebang.contains("no-writes");
+        Self {
+            name,
+            text,
+            sha,
+            writes,
+        }
     }
 
     /// Starts a call on the keys of a queue, the meta key first.
@@ -136,23 +146,28 @@ impl Call<'_> {
     pub(super) async fn run(self, link: &Link, metrics: &Metrics, repeatable: bool) -> Result<Value, Error> {
         let timer = metrics.script_duration.get(self.script.name);
         let started = std::time::Instant::now();
-        let mut result = link.run(&self.command, repeatable).await;
+        let wants = Wants {
+            repeatable,
+            writes: self.script.writes,
+        };
+        let mut result = link.send(&self.command, wants).await;
         // Nothing was done, so it may always be run again; scripts may be flushed once more in between.
         for _ in 0..LOADS {
-            if !matches!(
-                result,
-                Err(Error::StoreUnavailable {
-                    what: "script not loaded",
-                    ..
-                })
-            ) {
+            if !matches!(&result, Err(failure) if failure.class == Class::NoScript) {
                 break;
             }
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(&self.script.text);
-            link.run(&load, true).await?;
-            result = link.run(&self.command, repeatable).await;
+            let loading = Wants {
+                repeatable: true,
+                writes: false,
+            };
+            result = match link.send(&load, loading).await {
+                Ok(_) => link.send(&self.command, wants).await,
+                Err(failure) => Err(failure.not_applied()),
+            };
         }
+        let result = result.map_err(|failure| failure.error);
         observe(&timer, started);
         if let Err(Error::Bug(text)) = &result {
             tracing::error!(script = self.script.name, error = text, "script failed");

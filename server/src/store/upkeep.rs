@@ -108,7 +108,7 @@ impl Store {
     /// Calls every script once, on a queue that cannot be named from outside and with ids that do not exist.
     pub(super) async fn rehearse(&self) -> Result<(), Error> {
         let name = RoutingKey::parse(&format!("rehearsal.{}", self.tag))?;
-        let keys = QueueKeys::new(&format!("{}-start", self.prefix), &name);
+        let keys = QueueKeys::new(&format!("{}:start", self.prefix), &name);
         let (job_id, nonce) = (JobId::new(), Nonce::new());
         let claims = [Claim {
             holder: String::new(),

@@ -18,17 +18,19 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
-/// Keeps the exporter of traces alive.
+/// Keeps the exporter of traces alive, and changes the level of log lines.
 #[derive(Debug)]
 pub struct Telemetry {
+    filter: reload::Handle<Targets, Registry>,
     exporter: Option<traces::Exporter>,
 }
 
 /// Installs the global subscriber and the panic hook. Call once, inside the runtime.
 pub fn install(log: &config::Log, tracing: &config::Tracing) -> anyhow::Result<Telemetry> {
-    let lines = lines(log)?.with_filter(log_filter(&log.level.0)?);
+    let (wanted, filter) = reload::Layer::new(log_filter(&log.level.0)?);
+    let lines = lines(log)?.with_filter(wanted);
     let exporter = traces::Exporter::start(tracing).context("tracing.otlp_endpoint")?;
     let spans = exporter.as_ref().map(traces::Exporter::layer);
     tracing_subscriber::registry().with(lines).with(spans).init();
@@ -36,10 +38,15 @@ pub fn install(log: &config::Log, tracing: &config::Tracing) -> anyhow::Result<T
         let backtrace = std::backtrace::Backtrace::force_capture();
         tracing::error!(%panic, %backtrace, "PANIC");
     }));
-    Ok(Telemetry { exporter })
+    Ok(Telemetry { filter, exporter })
 }
 
 impl Telemetry {
+    /// From now on, log lines of this level and above are written.
+    pub fn set_level(&self, level: &str) -> anyhow::Result<()> {
+        Ok(self.filter.reload(log_filter(level)?)?)
+    }
+
     /// Sends what is left, at most for `limit`.
     pub async fn shutdown(self, limit: Duration) {
         if let Some(exporter) = self.exporter {

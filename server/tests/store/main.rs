@@ -9,6 +9,7 @@
 mod audit;
 mod bounds;
 mod cancelling;
+mod connecting;
 mod counting;
 mod discipline;
 mod disowning;

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use bananas_broker::{
-    domain::Policy,
+    domain::{Policy, RoutingKey},
     metrics::Metrics,
-    store::{Endpoint, OpenError, Options, Store},
+    store::{Endpoint, Interest, OpenError, Options, Store},
 };
+use tokio::io::AsyncWriteExt as _;
 
-use crate::redis_process::RedisProcess;
+use crate::{redis_process::RedisProcess, space::draft};
 
-async fn refusal(url: &str, user: Option<&str>, password: Option<&str>) -> OpenError {
+async fn opened(url: &str, user: Option<&str>, password: Option<&str>) -> Result<Store, OpenError> {
     let options = Options {
         endpoint: Endpoint::new(url, user, password, Duration::from_secs(5)).unwrap(),
         key_prefix: "opening".to_owned(),
@@ -20,7 +21,11 @@ async fn refusal(url: &str, user: Option<&str>, password: Option<&str>) -> OpenE
         cluster: false,
         policy: Policy::default(),
     };
-    Store::open(options, Metrics::new()).await.unwrap_err()
+    Store::open(options, Metrics::new()).await
+}
+
+async fn refusal(url: &str, user: Option<&str>, password: Option<&str>) -> OpenError {
+    opened(url, user, password).await.unwrap_err()
 }
 
 #[tokio::test]
@@ -37,5 +42,131 @@ async fn a_redis_that_is_not_there_may_come() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("redis+unix://{}", directory.path().join("redis.sock").display());
     let error = refusal(&url, None, None).await;
-    assert!(matches!(error, OpenError::Connect(_)), "{error:?}");
+    assert!(matches!(error, OpenError::Connect { .. }), "{error:?}");
+}
+
+/// The grant that the refusal and docs/redis.md name: enough for everything, and every part of it is needed and named.
+#[tokio::test]
+async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_less_is_told_what_to_grant() {
+    const RULE: &str =
+        "~opening:* &opening:* -@all +@read +@write +@scripting +@pubsub +@connection +time -@dangerous +info +role";
+    let server = RedisProcess::start(&[]);
+    let mut raw = redis::Client::open(server.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    let mut grant = async |rule: &str| {
+        let mut command = redis::cmd("ACL");
+        command
+            .arg("SETUSER")
+            .arg("worker")
+            .arg("reset")
+            .arg("on")
+            .arg(">secret");
+        for word in rule.split_whitespace() {
+            command.arg(word);
+        }
+        let () = command.query_async(&mut raw).await.unwrap();
+    };
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/redis.md")).unwrap();
+    let documented = RULE.replace("opening:", "bn:");
+    assert!(page.contains(&documented), "docs/redis.md does not have {documented}");
+
+    grant(RULE).await;
+    let store = opened(server.url(), Some("worker"), Some("secret")).await.unwrap();
+    let key = RoutingKey::parse("q").unwrap();
+    let keys = store.keys(&key);
+    store.register(&key).await.unwrap();
+    let item = draft().item();
+    store.enqueue(&keys, &[&item]).await.unwrap();
+    store.upkeep(&keys, 0).await.unwrap();
+    assert_eq!(store.counts(&keys).await.unwrap().ready(), 1);
+    let mut signals = store.listen();
+    let (sure, listens) = tokio::sync::oneshot::channel();
+    signals.interest.send(Interest::Listen(keys.channel(), sure)).unwrap();
+    listens.await.unwrap();
+    store.cancel(&keys, item.id, "", 0).await.unwrap();
+    store.report("broker", &[]).await.unwrap();
+    store.fleet().await.unwrap();
+    store.retire("broker").await.unwrap();
+    store.pause(&keys, "", false).await.unwrap();
+    assert!(signals.incoming.recv().await.is_some());
+
+    for part in [
+        "~opening:*",
+        "&opening:*",
+        "+@read",
+        "+@write",
+        "+@scripting",
+        "+@pubsub",
+        "+time",
+        "+info",
+    ] {
+        grant(&RULE.replacen(part, "", 1)).await;
+        let text = refusal(server.url(), Some("worker"), Some("secret")).await.to_string();
+        assert!(
+            text.contains("grant it") && text.contains(RULE),
+            "without {part}: {text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_missing_password_is_asked_for() {
+    let server = RedisProcess::start(&[]);
+    let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut command = redis::cmd("CONFIG");
+    let () = command
+        .arg("SET")
+        .arg("requirepass")
+        .arg("secret")
+        .query(&mut raw)
+        .unwrap();
+    let text = refusal(server.url(), None, None).await.to_string();
+    assert!(
+        text.contains("wants a password") && text.contains("REDIS_PASSWORD"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_right_is_not_waited_for() {
+    let server = RedisProcess::start(&[]);
+    let text = refusal(&format!("{}?db=99", server.url()), None, None).await;
+    assert!(matches!(text, OpenError::Unusable(_)), "{text:?}");
+    assert!(
+        text.to_string().contains("redis.url: there is no such database"),
+        "{text}"
+    );
+
+    let web = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", web.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = web.accept().await {
+            let _ = stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+                .await;
+        }
+    });
+    let text = refusal(&url, None, None).await;
+    assert!(matches!(text, OpenError::Unusable(_)), "{text:?}");
+    assert!(text.to_string().contains("what answers there is no Redis"), "{text}");
+}
+
+#[tokio::test]
+async fn a_redis_that_may_come_is_waited_for_with_the_cause_and_nothing_about_ids() {
+    let full = RedisProcess::start(&["--maxclients", "1"]);
+    let client = redis::Client::open(full.url()).unwrap();
+    let _holds_the_place = client.get_connection().unwrap();
+    for (url, cause) in [
+        (full.url(), "maxclients"),
+        ("redis://no-such-host.invalid:6379", "the host name cannot be resolved"),
+        ("redis://127.0.0.1:1", "nothing listens there"),
+    ] {
+        let error = refusal(url, None, None).await;
+        let text = error.to_string();
+        assert!(matches!(error, OpenError::Connect { .. }), "{error:?}");
+        assert!(text.contains(cause) && !text.contains("ids"), "{text}");
+    }
 }

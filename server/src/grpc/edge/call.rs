@@ -3,6 +3,7 @@
 use super::Edge;
 use super::admission::Class;
 use super::deadline;
+use super::unsent::{Held, Unsent, Weight};
 use crate::domain::Error;
 use crate::grpc::status::{refused_by_tonic, status};
 use crate::metrics::{MethodMetrics, Metrics};
@@ -30,11 +31,14 @@ pub(super) async fn handle(
     mut request: Request<Incoming>,
     info: TcpConnectInfo,
     edge: Arc<Edge>,
+    unsent: Arc<Unsent>,
 ) -> Result<Response<CountedBody>, Infallible> {
     let class = Class::of(request.uri().path());
     let count = Count::begin(request.uri().path(), class, &edge.metrics);
-    let Some(place) = edge.admission.enter(class) else {
-        return Ok(count.answered(status(&Error::Overloaded).into_http(), None));
+    // Settlements and streams are never refused for what the client does not read: their answers are not weighed.
+    let has_room = matches!(class, Class::Settle | Class::Stream) || unsent.has_room();
+    let Some(place) = edge.admission.enter(class).filter(|_| has_room) else {
+        return Ok(count.answered(status(&Error::Overloaded).into_http(), None, None));
     };
     request.extensions_mut().insert(info);
     let deadline = deadline::of(request.headers(), class, edge.options.max_call_duration);
@@ -51,15 +55,26 @@ pub(super) async fn handle(
         None => Ok(answer.await),
     };
     drop(place);
+    let mut held = None;
     let response = match answer {
-        Ok(Ok(Ok(response))) => explained(response),
+        Ok(Ok(Ok(mut response))) => match response.extensions_mut().remove::<Weight>() {
+            None => explained(response),
+            Some(weight) => {
+                held = unsent.hold(weight);
+                if held.is_some() {
+                    response
+                } else {
+                    status(&Error::Overloaded).into_http()
+                }
+            }
+        },
         Ok(Ok(Err(never))) => match never {},
         // The panic hook has written what happened.
         Ok(Err(_panic)) => status(&Error::Bug("a handler panicked".into())).into_http(),
         Err(_elapsed) => status(&Error::DeadlineExceeded).into_http(),
     };
-    let end = (class == Class::Stream).then(|| Box::pin(edge.shutdown.clone().cancelled_owned()));
-    Ok(count.answered(response, end))
+    let end = (class == Class::Stream).then(|| Box::pin(edge.streams_end.clone().cancelled_owned()));
+    Ok(count.answered(response, end, held))
 }
 
 /// Where tonic refused the call by itself, the caller is told in our words: with a reason, like everything else that fails.
@@ -101,12 +116,19 @@ impl Count {
     }
 
     /// The headers are there. A failed call has its status in them; otherwise it comes after the body.
-    fn answered(mut self, response: Response<Body>, end: Option<StreamEnd>) -> Response<CountedBody> {
+    fn answered(
+        mut self,
+        response: Response<Body>,
+        end: Option<StreamEnd>,
+        held: Option<Held>,
+    ) -> Response<CountedBody> {
         self.record_status_in(response.headers());
         response.map(|inner| CountedBody {
             inner,
             count: self,
             end,
+            held,
+            rest: Bytes::new(),
         })
     }
 
@@ -138,14 +160,25 @@ impl Drop for Count {
 type StreamEnd = Pin<Box<WaitForCancellationFutureOwned>>;
 
 /// A response body that looks at its trailers as they pass. A stream that does not end by itself (a watch of health, a forgotten
-/// reflection) is ended when the edge shuts down; otherwise one of them would hold up the drain to its hard end.
+/// reflection) is ended when the streams of workers have moved; otherwise one of them would hold up the drain to its hard end.
 pub(super) struct CountedBody {
     inner: Body,
     count: Count,
     end: Option<StreamEnd>,
+    held: Option<Held>,
+    /// Of a weighed message, what the client has no room for yet.
+    rest: Bytes,
 }
 
+/// A weighed message is handed to HTTP/2 in pieces, each when the client has room for it. In one piece, the whole message would be in the buffer of a connection
+/// that nobody reads, and would count as sent.
+const PIECE_BYTES: usize = 128 << 10;
+
 impl CountedBody {
+    fn next_piece(&mut self) -> Frame<Bytes> {
+        Frame::data(self.rest.split_to(self.rest.len().min(PIECE_BYTES)))
+    }
+
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         match &mut self.end {
             Some(end) => ready!(end.as_mut().poll(cx)),
@@ -167,6 +200,9 @@ impl HttpBody for CountedBody {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.next_piece())));
+        }
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
             return self.poll_end(cx);
         };
@@ -174,16 +210,28 @@ impl HttpBody for CountedBody {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     self.count.record_status_in(trailers);
+                    // Trailers are asked for when the client has room for all that comes before them.
+                    if let Some(held) = &self.held {
+                        held.is_sent();
+                    }
                 }
             }
             Some(Err(status)) => self.count.record(status.code()),
             None => {}
         }
+        let is_large = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| data.len() > PIECE_BYTES);
+        let frame = match frame {
+            Some(Ok(frame)) if self.held.is_some() && is_large(&frame) => {
+                self.rest = frame.into_data().unwrap_or_default();
+                Some(Ok(self.next_piece()))
+            }
+            frame => frame,
+        };
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,6 +1,6 @@
 //! One connection, from its first byte to its end.
 
-use super::{Edge, Options, call, preface};
+use super::{Edge, Options, call, preface, unsent::Unsent};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -33,7 +33,8 @@ async fn serve(stream: TcpStream, peer: SocketAddr, edge: &Arc<Edge>) {
         edge.metrics.connections_rejected.get("preface").inc();
         return;
     };
-    let service = service_fn(|request| call::handle(request, info.clone(), edge.clone()));
+    let unsent = Arc::new(Unsent::default());
+    let service = service_fn(|request| call::handle(request, info.clone(), edge.clone(), unsent.clone()));
     let mut connection = pin!(builder(&edge.options).serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = &mut connection => return log_end(ended, peer),
@@ -45,10 +46,19 @@ async fn serve(stream: TcpStream, peer: SocketAddr, edge: &Arc<Edge>) {
     log_end(connection.await, peer);
 }
 
+/// A client that breaks the protocol, or is taken for an attack, loses all its calls at once: the operator should see why.
 fn log_end(ended: hyper::Result<()>, peer: SocketAddr) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "connection ended");
+    let Err(error) = ended else { return };
+    match misbehaviour(&error) {
+        Some(reason) => tracing::warn!(%peer, reason, "a connection was closed because of what its client sent"),
+        None => tracing::debug!(%error, %peer, "connection ended"),
     }
+}
+
+/// The reason, if it was our side of HTTP/2 that closed the connection.
+fn misbehaviour(error: &hyper::Error) -> Option<String> {
+    let protocol = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    (protocol.is_library() && protocol.is_go_away()).then(|| protocol.to_string())
 }
 
 async fn end_of_age(age: Duration) {
@@ -74,10 +84,44 @@ fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
         .max_concurrent_streams(options.max_streams_per_connection)
+        // All calls of a connection may be cancelled at once, which is what clients do whose work has ended; h2 takes 20 of them for an attack.
+        .max_pending_accept_reset_streams(options.max_streams_per_connection as usize)
+        .max_local_error_reset_streams(options.max_streams_per_connection as usize)
         .max_header_list_size(options.max_header_bytes)
         // Static windows: the adaptive one begins at 64 KiB, and h2 takes a peer for an attacker by a budget that is half the window.
         .initial_connection_window_size(options.connection_window)
         .initial_stream_window_size(options.stream_window)
         .auto_date_header(false);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    /// Serves one connection that begins with a valid preface and these bytes, and yields how it ended.
+    async fn ended(rest: &[u8]) -> Option<String> {
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        client.write_all(rest).await.unwrap();
+        let service =
+            service_fn(async |_| Ok::<_, std::convert::Infallible>(http::Response::new(tonic::body::Body::empty())));
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let served = builder
+            .timer(TokioTimer::new())
+            .serve_connection(TokioIo::new(server), service);
+        if rest.is_empty() {
+            drop(client);
+        }
+        served.await.err().as_ref().and_then(misbehaviour)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_for_what_it_sent_has_a_reason_and_one_that_broke_has_none() {
+        // A frame of settings, and one of 0xffffff bytes.
+        let reason = ended(b"\0\0\0\x04\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\xff").await;
+        assert!(reason.is_some_and(|reason| reason.contains("frame")), "no reason");
+        assert_eq!(ended(b"").await, None);
+    }
 }

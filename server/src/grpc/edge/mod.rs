@@ -9,8 +9,10 @@ mod peers;
 mod preface;
 #[cfg(test)]
 mod tests;
+mod unsent;
 
 pub use deadline::Deadline;
+pub use unsent::Weight;
 
 use crate::metrics::Metrics;
 use admission::Admission;
@@ -62,6 +64,8 @@ struct Edge {
     peers: Arc<Peers>,
     /// Stop accepting; ask connections to go.
     shutdown: CancellationToken,
+    /// End the streams that do not end by themselves.
+    streams_end: CancellationToken,
     /// Drop what is still there.
     hard_end: CancellationToken,
 }
@@ -71,6 +75,7 @@ struct Edge {
 pub struct Handle {
     address: SocketAddr,
     connections: TaskTracker,
+    streams_end: CancellationToken,
     hard_end: CancellationToken,
 }
 
@@ -88,7 +93,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `shutdown` is cancelled; then accepts nothing more and asks every connection to go. [`Handle::drain`] waits for that.
+/// Serves until `shutdown` is cancelled; then accepts nothing more and asks every connection to go: calls and streams that are open may end.
+/// [`Handle::drain`] waits for that.
 pub fn serve(
     listener: TcpListener,
     routes: Routes,
@@ -97,10 +103,12 @@ pub fn serve(
     shutdown: CancellationToken,
 ) -> io::Result<Handle> {
     let connections = TaskTracker::new();
+    let streams_end = CancellationToken::new();
     let hard_end = CancellationToken::new();
     let handle = Handle {
         address: listener.local_addr()?,
         connections: connections.clone(),
+        streams_end: streams_end.clone(),
         hard_end: hard_end.clone(),
     };
     let edge = Arc::new(Edge {
@@ -110,6 +118,7 @@ pub fn serve(
         options,
         metrics,
         shutdown,
+        streams_end,
         hard_end,
     });
     tokio::spawn(accept(listener, edge, connections));
@@ -120,6 +129,11 @@ impl Handle {
     /// The address that is listened on, with the port that was chosen if 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// After shutdown: ends every stream that is still open.
+    pub fn end_streams(&self) {
+        self.streams_end.cancel();
     }
 
     /// After shutdown: waits until every connection has ended by itself, at most until `deadline`, then drops the rest. Returns how many were dropped.

@@ -32,6 +32,8 @@ fn options() -> Options {
 struct Fake {
     gate: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// Answers that were never taken.
+    undone: Arc<Semaphore>,
 }
 
 impl tonic::server::NamedService for Fake {
@@ -60,8 +62,44 @@ impl tower::Service<Request<Body>> for Fake {
                 let silent = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, tonic::Status>>();
                 return Ok(Response::new(Body::new(http_body_util::StreamBody::new(silent))));
             }
+            if path.ends_with("Lease") {
+                let undone = fake.undone.clone();
+                let mut response = Response::new(Body::new(WithTrailers(Some(Bytes::from(vec![0; LARGE])), false)));
+                let weight = Weight::new(LARGE).or_else(move || undone.add_permits(1));
+                response.extensions_mut().insert(weight);
+                return Ok(response);
+            }
             Ok(tonic::Status::ok("").into_http())
         })
+    }
+}
+
+/// More than a client takes before it reads.
+const LARGE: usize = 16 << 20;
+
+/// A message, and then the trailers of a call that went well.
+struct WithTrailers(Option<Bytes>, bool);
+
+impl http_body::Body for WithTrailers {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        let data = self.0.take().map(http_body::Frame::data);
+        let frame = data.or_else(|| {
+            let first = !std::mem::replace(&mut self.1, true);
+            first.then(|| {
+                http_body::Frame::trailers(
+                    [("grpc-status".parse().unwrap(), "0".parse().unwrap())]
+                        .into_iter()
+                        .collect(),
+                )
+            })
+        });
+        std::task::Poll::Ready(frame.map(Ok))
     }
 }
 
@@ -78,6 +116,7 @@ fn start(options: Options) -> Running {
     let fake = Fake {
         gate: Arc::new(Semaphore::new(0)),
         waiting: Arc::new(Semaphore::new(0)),
+        undone: Arc::new(Semaphore::new(0)),
     };
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let health = tonic_health::server::HealthService::from_health_reporter(tonic_health::server::HealthReporter::new());
@@ -293,6 +332,109 @@ async fn drain_lets_open_calls_end_and_cuts_the_silent() {
 }
 
 #[tokio::test]
+async fn at_shutdown_the_port_is_closed_and_streams_stay_until_they_are_ended() {
+    let running = start(options());
+    let mut sender = connect(&running).await;
+    let request = Request::builder()
+        .uri("http://broker/bananas.v1.BrokerService/Subscribe")
+        .method("POST");
+    let response = sender
+        .send_request(request.body(Empty::<Bytes>::new()).unwrap())
+        .await
+        .unwrap();
+    running.shutdown.cancel();
+    while TcpStream::connect(running.handle.address()).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(running.metrics.open_streams.get(), 1);
+    running.handle.end_streams();
+    let body = response.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().unwrap()["grpc-status"], "14");
+    assert_eq!(running.handle.drain(Instant::now() + Duration::from_mins(1)).await, 0);
+    assert_eq!(running.metrics.open_streams.get(), 0);
+}
+
+/// An HTTP/2 connection whose frames are in the test's hands.
+async fn raw(running: &Running) -> h2::client::SendRequest<Bytes> {
+    let stream = TcpStream::connect(running.handle.address()).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn request(method: &str) -> Request<()> {
+    Request::builder()
+        .uri(format!("http://broker/bananas.v1.BrokerService/{method}"))
+        .method("POST")
+        .body(())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn calls_that_are_cancelled_together_take_nothing_else_down() {
+    let running = start(Options {
+        max_streams_per_connection: 1_024,
+        ..options()
+    });
+    let mut sender = raw(&running).await.ready().await.unwrap();
+    let (held, _open) = sender.send_request(request("Subscribe"), false).unwrap();
+    held.await.unwrap();
+    for _ in 0..3 {
+        // All of them leave in one piece, so that no call has begun when its end arrives.
+        for _ in 0..300 {
+            let (_, mut stream) = sender.send_request(request("Enqueue"), false).unwrap();
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        sender = sender.ready().await.unwrap();
+        let (answer, _) = sender.send_request(request("Ack"), true).unwrap();
+        assert_eq!(answer.await.unwrap().headers()["grpc-status"], "0");
+    }
+    assert_eq!(running.metrics.open_streams.get(), 1, "the stream is still there");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_never_taken_is_undone_and_one_that_is_taken_is_not() {
+    let running = start(options());
+    let mut sender = connect(&running).await;
+    let lease = || {
+        let request = Request::builder()
+            .uri("http://broker/bananas.v1.BrokerService/Lease")
+            .method("POST");
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    let response = sender.send_request(lease()).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), LARGE);
+    assert_eq!(running.fake.undone.available_permits(), 0);
+    // The caller goes away while most of it has not been sent.
+    drop(sender.send_request(lease()).await.unwrap());
+    running.fake.undone.acquire().await.unwrap().forget();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_refused_at_some_point() {
+    let running = start(options());
+    let mut sender = raw(&running).await.ready().await.unwrap();
+    let mut unread = Vec::new();
+    let refused = loop {
+        let (answer, _) = sender.send_request(request("Lease"), true).unwrap();
+        let answer = answer.await.unwrap();
+        if let Some(status) = answer.headers().get("grpc-status") {
+            break status.clone();
+        }
+        unread.push(answer);
+        assert!(unread.len() < 50, "it takes everything");
+    };
+    assert_eq!((refused.as_bytes(), unread.len()), (&b"8"[..], 4));
+    // Settlements are taken nevertheless.
+    let (answer, _) = sender.send_request(request("Ack"), true).unwrap();
+    assert_eq!(answer.await.unwrap().headers()["grpc-status"], "0");
+    drop(unread);
+    for _ in 0..4 {
+        running.fake.undone.acquire().await.unwrap().forget();
+    }
+}
+
+#[tokio::test]
 async fn drain_ends_streams_that_do_not_end_by_themselves() {
     let running = start(options());
     let mut sender = connect(&running).await;
@@ -305,6 +447,7 @@ async fn drain_ends_streams_that_do_not_end_by_themselves() {
         .unwrap();
     assert_eq!(running.metrics.open_streams.get(), 1);
     running.shutdown.cancel();
+    running.handle.end_streams();
     let body = response.into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap()["grpc-status"], "14");
     assert_eq!(running.handle.drain(Instant::now() + Duration::from_mins(1)).await, 0);

@@ -1,0 +1,129 @@
+//! Answers that the client has not taken yet: how much of them a connection may hold, and what is undone when one is never taken.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+/// Bytes of weighed answers that one connection may hold. A client that reads takes them in milliseconds; one that does not gets no more.
+const MAX_BYTES: usize = 64 << 20;
+
+type Undo = Box<dyn FnOnce() + Send>;
+
+/// In the extensions of a response: how large its message is, and what to do if it is never sent.
+#[derive(Clone)]
+pub struct Weight {
+    bytes: usize,
+    // Extensions are Clone and Sync; there is only one of it, and it is done once.
+    undo: Arc<Mutex<Option<Undo>>>,
+}
+
+impl std::fmt::Debug for Weight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weight")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Weight {
+    /// An answer that holds so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self {
+            bytes,
+            undo: Arc::default(),
+        }
+    }
+
+    /// The same, with what to do if the answer is dropped before all of it was sent.
+    #[must_use]
+    pub fn or_else(self, undo: impl FnOnce() + Send + 'static) -> Self {
+        *self.undo.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(undo));
+        self
+    }
+
+    fn take_undo(&self) -> Option<Undo> {
+        self.undo.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The answers of one connection that are not sent yet.
+#[derive(Debug, Default)]
+pub(super) struct Unsent {
+    bytes: AtomicUsize,
+}
+
+impl Unsent {
+    /// Whether there is room for another answer.
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes.load(Relaxed) < MAX_BYTES
+    }
+
+    /// Counts an answer, unless there is too much already; then it is undone.
+    pub(super) fn hold(self: &Arc<Self>, weight: Weight) -> Option<Held> {
+        let before = self.bytes.fetch_add(weight.bytes, Relaxed);
+        let held = Held {
+            unsent: self.clone(),
+            weight,
+        };
+        // A single answer may be of any size.
+        (before == 0 || before + held.weight.bytes <= MAX_BYTES).then_some(held)
+    }
+}
+
+/// An answer that is counted. Dropped before it was sent, it is undone.
+pub(super) struct Held {
+    unsent: Arc<Unsent>,
+    weight: Weight,
+}
+
+impl Held {
+    /// All of it has left.
+    pub(super) fn is_sent(&self) {
+        drop(self.weight.take_undo());
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.unsent.bytes.fetch_sub(self.weight.bytes, Relaxed);
+        if let Some(undo) = self.weight.take_undo() {
+            undo();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(bytes: usize, undone: &Arc<AtomicUsize>) -> Weight {
+        let undone = undone.clone();
+        Weight::new(bytes).or_else(move || {
+            undone.fetch_add(1, Relaxed);
+        })
+    }
+
+    #[test]
+    fn what_is_not_sent_is_undone_once_and_what_is_sent_is_not() {
+        let (unsent, undone) = (Arc::new(Unsent::default()), Arc::new(AtomicUsize::new(0)));
+        let sent = unsent.hold(weight(10, &undone)).unwrap();
+        sent.is_sent();
+        drop(sent);
+        assert_eq!(undone.load(Relaxed), 0);
+        drop(unsent.hold(weight(10, &undone)));
+        assert_eq!(undone.load(Relaxed), 1);
+        assert_eq!(unsent.bytes.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_connection_holds_one_answer_of_any_size_and_otherwise_so_much() {
+        let (unsent, undone) = (Arc::new(Unsent::default()), Arc::new(AtomicUsize::new(0)));
+        let large = unsent.hold(weight(2 * MAX_BYTES, &undone)).unwrap();
+        assert!(!unsent.has_room());
+        assert!(unsent.hold(weight(1, &undone)).is_none());
+        assert_eq!(undone.load(Relaxed), 1, "what finds no room is undone");
+        drop(large);
+        assert!(unsent.has_room());
+    }
+}

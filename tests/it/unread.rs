@@ -1,0 +1,83 @@
+//! Callers that ask for jobs and go away before they have the answer.
+use std::future::ready;
+
+use bananas_proto::v1::{JobSpec, LeaseRequest};
+use bananas_tests::{
+    api::{Api, lease_request, seconds, spec, unique_key},
+    eventually::eventually,
+    stand::{Stand, StandOptions},
+};
+use bytes::Bytes;
+
+use crate::arranged;
+
+const JOBS: u64 = 3;
+
+async fn leased(api: &Api, key: &str) -> Option<u64> {
+    api.queue(key).await.ok().map(|queue| queue.leased)
+}
+
+/// Leases jobs that are larger together than what a connection takes while nobody reads; a caller that is dropped has read nothing.
+async fn unread(api: &Api, caller: Api, key: &str) -> impl Future<Output = ()> + Send + use<> {
+    for _ in 0..JOBS {
+        let payload = Bytes::from(vec![7; 900_000]);
+        api.enqueue(JobSpec { payload, ..spec(key) }).await.unwrap();
+    }
+    let request = LeaseRequest {
+        max_jobs: JOBS as u32,
+        lease_duration: Some(seconds(3_600)),
+        ..lease_request(key)
+    };
+    let mut call = Box::pin(async move {
+        let _ = caller.broker.clone().lease(request).await;
+    });
+    // Sent, and from then on not looked at.
+    tokio::select! {
+        biased;
+        () = &mut call => panic!("it cannot be answered yet"),
+        () = ready(()) => {}
+    }
+    eventually("the jobs are leased", || async {
+        (leased(api, key).await? == JOBS).then_some(())
+    })
+    .await;
+    call
+}
+
+#[tokio::test]
+async fn jobs_whose_answer_was_not_taken_go_back_at_once_and_count_nothing() {
+    let (stand, api, key) = arranged("unread").await;
+    drop(unread(&api, stand.api(), &key).await);
+    eventually("they are ready again", || async {
+        (leased(&api, &key).await? == 0).then_some(())
+    })
+    .await;
+    let job = api.leased(&key).await;
+    assert_eq!((job.attempt, job.losses), (1, 0));
+    stand.audit(&key).await;
+}
+
+#[tokio::test]
+async fn a_broker_that_ends_waits_for_what_it_gives_back() {
+    let settings = vec![("redis.response_timeout", "20s".to_owned())];
+    let mut stand = Stand::with(StandOptions {
+        settings,
+        ..StandOptions::default()
+    })
+    .await;
+    let (api, key) = (stand.api(), unique_key("last"));
+    let call = unread(&api, stand.api(), &key).await;
+    let mut redis = stand.redis.connection().await;
+    let mut pause = redis::cmd("CLIENT");
+    let () = pause
+        .arg("PAUSE")
+        .arg(3_000)
+        .arg("ALL")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    drop((call, api));
+    stand.brokers[0].signal("TERM");
+    assert!(stand.brokers[0].ended().await.success());
+    assert_eq!(stand.audit(&key).await.ready, JOBS as usize);
+}
