@@ -143,6 +143,11 @@ impl Link {
         }
     }
 
+    /// Connections made so far.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
     fn live(&self) -> Option<(u64, MultiplexedConnection)> {
         self.current.read().ok()?.clone()
     }

@@ -16,8 +16,8 @@ for _, lane in ipairs(lanes) do
   if buried then length = length - tonumber(call('HGET', KEYS[8], lane) or 0) end
   if length > 0 then
     local head = call('LINDEX', key, 0)
-    local ms = unpack_ms(head, 2)
-    if answer[12] < 0 or ms < answer[12] then answer[12] = ms end
+    local ms = head and #head == 23 and unpack_ms(head, 2)
+    if ms and (answer[12] < 0 or ms < answer[12]) then answer[12] = ms end
     answer[#answer + 1] = lane
     answer[#answer + 1] = length
   end
