@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bananas_proto::v1::{
     BatchEnqueueRequest, BatchSettleRequest, CancelJobRequest, GetJobRequest, JobSpec, JobState, LeaseRequest,
-    LeasedJob, ListQueuesRequest, ListWorkersRequest, Selector, WaitJobRequest,
+    LeasedJob, ListQueuesRequest, ListWorkersRequest, NackAction, Selector, WaitJobRequest,
 };
 use bananas_tests::{
     api::{Api, lease_request, millis, seconds, spec, unique_key},
@@ -328,6 +328,24 @@ async fn a_list_of_queues_that_was_lost_comes_back() {
     let api = stand.api();
     all_back(&api).await;
     assert_eq!(api.lease(&indexless, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_gauges_of_an_idle_queue_follow_its_dead_letters() {
+    let stand = own(&[], 1).await;
+    let (api, key, port) = (stand.api(), unique_key("dead"), stand.brokers[0].http_port());
+    api.enqueued(&key).await;
+    api.nack(&api.leased(&key).await.lease_token, NackAction::DeadLetter).await.unwrap();
+    let is = async |wanted: f64| {
+        eventually("the gauge is right", || async {
+            let (_, page) = http::get(port, "/metrics").await.ok()?;
+            (http::metric(&page, "bananas_dead_letter_queue_depth", &key)? == wanted).then_some(())
+        })
+        .await;
+    };
+    is(1.0).await;
+    let () = command(&stand.redis.connection().await, &["DEL", &format!("bn:{{{key}}}:x")]).await;
+    is(0.0).await;
 }
 
 #[tokio::test]
