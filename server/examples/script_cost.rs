@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result};
 use bananas_broker::{
     domain::{
         JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
-        record::{Head, OwnPolicy, SpecFields, flag},
+        record::{self, Head, OwnPolicy, SpecFields, flag},
     },
     metrics::Metrics,
     store::{
-        AckItem, Claim, Endpoint, EnqueueItem, ExtendItem, LeaseAsk, Look, NackAction, NackItem, Options, QueueKeys,
-        Start, Store, UniqueKey,
+        AckItem, Claim, Endpoint, EnqueueItem, ExtendItem, Extender, LeaseAsk, Look, NackAction, NackItem, Options,
+        QueueKeys, Start, Store, UniqueKey,
     },
 };
 use redis::aio::MultiplexedConnection;
@@ -129,6 +129,8 @@ impl Bench {
             holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
             jobs: jobs as u32,
             room_bytes: 1 << 30,
+            alone: true,
+            held: 0,
         }];
         let ask = LeaseAsk {
             priorities: "",
@@ -161,7 +163,7 @@ impl Bench {
                 nonce,
                 action,
                 delay_ms: (action != NackAction::Release).then_some(LONG_MS),
-                if_deadline_ms: None,
+                if_kept_by: None,
                 failure: Default::default(),
             })
             .collect();
@@ -176,7 +178,7 @@ impl Bench {
                 job_id,
                 nonce,
                 duration_ms: 30_000,
-                if_deadline_ms: None,
+                by: Extender::Holder,
                 progress: None,
             })
             .collect();
@@ -209,8 +211,8 @@ fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
         unique: None,
     };
     change(&mut item, &mut head);
-    item.flags = head.flags;
     item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));
+    item.flags = record::flags(&item.record);
     item
 }
 

@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     agenda::Agenda,
-    commit::{Ack, Enqueue, Extend, Group, Lease, Nack, Pending},
-    domain::{Error, JobId, Nonce, RoutingKey, record::priority},
+    commit::{Ack, Enqueue, Extend, Group, Lease, Nack},
+    domain::{Error, JobId, Keeper, Nonce, RoutingKey, limits::MAX_GROUP_ITEMS, record::priority},
     metrics::{Metrics, QueueMetrics},
-    store::{EnqueueItem, Interest, Look, NackAction, NackItem, NackOutcome, QueueKeys, Start, Store},
+    store::{EnqueueItem, Interest, Look, NackAction, NackItem, QueueKeys, Start, Store},
     wake::Wakers,
 };
 
@@ -150,21 +150,26 @@ impl Queue {
         }
     }
 
-    /// Gives up leases of jobs that nobody has begun: back to the head, and nothing counts. With a deadline, in milliseconds, only leases that still end
-    /// then: a worker may have taken the job along to another broker.
-    pub fn release(&self, leases: impl Iterator<Item = (JobId, Nonce, Option<u64>)>) -> Pending<NackOutcome> {
-        let items: Vec<NackItem> = leases
-            .map(|(job_id, nonce, if_deadline_ms)| NackItem {
+    /// Gives up leases of jobs that no worker has: back to the head, in this order. With a keeper, only leases that this stream still keeps: a worker may have
+    /// taken the job along to another. `true`: the delivery counts as one that no worker confirmed.
+    pub async fn give_back(&self, leases: Vec<(JobId, Nonce, bool)>, if_kept_by: Option<Keeper>) {
+        self.metrics().released.inc_by(leases.len() as u64);
+        // The last first: each goes to the head of its lane.
+        for some in leases.rchunks(MAX_GROUP_ITEMS) {
+            let items = some.iter().map(|&(job_id, nonce, unconfirmed)| NackItem {
                 job_id,
                 nonce,
-                action: NackAction::Release,
+                action: if unconfirmed {
+                    NackAction::GiveBackUnconfirmed
+                } else {
+                    NackAction::GiveBack
+                },
                 delay_ms: None,
-                if_deadline_ms,
+                if_kept_by,
                 failure: Default::default(),
-            })
-            .collect();
-        self.metrics().released.inc_by(items.len() as u64);
-        self.nack.submit(items)
+            });
+            self.nack.submit(items.collect()).all().await;
+        }
     }
 
     /// Puts the queue on the list of queues before a job is stored in it, unless this broker did so lately.

@@ -1,12 +1,16 @@
 //! Many at once: in order, each with its own answer.
 use bananas_proto::{
     reason,
-    v1::{BatchEnqueueRequest, BatchSettleRequest, EnqueueResult, JobSpec, JobState, NackAction, SettleNack},
+    v1::{
+        BatchEnqueueRequest, BatchSettleRequest, EnqueueResult, ExtendRequest, JobSpec, JobState, LeaseExtension,
+        NackAction, SettleNack,
+    },
 };
 use bananas_tests::{
     api::{Api, spec, unique_key},
     refusal::{assert_item_refused, assert_refused},
     session::{ack, nack},
+    stand::{Stand, StandOptions},
 };
 use bytes::Bytes;
 use tonic::{Code, Status};
@@ -173,4 +177,53 @@ async fn settlements_are_answered_one_by_one() {
     let audit = stand.audit(&key).await;
     assert_eq!((audit.settled, audit.scheduled, audit.leased), (1, 1, 1));
     assert_eq!(stand.audit(&other).await.settled, 1);
+}
+
+/// One script call holds some hundred items; what a batch may hold is up to the operator.
+#[tokio::test]
+async fn the_largest_batch_that_can_be_allowed_is_stored_in_order_and_settled() {
+    const ITEMS: usize = 10_000;
+    let settings = vec![
+        ("limits.max_batch_items", ITEMS.to_string()),
+        ("limits.max_batch_bytes", "16MiB".into()),
+    ];
+    let stand = Stand::with(StandOptions {
+        settings,
+        ..StandOptions::default()
+    })
+    .await;
+    let (api, key) = (stand.api(), unique_key("largest"));
+    let jobs = vec![spec(&key); ITEMS];
+    let results = enqueue(&api, jobs.clone(), false).await.unwrap();
+    assert!(results.iter().all(|result| result.error.is_none()), "{:?}", results[0]);
+    let ids: Vec<_> = results.into_iter().map(|result| result.job_id).collect();
+    let mut leased = Vec::new();
+    while leased.len() < ITEMS {
+        leased.extend(api.lease(&key, 1_000).await.unwrap());
+    }
+    assert_eq!(leased.iter().map(|job| job.job_id.clone()).collect::<Vec<_>>(), ids);
+    let extensions = ExtendRequest {
+        leases: leased
+            .iter()
+            .map(|job| LeaseExtension {
+                lease_token: job.lease_token.clone(),
+                ..LeaseExtension::default()
+            })
+            .collect(),
+    };
+    let answer = api.broker.clone().extend(extensions).await.unwrap().into_inner();
+    assert!(answer.results.iter().all(|result| result.error.is_none()));
+    let settlements = leased.iter().map(|job| ack(&job.lease_token)).collect();
+    let request = BatchSettleRequest { settlements };
+    let answer = api.broker.clone().batch_settle(request).await.unwrap().into_inner();
+    assert!(answer.results.len() == ITEMS && answer.results.iter().all(|result| result.error.is_none()));
+    // All or none is one script call, which has a bound of its own.
+    assert_refused(
+        enqueue(&api, jobs[..3_001].to_vec(), true).await,
+        Code::InvalidArgument,
+        reason::BATCH_TOO_LARGE,
+    );
+    let together = enqueue(&api, jobs[..3_000].to_vec(), true).await.unwrap();
+    assert!(together.len() == 3_000 && together.iter().all(|result| result.error.is_none()));
+    assert_eq!(stand.audit(&key).await.ready, 3_000);
 }

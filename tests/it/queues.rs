@@ -335,7 +335,9 @@ async fn the_gauges_of_an_idle_queue_follow_its_dead_letters() {
     let stand = own(&[], 1).await;
     let (api, key, port) = (stand.api(), unique_key("dead"), stand.brokers[0].http_port());
     api.enqueued(&key).await;
-    api.nack(&api.leased(&key).await.lease_token, NackAction::DeadLetter).await.unwrap();
+    api.nack(&api.leased(&key).await.lease_token, NackAction::DeadLetter)
+        .await
+        .unwrap();
     let is = async |wanted: f64| {
         eventually("the gauge is right", || async {
             let (_, page) = http::get(port, "/metrics").await.ok()?;

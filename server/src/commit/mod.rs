@@ -10,9 +10,11 @@ mod tests;
 use std::{
     collections::VecDeque,
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -50,8 +52,11 @@ pub trait Operation: Send + Sync + 'static {
     /// How much of a group's bound an item takes.
     fn bytes(item: &Self::Item) -> usize;
 
-    /// One script call for all items.
-    fn run(queue: &Queue, items: &[&Self::Item]) -> impl Future<Output = Result<Answers<Self::Output>, Error>> + Send;
+    /// One script call for all items: one answer for each, in their order.
+    fn run(
+        queue: &Arc<Queue>,
+        items: &[&Self::Item],
+    ) -> impl Future<Output = Result<Answers<Self::Output>, Error>> + Send;
 }
 
 /// The calls of one operation on one queue.
@@ -80,6 +85,8 @@ impl<O: Operation> std::fmt::Debug for State<O> {
 
 struct Call<O: Operation> {
     items: Vec<O::Item>,
+    /// All items go in one script call, however many they are.
+    whole: bool,
     answer: oneshot::Sender<Answers<O::Output>>,
 }
 
@@ -98,18 +105,32 @@ impl<O: Operation> Group<O> {
         }
     }
 
-    /// Hands items in; they leave in one script call, unless they are more than one may carry. The answers come in the same order.
+    /// Hands items in. They leave in one script call, or, where they are more than one may carry, in several, one after the other. The answers come in the
+    /// same order.
     pub fn submit(&self, items: Vec<O::Item>) -> Pending<O::Output> {
-        let (answer, pending) = oneshot::channel();
+        self.hand_in(items, false)
+    }
+
+    /// Hands items in that are done all or none: they leave in one script call. The caller bounds how many there are.
+    pub fn submit_whole(&self, items: Vec<O::Item>) -> Pending<O::Output> {
+        self.hand_in(items, true)
+    }
+
+    fn hand_in(&self, items: Vec<O::Item>, whole: bool) -> Pending<O::Output> {
+        let (answer, answers) = oneshot::channel();
+        let pending = Pending {
+            answers,
+            items: items.len(),
+        };
         if items.is_empty() {
             let _ = answer.send(Vec::new());
-            return Pending(pending);
+            return pending;
         }
         self.waiting.inc_by(items.len() as i64);
         let take_off = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.items += items.len();
-            state.calls.push_back(Call { items, answer });
+            state.calls.push_back(Call { items, whole, answer });
             let take_off = state.flights == 0 || (state.flights < MAX_FLIGHTS && state.items >= SECOND_FLIGHT_ITEMS);
             state.flights += u8::from(take_off);
             take_off
@@ -117,10 +138,10 @@ impl<O: Operation> Group<O> {
         if take_off && let Some(queue) = self.queue.upgrade() {
             tokio::spawn(fly::<O>(queue));
         }
-        Pending(pending)
+        pending
     }
 
-    /// What leaves now; nothing if the flight is over.
+    /// What leaves now; nothing if the flight is over. A call with more than one script call may carry is alone.
     fn load(&self) -> Vec<Call<O>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut load = Vec::new();
@@ -142,7 +163,6 @@ impl<O: Operation> Group<O> {
             state.flights -= 1;
         } else {
             self.waiting.dec_by(items as i64);
-            self.sizes.record(items as u64);
         }
         load
     }
@@ -156,41 +176,92 @@ async fn fly<O: Operation>(queue: Arc<Queue>) {
         if load.is_empty() {
             return;
         }
-        let items: Vec<&O::Item> = load.iter().flat_map(|call| &call.items).collect();
-        let result = O::run(&queue, &items).await;
-        drop(items);
-        answer(load, result);
+        let mut answers = Vec::new();
+        let mut given_up = None;
+        for portion in portions(&load) {
+            let result = match &given_up {
+                Some(error) => Err(Error::clone(error)),
+                None => {
+                    O::group(&queue).sizes.record(portion.len() as u64);
+                    unless_it_panics(O::run(&queue, &portion)).await
+                }
+            };
+            given_up = given_up.or_else(|| of_the_rest(result.as_ref().err()?));
+            append(&mut answers, result, portion.len());
+        }
+        deal(load, answers);
     }
 }
 
-/// Gives every call the answers to its items; an error of the script call is everybody's.
-fn answer<O: Operation>(load: Vec<Call<O>>, result: Result<Answers<O::Output>, Error>) {
-    match result {
-        Ok(answers) => {
-            let mut answers = answers.into_iter();
-            for call in load {
-                // A caller that is gone needs no answer.
-                let _ = call.answer.send(answers.by_ref().take(call.items.len()).collect());
-            }
+/// The items of a load, as script calls carry them: all together, or, if one call has more than that, part by part in their order.
+fn portions<O: Operation>(load: &[Call<O>]) -> Vec<Vec<&O::Item>> {
+    let mut portions = vec![Vec::new()];
+    let (mut items, mut bytes) = (0, 0);
+    let may_split = matches!(load, [call] if !call.whole);
+    for item in load.iter().flat_map(|call| &call.items) {
+        let more = O::bytes(item);
+        if may_split && items > 0 && (items == MAX_GROUP_ITEMS || bytes + more > MAX_GROUP_BYTES) {
+            portions.push(Vec::new());
+            (items, bytes) = (0, 0);
         }
-        Err(error) => {
-            for call in load {
-                let _ = call
-                    .answer
-                    .send(call.items.iter().map(|_| Err(error.clone())).collect());
-            }
+        items += 1;
+        bytes += more;
+        if let Some(portion) = portions.last_mut() {
+            portion.push(item);
         }
+    }
+    portions
+}
+
+/// A panic is the error of this script call and of no other.
+async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    AssertUnwindSafe(run)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(Error::Bug("a script call panicked".into())))
+}
+
+/// What the rest of a call is told when Redis does not take this part of it: none of it is sent, so that nothing overtakes what came before it. Other errors say
+/// nothing about the rest.
+fn of_the_rest(error: &Error) -> Option<Error> {
+    match error {
+        Error::StoreUnavailable { what, .. } => Some(Error::StoreUnavailable { what, unknown: false }),
+        Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => Some(error.clone()),
+        _ => None,
+    }
+}
+
+/// Adds the answers to so many items; an error of the script call is the answer to each.
+fn append<T>(answers: &mut Answers<T>, result: Result<Answers<T>, Error>, items: usize) {
+    let error = match result {
+        Ok(some) if some.len() == items => return answers.extend(some),
+        Ok(some) => Error::Bug(format!("{} answers to {items} items", some.len())),
+        Err(error) => error,
+    };
+    answers.extend((0..items).map(|_| Err(error.clone())));
+}
+
+/// Gives every call the answers to its items.
+fn deal<O: Operation>(load: Vec<Call<O>>, answers: Answers<O::Output>) {
+    let mut answers = answers.into_iter();
+    for call in load {
+        // A caller that is gone needs no answer.
+        let _ = call.answer.send(answers.by_ref().take(call.items.len()).collect());
     }
 }
 
 /// Answers on their way.
 #[derive(Debug)]
-pub struct Pending<T>(oneshot::Receiver<Answers<T>>);
+pub struct Pending<T> {
+    answers: oneshot::Receiver<Answers<T>>,
+    items: usize,
+}
 
 impl<T> Pending<T> {
-    /// Waits for the answers.
+    /// Waits for the answers, one for each item.
     pub async fn all(self) -> Answers<T> {
-        self.0.await.unwrap_or_else(|_| vec![Err(Error::ShuttingDown)])
+        let lost = || (0..self.items).map(|_| Err(Error::ShuttingDown)).collect();
+        self.answers.await.unwrap_or_else(|_| lost())
     }
 
     /// Waits for the answer to a single item.

@@ -1,6 +1,10 @@
 //! The operations that travel in groups.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 
@@ -22,6 +26,9 @@ use crate::{
 /// producer would wait longer than the worker gains (with 50 tasks that enqueue again and again it costs them a sixth of their jobs/s).
 const MAX_WITH_LOOK: usize = 4;
 
+/// When to look for jobs whose enqueue had no answer: Redis may do it only when it comes to itself.
+const IN_DOUBT: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(3)];
+
 /// Storing jobs.
 #[derive(Debug)]
 pub struct Enqueue;
@@ -39,7 +46,7 @@ impl Operation for Enqueue {
         item.record.len() + 64
     }
 
-    async fn run(queue: &Queue, items: &[&EnqueueItem]) -> Result<Answers<Enqueued>, Error> {
+    async fn run(queue: &Arc<Queue>, items: &[&EnqueueItem]) -> Result<Answers<Enqueued>, Error> {
         queue.ensure_registered().await?;
         // The same id twice in one group: the second is a repetition of the first. Ids of our own cannot repeat.
         let mut first_of = HashMap::new();
@@ -62,7 +69,11 @@ impl Operation for Enqueue {
             let starting = unique.iter().filter(|item| item.start == Start::Now);
             wake(queue, starting.map(|item| (lane(item), None)));
         }
-        let Stored { at_us, answers } = queue.store().enqueue(queue.keys(), &unique).await?;
+        let stored = queue.store().enqueue(queue.keys(), &unique).await;
+        if let Err(Error::StoreUnavailable { unknown: true, .. }) = &stored {
+            wake_in_doubt(queue, &unique);
+        }
+        let Stored { at_us, answers } = stored?;
         queue.note_stored(&unique, at_us / 1_000);
         note_enqueued(queue, &unique, &answers, at_us);
         Ok(position
@@ -78,7 +89,7 @@ impl Operation for Enqueue {
 }
 
 /// Counts what was stored and wakes those who wait for it here, unless they have looked since; other brokers hear it from Redis.
-fn note_enqueued(queue: &Queue, items: &[&EnqueueItem], answers: &Answers<Enqueued>, at_us: u64) {
+fn note_enqueued(queue: &Arc<Queue>, items: &[&EnqueueItem], answers: &Answers<Enqueued>, at_us: u64) {
     let ready = items.iter().zip(answers).filter_map(|(item, answer)| match answer {
         Ok(answer) if !answer.deduplicated => {
             queue.metrics().band(item.priority).enqueued.inc();
@@ -91,6 +102,26 @@ fn note_enqueued(queue: &Queue, items: &[&EnqueueItem], answers: &Answers<Enqueu
         Err(_) => None,
     });
     wake(queue, ready);
+}
+
+/// The jobs may be there, or be stored in a moment, and nobody will tell: those who wait look now and a little later.
+fn wake_in_doubt(queue: &Arc<Queue>, items: &[&EnqueueItem]) {
+    let lanes: HashSet<(u8, String)> = items
+        .iter()
+        .map(|item| (item.priority, item.job_type.to_string()))
+        .collect();
+    let queue = queue.clone();
+    tokio::spawn(async move {
+        for pause in IN_DOUBT {
+            tokio::time::sleep(pause).await;
+            wake(
+                &queue,
+                lanes
+                    .iter()
+                    .map(|(priority, job_type)| ((*priority, job_type.as_str()), None)),
+            );
+        }
+    });
 }
 
 fn lane(item: &EnqueueItem) -> (u8, &str) {
@@ -125,7 +156,7 @@ impl Operation for Ack {
         item.result.as_ref().map_or(32, |(_, data)| data.len() + 64)
     }
 
-    async fn run(queue: &Queue, items: &[&AckItem]) -> Result<Answers<Settled>, Error> {
+    async fn run(queue: &Arc<Queue>, items: &[&AckItem]) -> Result<Answers<Settled>, Error> {
         let answers = queue.store().ack(queue.keys(), items).await?;
         queue.note_settled(answers.iter().filter(|answer| answer.is_ok()).count());
         Ok(answers)
@@ -149,7 +180,7 @@ impl Operation for Nack {
         64 + item.failure.iter().map(String::len).sum::<usize>()
     }
 
-    async fn run(queue: &Queue, items: &[&NackItem]) -> Result<Answers<NackOutcome>, Error> {
+    async fn run(queue: &Arc<Queue>, items: &[&NackItem]) -> Result<Answers<NackOutcome>, Error> {
         let answers = queue.store().nack(queue.keys(), items).await?;
         let applied = || answers.iter().flatten();
         queue.note_settled(applied().count());
@@ -180,7 +211,7 @@ impl Operation for Extend {
             .map_or(0, |(_, message, checkpoint)| message.len() + checkpoint.len())
     }
 
-    async fn run(queue: &Queue, items: &[&ExtendItem]) -> Result<Answers<Extended>, Error> {
+    async fn run(queue: &Arc<Queue>, items: &[&ExtendItem]) -> Result<Answers<Extended>, Error> {
         let answers = queue.store().extend(queue.keys(), items).await?;
         if let Some(ms) = answers.iter().flatten().map(|extended| extended.remaining_ms).min() {
             queue.due_within(ms);
@@ -211,8 +242,7 @@ impl LeaseItem {
     fn goes_with(&self, other: &Self) -> bool {
         let differ = match (&self.request, &other.request) {
             (Some((id, _)), Some((other, _))) => id != other,
-            (None, None) => true,
-            _ => false,
+            _ => true,
         };
         differ && self.filter == other.filter && self.lease_ms == other.lease_ms
     }
@@ -232,7 +262,7 @@ impl Operation for Lease {
         (item.claim.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_CLAIMS)
     }
 
-    async fn run(queue: &Queue, items: &[&LeaseItem]) -> Result<Answers<Look>, Error> {
+    async fn run(queue: &Arc<Queue>, items: &[&LeaseItem]) -> Result<Answers<Look>, Error> {
         // Callers who ask for the same share a script call; nearly always that is all of them.
         let mut shared: Vec<Vec<usize>> = Vec::with_capacity(1);
         for (index, item) in items.iter().enumerate() {
@@ -270,14 +300,19 @@ impl Operation for Lease {
 }
 
 /// One look for those of the callers.
-async fn look_for(queue: &Queue, items: &[&LeaseItem], callers: &[usize]) -> Result<Look, Error> {
+async fn look_for(queue: &Arc<Queue>, items: &[&LeaseItem], callers: &[usize]) -> Result<Look, Error> {
     let claims: Vec<Claim> = callers.iter().map(|&caller| items[caller].claim.clone()).collect();
     let LeaseItem { filter, lease_ms, .. } = items[callers[0]];
-    let requests: Vec<_> = callers
-        .iter()
-        .filter_map(|&caller| items[caller].request.as_ref())
-        .map(|(id, fingerprint)| (id.as_str(), fingerprint.as_str()))
-        .collect();
+    let request = |&caller: &usize| match &items[caller].request {
+        Some((id, fingerprint)) => (id.as_str(), fingerprint.as_str()),
+        None => ("", ""),
+    };
+    let any = callers.iter().any(|&caller| items[caller].request.is_some());
+    let requests: Vec<_> = if any {
+        callers.iter().map(request).collect()
+    } else {
+        Vec::new()
+    };
     let ask = LeaseAsk {
         priorities: &filter.priorities,
         job_types: &filter.job_types,

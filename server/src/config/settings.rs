@@ -104,7 +104,7 @@ sections! {
     limits: Limits {
         /// One payload or result. Larger things belong into a store of their own, with a reference in the job.
         max_payload_bytes: ByteSize = "1MiB" in "1KiB" ..= "64MiB";
-        /// Items of one batch.
+        /// Items of one batch. An atomic batch, which goes to Redis as one script call, has at most 3000 even where this is more.
         max_batch_items: usize = "1000" in "1" ..= "10000";
         /// All items of one batch together. The largest message that is read follows from this: a MiB more.
         max_batch_bytes: ByteSize = "4MiB" in "1KiB" ..= "128MiB";

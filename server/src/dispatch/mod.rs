@@ -1,5 +1,6 @@
 //! Dispatch: who wants jobs, and who gets them. Those who ask for the same thing share one selector, which looks at Redis for all of them at once.
 
+mod line;
 mod news;
 mod selector;
 mod taker;
@@ -10,7 +11,7 @@ use std::{
 };
 
 use selector::SelectorTask;
-pub use taker::{Delivery, Sink, Taker};
+pub use taker::{Delivery, Notice, Sink, Taker, Terms};
 
 use crate::{domain::RoutingKey, metrics::Metrics, queue::Queues, wake::LaneFilter};
 

@@ -56,6 +56,11 @@ impl News {
         // What was heard before the look was sent has been seen by it, whatever the clock says.
         let _ = self.ready_us.compare_exchange(begun.heard_us, 0, SeqCst, SeqCst);
     }
+
+    /// There was nothing in the queue when it was asked.
+    pub(super) fn found_empty(&self, begun: &Begun) {
+        let _ = self.ready_us.compare_exchange(begun.heard_us, 0, SeqCst, SeqCst);
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! One selector: a task that looks at Redis whenever somebody wants jobs and a queue may have some, and at no other time.
 
 use std::{
-    collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
@@ -11,11 +10,15 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Ask, Delivery, Dispatcher, Taker, news::News};
+use super::{
+    Ask, Delivery, Dispatcher, Notice, Taker,
+    line::Line,
+    news::{Begun, News},
+};
 use crate::{
     domain::{Error, limits::MAX_GROUP_ITEMS},
     queue::Queue,
-    store::{Claim, LeaseAsk, Look, MAX_CLAIMS},
+    store::{Claim, LeaseAsk, Look, MAX_CLAIMS, Occupied, Verdict},
     wake::When,
 };
 
@@ -23,7 +26,7 @@ use crate::{
 const SAFETY_POLL: Duration = Duration::from_secs(10);
 /// A selector that nobody uses stays for this long: callers that poll come back.
 const UNUSED_FOR: Duration = Duration::from_secs(30);
-/// After an error of Redis.
+/// After an error of Redis, for the queue that it was about.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// A selector.
@@ -31,7 +34,7 @@ const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::
 pub(super) struct SelectorTask {
     ask: Ask,
     queues: Vec<Watched>,
-    line: Mutex<VecDeque<Arc<Taker>>>,
+    line: Mutex<Line>,
     attached: Mutex<Vec<Arc<Taker>>>,
     nudge: Notify,
 }
@@ -44,6 +47,8 @@ struct Watched {
     paused: AtomicBool,
     /// When a scheduled job falls due.
     due: Mutex<Option<Instant>>,
+    /// After an error: not before this, and how long that was.
+    pause: Mutex<Option<(Instant, Duration)>>,
 }
 
 impl SelectorTask {
@@ -55,6 +60,7 @@ impl SelectorTask {
                 news: News::new(),
                 paused: AtomicBool::new(false),
                 due: Mutex::default(),
+                pause: Mutex::default(),
             })
             .collect();
         let selector = Arc::new(Self {
@@ -73,39 +79,26 @@ impl SelectorTask {
     }
 
     pub(super) fn attach(self: &Arc<Self>, taker: &Arc<Taker>) {
-        self.attached
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(taker.clone());
+        lock(&self.attached).push(taker.clone());
         taker.bind(Arc::downgrade(self));
     }
 
     pub(super) fn detach(&self, taker: &Taker) {
-        self.attached
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|other| !std::ptr::eq(other.as_ref(), taker));
-        self.line
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|other| !std::ptr::eq(other.as_ref(), taker));
+        lock(&self.attached).retain(|other| !std::ptr::eq(other.as_ref(), taker));
+        lock(&self.line).remove(taker);
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.attached.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        lock(&self.attached).is_empty()
     }
 
-    pub(super) fn line_up(&self, taker: Arc<Taker>) {
-        self.line
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_back(taker);
+    pub(super) fn line_up(&self, taker: &Arc<Taker>, fill: u32) {
+        lock(&self.line).put(taker, fill);
         self.nudge.notify_one();
     }
 
     async fn run(self: Arc<Self>, dispatcher: Arc<Dispatcher>) {
         let sleepers = self.watch();
-        let mut pause = ERROR_PAUSE.0;
         let mut unused_since = Instant::now();
         let mut next_poll = Self::poll_time();
         loop {
@@ -123,10 +116,9 @@ impl SelectorTask {
                 } else if now >= unused_since + UNUSED_FOR && dispatcher.retire(&self) {
                     break;
                 }
-                let wanted = !self.line.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
                 let mut until = unused_since.max(now) + UNUSED_FOR;
-                if wanted {
-                    until = until.min(next_poll).min(self.next_due().unwrap_or(until));
+                if !lock(&self.line).is_empty() {
+                    until = until.min(next_poll).min(self.next_moment().unwrap_or(until));
                 }
                 tokio::select! {
                     () = self.nudge.notified() => {}
@@ -134,14 +126,7 @@ impl SelectorTask {
                 }
                 continue;
             }
-            match self.look(&order, claims, &dispatcher).await {
-                Ok(()) => pause = ERROR_PAUSE.0,
-                Err(error) => {
-                    tracing::debug!(%error, "look failed");
-                    tokio::time::sleep(pause.mul_f64(1.0 + fastrand::f64() * 0.5)).await;
-                    pause = (pause * 2).min(ERROR_PAUSE.1);
-                }
-            }
+            self.look(&order, claims, &dispatcher).await;
         }
         for (watched, id) in self.queues.iter().zip(sleepers) {
             watched.queue.wakers().forget_lanes(id);
@@ -185,7 +170,7 @@ impl SelectorTask {
 
     fn mark_due(&self, now: Instant) {
         for watched in &self.queues {
-            let mut due = watched.due.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut due = lock(&watched.due);
             if due.is_some_and(|due| due <= now) {
                 *due = None;
                 watched.news.heard(None);
@@ -193,101 +178,160 @@ impl SelectorTask {
         }
     }
 
-    fn next_due(&self) -> Option<Instant> {
-        self.queues
-            .iter()
-            .filter_map(|watched| *watched.due.lock().unwrap_or_else(PoisonError::into_inner))
-            .min()
+    /// When a job falls due, or a queue may be looked at again.
+    fn next_moment(&self) -> Option<Instant> {
+        let moments = |watched: &Watched| [*lock(&watched.due), watched.put_off_until()];
+        self.queues.iter().flat_map(moments).flatten().min()
     }
 
     /// The queues that may have jobs, in the order in which to look.
     fn order(&self) -> Vec<usize> {
+        let now = Instant::now();
+        let may_look =
+            |watched: &Watched| watched.news.is_any() && watched.put_off_until().is_none_or(|until| until <= now);
         self.ask
-            .order((0..self.queues.len()).filter(|&index| self.queues[index].news.is_any()))
+            .order((0..self.queues.len()).filter(|&index| may_look(&self.queues[index])))
     }
 
-    /// Who gets how much of the next look: those who have stood in line longest.
+    /// Who gets how much of the next look: those who hold least for their size, and of those who have waited longest.
     fn claims(&self) -> Vec<(Arc<Taker>, Claim)> {
         let mut claims: Vec<(Arc<Taker>, Claim)> = Vec::new();
         let mut left = MAX_GROUP_ITEMS as u32;
+        let mut later = Vec::new();
         while left > 0 && claims.len() < MAX_CLAIMS {
-            let Some(taker) = self.line.lock().unwrap_or_else(PoisonError::into_inner).pop_front() else {
+            let Some(taker) = lock(&self.line).pop() else {
                 break;
             };
-            taker.left_line();
-            if let Some(claim) = taker.claim(left) {
+            // The same request twice in one look would get the leases of both under one id.
+            let id = |taker: &Taker| taker.request().map(|(id, _)| id.to_owned());
+            if taker.request().is_some() && claims.iter().any(|(other, _)| id(other) == id(&taker)) {
+                later.push(taker);
+            } else if let Some(claim) = taker.claim(left) {
                 left -= claim.jobs;
                 claims.push((taker, claim));
             }
         }
+        for taker in later {
+            taker.stand_in_line();
+        }
         claims
     }
 
-    async fn look(
-        &self,
-        order: &[usize],
-        mut claims: Vec<(Arc<Taker>, Claim)>,
-        dispatcher: &Dispatcher,
-    ) -> Result<(), Error> {
-        let mut failure = None;
-        let mut stopped = false;
-        for &index in order {
+    /// Looks at these of the queues, one after the other, until nobody wants more.
+    async fn look(&self, order: &[usize], mut claims: Vec<(Arc<Taker>, Claim)>, dispatcher: &Dispatcher) {
+        let mut no_room = false;
+        let mut served = vec![false; claims.len()];
+        for &index in &self.with_work(order).await {
             let wanted: u32 = claims.iter().map(|(_, claim)| claim.jobs).sum();
             if wanted == 0 {
                 break;
             }
             let watched = &self.queues[index];
             let begun = watched.news.begin();
-            let asked: Vec<Claim> = claims.iter().map(|(_, claim)| claim.clone()).collect();
-            let ask = LeaseAsk {
-                priorities: &self.ask.filter.priorities,
-                job_types: &self.ask.filter.job_types,
-                lease_ms: self.ask.lease_ms,
-                claims: &asked,
-                requests: &[],
-            };
-            let look = match watched.queue.store().lease(watched.queue.keys(), &ask).await {
+            let look = match self.ask_for(watched, &claims).await {
                 Ok(look) => look,
                 Err(error) => {
+                    tracing::debug!(%error, queue = %watched.queue.routing_key(), "look failed");
                     watched.news.heard(None);
-                    failure = Some(error);
+                    watched.put_off();
                     continue;
                 }
             };
+            *lock(&watched.pause) = None;
             watched.news.looked(&begun, look.now_us);
-            *watched.due.lock().unwrap_or_else(PoisonError::into_inner) = look
+            *lock(&watched.due) = look
                 .next_due_ms
                 .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(look.now_us / 1_000)));
-            self.note_pause(watched, look.paused);
+            self.note_pause(watched, look.verdict == Verdict::Paused);
+            if look.among_repeated {
+                // One of the requests was made before, at another broker or in another call: each is looked for alone.
+                for (claim, served) in claims.iter_mut().zip(&mut served) {
+                    if let Ok(look) = self.ask_for(watched, std::slice::from_ref(claim)).await {
+                        *served |= Self::deal(&watched.queue, look, std::slice::from_mut(claim))[0];
+                    }
+                }
+                watched.news.heard(None);
+                continue;
+            }
             let found = look.jobs.len() as u32;
-            if found == wanted || look.more {
+            if found == wanted || matches!(look.verdict, Verdict::Again | Verdict::NoRoom) {
                 watched.news.heard(None);
             }
-            stopped |= look.more;
+            no_room |= look.verdict == Verdict::NoRoom;
             if found > 0 {
                 dispatcher.metrics.group_size.get("lease").record(u64::from(found));
-                Self::deal(&watched.queue, look, &mut claims);
+                for (served, now) in served.iter_mut().zip(Self::deal(&watched.queue, look, &mut claims)) {
+                    *served |= now;
+                }
             }
         }
-        for (taker, claim) in claims {
-            // There is a job, but not for the room of one who holds others: looking again at once would only find it again.
-            if stopped && claim.room_bytes < 0 && claim.jobs > 0 {
+        for ((taker, claim), served) in claims.into_iter().zip(served) {
+            if !no_room {
+                taker.is_not_cramped();
+            } else if !claim.alone && claim.jobs > 0 && !served {
+                // There is a job, but not for the room of one who holds others: looking again at once would only find it again.
                 taker.is_cramped();
             }
             // Nothing is delivered, so nothing comes back.
             let _ = taker.deliver(claim.jobs, None);
         }
-        failure.map_or(Ok(()), Err)
     }
 
-    /// Hands every job to the taker of its claim. Jobs of a taker that is gone go back at once.
-    fn deal(queue: &Arc<Queue>, mut look: Look, claims: &mut [(Arc<Taker>, Claim)]) {
+    /// Of several queues those that have jobs, found out in one round trip.
+    async fn with_work(&self, order: &[usize]) -> Vec<usize> {
+        if order.len() < 2 {
+            return order.to_vec();
+        }
+        let queues = order.iter().map(|&index| &self.queues[index]);
+        let begun: Vec<Begun> = queues.clone().map(|watched| watched.news.begin()).collect();
+        let store = self.queues[0].queue.store();
+        let keys = queues.map(|watched| watched.queue.keys());
+        let occupied = store.occupied(keys).await;
+        let mut with_work = Vec::new();
+        for ((&index, begun), occupied) in order.iter().zip(&begun).zip(occupied) {
+            let watched = &self.queues[index];
+            match occupied {
+                // An error is for the look to find out.
+                Ok(Occupied::Jobs) | Err(_) => with_work.push(index),
+                Ok(other) => {
+                    self.note_pause(watched, other == Occupied::Paused);
+                    watched.news.found_empty(begun);
+                }
+            }
+        }
+        with_work
+    }
+
+    async fn ask_for(&self, watched: &Watched, claims: &[(Arc<Taker>, Claim)]) -> Result<Look, Error> {
+        let asked: Vec<Claim> = claims.iter().map(|(_, claim)| claim.clone()).collect();
+        let requests: Vec<(&str, &str)> = if claims.iter().any(|(taker, _)| taker.request().is_some()) {
+            claims
+                .iter()
+                .map(|(taker, _)| taker.request().unwrap_or_default())
+                .collect()
+        } else {
+            Vec::new()
+        };
+        let ask = LeaseAsk {
+            priorities: &self.ask.filter.priorities,
+            job_types: &self.ask.filter.job_types,
+            lease_ms: self.ask.lease_ms,
+            claims: &asked,
+            requests: &requests,
+        };
+        watched.queue.store().lease(watched.queue.keys(), &ask).await
+    }
+
+    /// Hands every job to the taker of its claim; says who got some. Jobs of a taker that is gone go back at once.
+    fn deal(queue: &Arc<Queue>, mut look: Look, claims: &mut [(Arc<Taker>, Claim)]) -> Vec<bool> {
         queue.note_leased(&look);
         let hands = look.deal(claims.len());
-        for ((taker, claim), jobs) in claims.iter_mut().zip(hands) {
+        let mut served = vec![false; claims.len()];
+        for (((taker, claim), jobs), served) in claims.iter_mut().zip(hands).zip(&mut served) {
             if jobs.is_empty() {
                 continue;
             }
+            *served = true;
             let taken = jobs.len() as u32;
             let delivery = Delivery {
                 queue: queue.clone(),
@@ -300,9 +344,12 @@ impl SelectorTask {
                 delivery.give_back();
                 taker.let_go(taken, bytes);
             }
-            claim.jobs -= taken;
-            claim.room_bytes = -(claim.room_bytes.abs() - (bytes as i64)).max(0);
+            claim.jobs = claim.jobs.saturating_sub(taken);
+            claim.held += taken;
+            claim.room_bytes = claim.room_bytes.saturating_sub(bytes);
+            claim.alone = false;
         }
+        served
     }
 
     fn note_pause(&self, watched: &Watched, paused: bool) {
@@ -311,9 +358,27 @@ impl SelectorTask {
         watched.paused.store(paused, SeqCst);
         let after = all_paused();
         if before != after {
-            for taker in self.attached.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                taker.notice_pause(after);
+            let notice = if after { Notice::Paused } else { Notice::Resumed };
+            for taker in lock(&self.attached).iter() {
+                taker.notice(notice);
             }
         }
     }
+}
+
+impl Watched {
+    /// The queue cannot be looked at: after a while again. The others do not wait for it.
+    fn put_off(&self) {
+        let mut pause = lock(&self.pause);
+        let last = pause.map_or(ERROR_PAUSE.0, |(_, last)| (last * 2).min(ERROR_PAUSE.1));
+        *pause = Some((Instant::now() + last.mul_f64(1.0 + fastrand::f64() * 0.5), last));
+    }
+
+    fn put_off_until(&self) -> Option<Instant> {
+        lock(&self.pause).map(|(until, _)| until)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

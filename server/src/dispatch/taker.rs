@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use super::selector::SelectorTask;
+use super::{line::Place, selector::SelectorTask};
 use crate::{
     domain::{Keeper, Nonce},
     queue::Queue,
@@ -38,34 +38,59 @@ impl Delivery {
 
     /// What the jobs take of a window.
     pub fn bytes(&self) -> u64 {
-        self.jobs.iter().map(|job| job.record.len() as u64).sum()
+        self.jobs.iter().map(Leased::bytes).sum()
     }
 
     /// Puts undelivered jobs back at the head of their queue; nothing counts for them. If that fails, their leases run out.
     pub fn give_back(&self) {
-        let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, None));
-        drop(self.queue.release(leases));
+        let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, false)).collect();
+        let queue = self.queue.clone();
+        tokio::spawn(async move { queue.give_back(leases, None).await });
     }
 }
 
 /// Where a taker wants its jobs. Called on the selector's task: must not block.
 pub type Sink = Box<dyn Fn(Delivery) -> Result<(), Delivery> + Send + Sync>;
 
-/// Told `true` when every queue that was asked for is paused, `false` when that is over.
-pub(super) type PauseNotice = Box<dyn Fn(bool) + Send + Sync>;
+/// Why a taker gets nothing, or that it may again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Every queue that was asked for is paused.
+    Paused,
+    /// Not every queue is paused any more.
+    Resumed,
+    /// The next job is larger than the room that is left in the window.
+    NoRoom,
+}
+
+/// Told what changes for a taker.
+pub(super) type Notify = Box<dyn Fn(Notice) + Send + Sync>;
+
+/// What a taker asks for beside what its selector says.
+#[derive(Debug)]
+pub struct Terms {
+    /// Who it is; kept with the leases.
+    pub holder: String,
+    /// The stream that keeps the leases alive.
+    pub keeper: Keeper,
+    /// Makes its claim repeatable: an id, and a fingerprint of everything that was asked.
+    pub request: Option<(String, String)>,
+}
 
 /// One who takes jobs.
 pub struct Taker {
-    holder: String,
-    keeper: Keeper,
+    terms: Terms,
     window: Mutex<Window>,
-    in_line: AtomicBool,
+    /// Where it stands in the line of its selector; only for that line.
+    pub(super) place: Mutex<Place>,
     /// The next job is larger than the room that is left: nothing to do until something is let go.
     cramped: AtomicBool,
+    /// It was told so, and has not been served without that since.
+    told_no_room: AtomicBool,
     closed: AtomicBool,
     selector: Mutex<Weak<SelectorTask>>,
     sink: Sink,
-    pause_notice: PauseNotice,
+    notify: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,36 +105,29 @@ struct Window {
 impl std::fmt::Debug for Taker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Taker")
-            .field("holder", &self.holder)
+            .field("terms", &self.terms)
             .finish_non_exhaustive()
     }
 }
 
 impl Taker {
     /// A taker with a window.
-    pub fn new(
-        holder: String,
-        keeper: Keeper,
-        max_jobs: u32,
-        max_bytes: u64,
-        sink: Sink,
-        pause_notice: PauseNotice,
-    ) -> Arc<Self> {
+    pub fn new(terms: Terms, max_jobs: u32, max_bytes: u64, sink: Sink, notify: Notify) -> Arc<Self> {
         Arc::new(Self {
-            holder,
-            keeper,
+            terms,
             window: Mutex::new(Window {
                 max_jobs,
                 max_bytes,
                 jobs: 0,
                 bytes: 0,
             }),
-            in_line: AtomicBool::new(false),
+            place: Mutex::new(Place::outside()),
             cramped: AtomicBool::new(false),
+            told_no_room: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             selector: Mutex::default(),
             sink,
-            pause_notice,
+            notify,
         })
     }
 
@@ -136,8 +154,16 @@ impl Taker {
     }
 
     /// Jobs that the taker holds already, from before.
-    pub fn hold(&self, jobs: u32) {
-        self.lock().jobs += jobs;
+    pub fn hold(&self, jobs: u32, bytes: u64) {
+        let mut window = self.lock();
+        window.jobs += jobs;
+        window.bytes += bytes;
+    }
+
+    /// What makes its claim repeatable.
+    pub(super) fn request(&self) -> Option<(&str, &str)> {
+        let (id, fingerprint) = self.terms.request.as_ref()?;
+        Some((id, fingerprint))
     }
 
     /// Jobs that the taker does not hold any more.
@@ -152,9 +178,17 @@ impl Taker {
         }
     }
 
-    /// The next job did not fit into the room that is left.
+    /// The next job did not fit into the room that is left. The worker hears it once.
     pub(super) fn is_cramped(&self) {
         self.cramped.store(true, SeqCst);
+        if !self.told_no_room.swap(true, SeqCst) {
+            (self.notify)(Notice::NoRoom);
+        }
+    }
+
+    /// A look found nothing that was too large.
+    pub(super) fn is_not_cramped(&self) {
+        self.told_no_room.store(false, SeqCst);
     }
 
     /// Reserves room for at most `most` jobs.
@@ -165,14 +199,15 @@ impl Taker {
         if jobs == 0 || (room == 0 && window.jobs > 0) || self.is_closed() {
             return None;
         }
-        let alone = window.jobs == 0;
+        let held = window.jobs;
         window.jobs += jobs;
-        let room_bytes = room.min(i64::MAX as u64) as i64;
         Some(Claim {
-            holder: self.holder.clone(),
-            keeper: self.keeper,
+            holder: self.terms.holder.clone(),
+            keeper: self.terms.keeper,
             jobs,
-            room_bytes: if alone { room_bytes } else { -room_bytes },
+            room_bytes: room,
+            alone: held == 0,
+            held,
         })
     }
 
@@ -185,6 +220,9 @@ impl Taker {
             let mut window = self.lock();
             window.jobs = window.jobs.saturating_sub(claimed.saturating_sub(jobs));
             window.bytes += bytes;
+        }
+        if jobs > 0 {
+            self.place.lock().unwrap_or_else(PoisonError::into_inner).served();
         }
         let result = match delivery {
             Some(delivery) if self.is_closed() => Err(delivery),
@@ -200,27 +238,23 @@ impl Taker {
         self.stand_in_line();
     }
 
-    pub(super) fn left_line(&self) {
-        self.in_line.store(false, SeqCst);
+    pub(super) fn notice(&self, notice: Notice) {
+        (self.notify)(notice);
     }
 
-    pub(super) fn notice_pause(&self, paused: bool) {
-        (self.pause_notice)(paused);
-    }
-
-    /// Whether there is room for another job.
-    fn wants(&self) -> bool {
+    /// How full the window is, in millionths, if there is room for another job.
+    fn wants(&self) -> Option<u32> {
         let window = self.lock();
         let room = window.bytes < window.max_bytes && !self.cramped.load(SeqCst);
-        window.jobs < window.max_jobs && (room || window.jobs == 0) && !self.is_closed()
+        let wants = window.jobs < window.max_jobs && (room || window.jobs == 0) && !self.is_closed();
+        wants.then(|| (u64::from(window.jobs) * 1_000_000 / u64::from(window.max_jobs)) as u32)
     }
 
-    fn stand_in_line(self: &Arc<Self>) {
-        if self.wants()
+    pub(super) fn stand_in_line(self: &Arc<Self>) {
+        if let Some(fill) = self.wants()
             && let Some(selector) = self.selector.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
-            && !self.in_line.swap(true, SeqCst)
         {
-            selector.line_up(self.clone());
+            selector.line_up(self, fill);
         }
     }
 
@@ -235,8 +269,11 @@ mod tests {
 
     fn taker(max_jobs: u32, max_bytes: u64) -> Arc<Taker> {
         Taker::new(
-            "tester".to_owned(),
-            Keeper::NONE,
+            Terms {
+                holder: "tester".to_owned(),
+                keeper: Keeper::NONE,
+                request: None,
+            },
             max_jobs,
             max_bytes,
             Box::new(|_| Ok(())),
@@ -258,20 +295,26 @@ mod tests {
     #[test]
     fn a_job_larger_than_the_window_is_only_for_one_who_holds_none() {
         let taker = taker(2, 100);
-        assert_eq!(taker.claim(1).map(|claim| claim.room_bytes), Some(100));
-        assert_eq!(taker.claim(1).map(|claim| claim.room_bytes), Some(-100));
+        assert_eq!(
+            taker.claim(1).map(|claim| (claim.room_bytes, claim.alone)),
+            Some((100, true))
+        );
+        assert_eq!(
+            taker.claim(1).map(|claim| (claim.room_bytes, claim.alone)),
+            Some((100, false))
+        );
     }
 
     #[test]
     fn one_whose_room_is_too_small_wants_nothing_until_something_is_let_go() {
         let taker = taker(3, 100);
-        taker.hold(2);
-        assert!(taker.wants());
+        taker.hold(2, 0);
+        assert_eq!(taker.wants(), Some(666_666));
         taker.is_cramped();
-        assert!(!taker.wants());
+        assert_eq!(taker.wants(), None);
         taker.let_go(1, 0);
-        assert!(taker.wants());
+        assert_eq!(taker.wants(), Some(333_333));
         taker.close();
-        assert!(!taker.wants() && taker.claim(1).is_none());
+        assert!(taker.wants().is_none() && taker.claim(1).is_none());
     }
 }

@@ -9,6 +9,8 @@ const DAY: u64 = 24 * HOUR;
 
 /// Jobs in one script call: keeps each call under a millisecond or two, and the Lua stack far from its bound of 8,000 values.
 pub const MAX_GROUP_ITEMS: usize = 512;
+/// Jobs of an atomic batch, which is one script call whatever its size: twice as many values must fit on the Lua stack.
+pub const MAX_ATOMIC_ITEMS: usize = 3_000;
 /// Bytes in one script call.
 pub const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Routing keys and job types of a selector, each.

@@ -85,6 +85,11 @@ pub fn priority(record: &[u8]) -> u8 {
     record.get(2).copied().unwrap_or(DEFAULT_PRIORITY)
 }
 
+/// The flags of a record, without decoding the rest.
+pub fn flags(record: &[u8]) -> u8 {
+    record.get(1).copied().unwrap_or(0)
+}
+
 /// The head of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -101,14 +106,16 @@ pub struct Head {
 }
 
 impl Head {
-    /// Writes the record: this head and the fields of the spec that workers get.
+    /// Writes the record: this head and the fields of the spec that workers get. Sets [`flag::LARGE`] in it where that is due.
     pub fn encode(&self, fields: &SpecFields<'_>) -> Bytes {
         let kind = self.job_type.as_str().as_bytes();
         let policy_bytes = self.policy.as_ref().map_or(0, |p| {
             POLICY_FIXED + p.non_retryable.iter().map(|t| t.len() + 1).sum::<usize>()
         });
-        let mut out = BytesMut::with_capacity(10 + kind.len() + policy_bytes + fields.len());
-        out.put_slice(&[VERSION, self.flags, self.priority, kind.len() as u8]);
+        let size = 10 + kind.len() + policy_bytes + fields.len();
+        let large = if size > LARGE_BYTES { flag::LARGE } else { 0 };
+        let mut out = BytesMut::with_capacity(size);
+        out.put_slice(&[VERSION, self.flags | large, self.priority, kind.len() as u8]);
         out.put_slice(kind);
         out.put_slice(&self.created_ms.to_be_bytes()[2..]);
         if let Some(policy) = &self.policy {
@@ -330,6 +337,21 @@ mod tests {
             assert_eq!(read, head);
             assert_eq!(fields, &[0x2a, 2, b'h', b'i']);
         }
+    }
+
+    #[test]
+    fn a_record_that_is_large_says_so() {
+        // head: 4, "send", 6 for the time; the payload's tag and length take 3
+        let flags_at = |bytes: usize| {
+            let payload = bytes - 14 - 3;
+            let mut spec = vec![0x2a, payload as u8 & 0x7f | 0x80, (payload >> 7) as u8];
+            spec.resize(3 + payload, b'x');
+            let record = head(None).encode(&SpecFields::of_spec(&spec).unwrap());
+            assert_eq!(record.len(), bytes);
+            flags(&record)
+        };
+        assert_eq!(flags_at(LARGE_BYTES), 0);
+        assert_eq!(flags_at(LARGE_BYTES + 1), flag::LARGE);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Service, convert};
 use crate::{
-    domain::{Error, JobId},
+    domain::{Error, JobId, limits::MAX_ATOMIC_ITEMS},
     queue::PerQueue,
     store::{EnqueueItem, Enqueued},
     telemetry::propagation::TraceHeaders,
@@ -46,6 +46,13 @@ impl Service {
         specs: Vec<bytes::Bytes>,
         trace: Option<&TraceHeaders>,
     ) -> Result<EachEnqueued, Error> {
+        if specs.len() > MAX_ATOMIC_ITEMS {
+            return Err(Error::BatchTooLarge {
+                size: specs.len(),
+                limit: MAX_ATOMIC_ITEMS,
+                unit: "atomic items",
+            });
+        }
         let mut items = Vec::with_capacity(specs.len());
         let mut routing_key = None;
         for (index, spec) in specs.iter().enumerate() {
@@ -69,7 +76,7 @@ impl Service {
         }
         let routing_key = routing_key.ok_or_else(|| Error::invalid("jobs", "must have at least one entry"))?;
         let ids: Vec<JobId> = items.iter().map(|item| item.id).collect();
-        let answers = self.0.queues.get(&routing_key).enqueue.submit(items).all().await;
+        let answers = self.0.queues.get(&routing_key).enqueue.submit_whole(items).all().await;
         if let Some(Err(error)) = answers.first() {
             return Err(error.clone());
         }

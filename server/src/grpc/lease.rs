@@ -1,4 +1,4 @@
-//! `Lease`: one look, and a long poll if there was nothing.
+//! `Lease`: looks at once, and a long poll if there was nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,17 @@ use super::{
 use crate::{
     broker::Broker,
     commit::LeaseItem,
-    dispatch::{Ask, Delivery, Taker},
+    dispatch::{Ask, Delivery, Taker, Terms},
     domain::{Error, JobId, Keeper, limits as bound},
-    store::Claim,
+    queue::Queue,
+    store::{Claim, Occupied, Verdict},
     telemetry::propagation,
 };
 
 /// With less time than this left, no job is leased: the answer could not be used.
 const MIN_LEFT: Duration = Duration::from_millis(20);
+/// A call that may wait is held for so long while the broker drains.
+const DRAINING_PAUSE: Duration = Duration::from_millis(500);
 
 /// A Lease call, checked.
 #[derive(Debug)]
@@ -35,8 +38,8 @@ pub(super) struct LeaseCall {
     request_id: Option<String>,
 }
 
-/// What a Lease call got.
-#[derive(Debug, Default)]
+/// What a Lease call got. Jobs that are still in it when it is dropped go back.
+#[derive(Debug)]
 pub(super) struct Got {
     deliveries: Vec<Delivery>,
     paused: bool,
@@ -84,78 +87,120 @@ impl LeaseCall {
     /// Looks at once; then, if there was nothing and the caller waits, shares a selector with everybody who asks for the same.
     pub(super) async fn run(self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
         if broker.draining.is_cancelled() {
-            return Ok(Got {
-                draining: true,
-                ..Got::default()
-            });
+            // Whoever asks again at once does not spin.
+            tokio::time::sleep_until(self.until.min(Instant::now() + DRAINING_PAUSE)).await;
+            return Ok(Got::nothing(false, true));
         }
-        let no_time = self
-            .deadline
-            .is_some_and(|deadline| deadline < Instant::now() + MIN_LEFT);
-        if gone.is_cancelled() || no_time {
-            return Ok(Got::default());
+        if gone.is_cancelled() || self.has_no_time() {
+            return Ok(Got::nothing(false, false));
         }
-        if let Some(request_id) = &self.request_id {
-            return self.run_repeatable(request_id, broker, gone).await;
-        }
-        let mut got = Got {
-            paused: true,
-            ..Got::default()
-        };
-        let mut left = self.max_jobs;
-        let mut room = self.max_bytes;
-        for index in self.ask.order(0..self.ask.routing_keys.len()) {
+        let mut got = Got::nothing(true, false);
+        let mut failures = Vec::new();
+        let mut left = (self.max_jobs, self.max_bytes);
+        for index in self.queues_with_work(broker, &mut got).await {
             let queue = broker.queues.get(&self.ask.routing_keys[index]);
-            let item = LeaseItem {
-                filter: self.ask.filter.clone(),
-                lease_ms: self.ask.lease_ms,
-                claim: self.claim(left, room, got.deliveries.is_empty()),
-                request: None,
-            };
-            let look = match queue.lease.submit(vec![item]).one().await {
-                Ok(look) => look,
-                // What earlier queues gave is not thrown away for the error of a later one.
-                Err(_) if !got.deliveries.is_empty() => break,
-                Err(error) => return Err(error),
-            };
-            got.paused &= look.paused;
-            if !look.jobs.is_empty() {
-                left -= look.jobs.len() as u32;
-                let delivery = Delivery::new(queue, look);
-                room = room.saturating_sub(delivery.bytes());
-                got.deliveries.push(delivery);
+            // One queue that fails is not in the way of the others.
+            if let Err(error) = self.look(&queue, &mut left, &mut got).await {
+                failures.push(error);
             }
-            if left == 0 || room == 0 {
+            if left.0 == 0 || left.1 == 0 {
                 break;
             }
         }
-        if !got.deliveries.is_empty() || Instant::now() >= self.until {
+        if !got.deliveries.is_empty() {
             return Ok(got);
         }
-        self.wait(broker, gone, got.paused).await
-    }
-
-    fn claim(&self, jobs: u32, room: u64, alone: bool) -> Claim {
-        let room = room as i64;
-        Claim {
-            holder: self.worker_id.clone(),
-            keeper: Keeper::NONE,
-            jobs,
-            room_bytes: if alone { room } else { -room },
+        let failure = failures.pop();
+        match failure {
+            Some(error) if failures.len() + 1 == self.ask.routing_keys.len() || Instant::now() >= self.until => {
+                Err(error)
+            }
+            None if Instant::now() >= self.until => Ok(got),
+            failure => {
+                let paused = got.paused;
+                let got = self.wait(broker, gone, paused).await;
+                match failure {
+                    Some(error) if got.deliveries.is_empty() => Err(error),
+                    _ => Ok(got),
+                }
+            }
         }
     }
 
-    async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Result<Got, Error> {
+    fn has_no_time(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline < Instant::now() + MIN_LEFT)
+    }
+
+    /// In the order of the ask; of several queues only those that have jobs, found out in one round trip.
+    async fn queues_with_work(&self, broker: &Broker, got: &mut Got) -> Vec<usize> {
+        let order = self.ask.order(0..self.ask.routing_keys.len());
+        if order.len() < 2 {
+            return order;
+        }
+        let keys: Vec<_> = order
+            .iter()
+            .map(|&index| broker.store.keys(&self.ask.routing_keys[index]))
+            .collect();
+        let occupied = broker.store.occupied(keys.iter()).await;
+        // An error is for the look to find out.
+        let has_work = |occupied: &Result<Occupied, Error>| !matches!(occupied, Ok(Occupied::Empty | Occupied::Paused));
+        got.paused = occupied.iter().all(|occupied| matches!(occupied, Ok(Occupied::Paused)));
+        let with_work = order
+            .into_iter()
+            .zip(&occupied)
+            .filter(|(_, occupied)| has_work(occupied));
+        with_work.map(|(index, _)| index).collect()
+    }
+
+    /// Takes what one queue has, in as many looks as that needs.
+    async fn look(&self, queue: &Arc<Queue>, left: &mut (u32, u64), got: &mut Got) -> Result<(), Error> {
+        loop {
+            let item = LeaseItem {
+                filter: self.ask.filter.clone(),
+                lease_ms: self.ask.lease_ms,
+                claim: Claim {
+                    holder: self.worker_id.clone(),
+                    keeper: Keeper::NONE,
+                    jobs: left.0,
+                    room_bytes: left.1,
+                    alone: got.deliveries.is_empty(),
+                    held: self.max_jobs - left.0,
+                },
+                request: self.request(),
+            };
+            let look = queue.lease.submit(vec![item]).one().await?;
+            got.paused &= look.verdict == Verdict::Paused;
+            let again = look.verdict == Verdict::Again;
+            if !look.jobs.is_empty() {
+                left.0 = left.0.saturating_sub(look.jobs.len() as u32);
+                let delivery = Delivery::new(queue.clone(), look);
+                left.1 = left.1.saturating_sub(delivery.bytes());
+                got.deliveries.push(delivery);
+            }
+            // The leases of a request are those of one look.
+            let has_enough = left.0 == 0 || left.1 == 0 || self.request_id.is_some() && !got.deliveries.is_empty();
+            if !again || has_enough || self.has_no_time() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The id that makes the call repeatable, and what it was asked with.
+    fn request(&self) -> Option<(String, String)> {
+        let id = self.request_id.clone()?;
+        Some((id, format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes)))
+    }
+
+    async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Got {
         let (sender, mut deliveries) = mpsc::unbounded_channel::<Delivery>();
         let sink = Box::new(move |delivery| sender.send(delivery).map_err(|error| error.0));
-        let taker = Taker::new(
-            self.worker_id.clone(),
-            Keeper::NONE,
-            self.max_jobs,
-            self.max_bytes,
-            sink,
-            Box::new(|_| ()),
-        );
+        let terms = Terms {
+            holder: self.worker_id.clone(),
+            keeper: Keeper::NONE,
+            request: self.request(),
+        };
+        let taker = Taker::new(terms, self.max_jobs, self.max_bytes, sink, Box::new(|_| ()));
         broker.metrics.lease_waiters.inc();
         broker.dispatcher.attach(&self.ask, &taker);
         let first = tokio::select! {
@@ -176,67 +221,7 @@ impl LeaseCall {
         while let Ok(delivery) = deliveries.try_recv() {
             got.deliveries.push(delivery);
         }
-        Ok(got)
-    }
-
-    /// With a request id the leases belong to this call alone, so it looks whenever there may be a job, together with others of its kind.
-    async fn run_repeatable(
-        &self,
-        request_id: &str,
-        broker: &Arc<Broker>,
-        gone: &CancellationToken,
-    ) -> Result<Got, Error> {
-        let queue = broker.queues.get(&self.ask.routing_keys[0]);
-        let nudge = Arc::new(tokio::sync::Notify::new());
-        let woken = nudge.clone();
-        let (sleeper, listening) = queue
-            .wakers()
-            .on_lanes(self.ask.filter.clone(), Box::new(move |_| woken.notify_one()));
-        let fingerprint = format!("{:?}/{}/{}", self.ask, self.max_jobs, self.max_bytes);
-        let mut listening = Some(listening);
-        let result = loop {
-            let item = LeaseItem {
-                filter: self.ask.filter.clone(),
-                lease_ms: self.ask.lease_ms,
-                claim: self.claim(self.max_jobs, self.max_bytes, true),
-                request: Some((request_id.to_owned(), fingerprint.clone())),
-            };
-            let look = match queue.lease.submit(vec![item]).one().await {
-                Ok(look) => look,
-                Err(error) => break Err(error),
-            };
-            let paused = look.paused;
-            let due = look
-                .next_due_ms
-                .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(look.now_us / 1_000).max(1)));
-            let draining = broker.draining.is_cancelled();
-            if !look.jobs.is_empty() {
-                break Ok(Got {
-                    deliveries: vec![Delivery::new(queue.clone(), look)],
-                    paused,
-                    draining,
-                });
-            }
-            if Instant::now() >= self.until || draining || gone.is_cancelled() {
-                break Ok(Got {
-                    deliveries: Vec::new(),
-                    paused,
-                    draining,
-                });
-            }
-            if let Some(listening) = listening.take() {
-                listening.sure().await;
-                continue;
-            }
-            tokio::select! {
-                () = nudge.notified() => {}
-                () = tokio::time::sleep_until(due.map_or(self.until, |due| due.min(self.until))) => {}
-                () = broker.draining.cancelled() => {}
-                () = gone.cancelled() => {}
-            }
-        };
-        queue.wakers().forget_lanes(sleeper);
-        result
+        got
     }
 }
 
@@ -252,10 +237,18 @@ fn link_trace(job: &bytes::Bytes) {
 }
 
 impl Got {
+    fn nothing(paused: bool, draining: bool) -> Self {
+        Self {
+            deliveries: Vec::new(),
+            paused,
+            draining,
+        }
+    }
+
     /// The answer to the caller.
-    pub(super) fn into_wire(self, broker: &Broker) -> pb::LeaseResponse {
+    pub(super) fn into_wire(mut self, broker: &Broker) -> pb::LeaseResponse {
         let mut jobs = Vec::new();
-        for delivery in &self.deliveries {
+        for delivery in &std::mem::take(&mut self.deliveries) {
             for job in &delivery.jobs {
                 if let Some(job) = leased::encode(delivery, job, broker.store.policy()) {
                     link_trace(&job.wire);
@@ -267,7 +260,7 @@ impl Got {
         }
         let advice = jobs.is_empty().then(|| {
             let (reason, retry_ms) = match (self.draining, self.paused) {
-                (true, _) => (pb::AdviceReason::Draining, 0),
+                (true, _) => (pb::AdviceReason::Draining, 1_000),
                 (false, true) => (pb::AdviceReason::Paused, 5_000),
                 (false, false) => (pb::AdviceReason::Empty, 1_000),
             };
@@ -278,11 +271,11 @@ impl Got {
         });
         pb::LeaseResponse { jobs, advice }
     }
+}
 
-    /// Nobody is there to take the jobs.
-    pub(super) fn give_back(self) {
-        for delivery in &self.deliveries {
-            delivery.give_back();
-        }
+impl Drop for Got {
+    /// Nobody took the jobs.
+    fn drop(&mut self) {
+        self.deliveries.iter().for_each(Delivery::give_back);
     }
 }

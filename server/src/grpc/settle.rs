@@ -1,6 +1,6 @@
 //! Acks, nacks and extensions: to the commit groups of their queues, and back in the order in which they came.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bananas_proto::server as pb;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    domain::{Error, JobState, LeaseToken},
+    domain::{Error, JobId, JobState, LeaseToken},
     queue::{PerQueue, Queue},
     store::{AckItem, ExtendItem, Extended, NackAction, NackItem, NackOutcome, Settled},
 };
@@ -50,7 +50,9 @@ pub(super) fn note_nack(queue: &Queue, token: &LeaseToken, action: NackAction, r
     };
     let metrics = queue.metrics();
     match (action, state) {
-        (NackAction::Release, _) => drop(metrics.released.inc()),
+        (NackAction::Release | NackAction::GiveBack | NackAction::GiveBackUnconfirmed, _) => {
+            metrics.released.inc();
+        }
         (_, Some(JobState::Cancelled)) => drop(metrics.cancelled.inc()),
         (NackAction::Retry | NackAction::DeadLetter, state) => {
             let band = metrics.band(token.priority);
@@ -83,13 +85,53 @@ enum Slot {
     Nack(usize, usize, LeaseToken, NackAction),
 }
 
+/// The jobs that settlements are about, as far as they can be read.
+pub(super) fn jobs_of(settlements: &[pb::Settlement]) -> Vec<JobId> {
+    let tokens = settlements
+        .iter()
+        .filter_map(|settlement| LeaseToken::decode(&settlement.lease_token).ok());
+    tokens.map(|token| token.job_id).collect()
+}
+
+/// A settlement that was read, or why not.
+type Read = Result<(LeaseToken, Answer), Error>;
+
 /// Settles many leases; the verdicts come in order. What has left for Redis is done there, whatever becomes of the caller.
 pub(super) async fn settle(broker: &Arc<Broker>, settlements: Vec<pb::Settlement>) -> Vec<Verdict> {
+    let mut verdicts = Vec::with_capacity(settlements.len());
+    let read = settlements.into_iter().enumerate().map(|(index, settlement)| {
+        convert::settlement(settlement, &broker.limits).map_err(|error| error.at("settlements", index))
+    });
+    for wave in waves(read.collect()) {
+        verdicts.extend(settle_wave(broker, wave).await);
+    }
+    verdicts
+}
+
+/// Acks and nacks go to Redis in different calls, so a job that is settled twice is settled in two waves: the first answer counts.
+fn waves(mut settlements: Vec<Read>) -> Vec<Vec<Read>> {
+    let acks = |read: &Read| matches!(read, Ok((_, Answer::Ack(_))));
+    let is_mixed = settlements.iter().any(acks) && settlements.iter().any(|read| read.is_ok() && !acks(read));
+    let mut waves = Vec::with_capacity(1);
+    while is_mixed {
+        let mut seen = HashSet::with_capacity(settlements.len());
+        let again = settlements
+            .iter()
+            .position(|read| read.as_ref().is_ok_and(|(token, _)| !seen.insert(token.job_id)));
+        let Some(again) = again else { break };
+        let rest = settlements.split_off(again);
+        waves.push(std::mem::replace(&mut settlements, rest));
+    }
+    waves.push(settlements);
+    waves
+}
+
+async fn settle_wave(broker: &Arc<Broker>, settlements: Vec<Read>) -> Vec<Verdict> {
     let mut queues: PerQueue<(Vec<AckItem>, Vec<NackItem>)> = PerQueue::default();
     let mut slots = Vec::with_capacity(settlements.len());
-    for (index, settlement) in settlements.into_iter().enumerate() {
-        match convert::settlement(settlement, &broker.limits) {
-            Err(error) => slots.push(Slot::Refused(refused(&error.at("settlements", index)))),
+    for settlement in settlements {
+        match settlement {
+            Err(error) => slots.push(Slot::Refused(refused(&error))),
             Ok((token, answer)) => {
                 let (at, (acks, nacks)) = queues.of(&token.routing_key, || broker.queues.get(&token.routing_key));
                 match answer {
@@ -165,7 +207,7 @@ pub(super) async fn settle(broker: &Arc<Broker>, settlements: Vec<pb::Settlement
     verdicts
 }
 
-fn refused(error: &Error) -> pb::SettleResult {
+pub(super) fn refused(error: &Error) -> pb::SettleResult {
     pb::SettleResult {
         error: Some(item_error(error)),
         ..pb::SettleResult::default()

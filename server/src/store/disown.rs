@@ -1,4 +1,5 @@
-//! disown.lua: jobs that were leased by a call whose answer was lost go back at once and count nothing, instead of costing each of them a loss.
+//! Jobs that were leased and that nobody has go back at once and count nothing: those of a call whose answer was lost, and those that a worker did not get
+//! before its stream broke.
 
 use std::{
     sync::PoisonError,
@@ -7,12 +8,8 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::{
-    QueueKeys, Store,
-    keys::part,
-    reply::{Reply, malformed},
-};
-use crate::domain::{Error, Nonce};
+use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reply::Reply};
+use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS};
 
 /// When to walk the leases, counted from the loss: a command that was on its way when its connection broke may still run a moment later.
 const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
@@ -20,6 +17,8 @@ const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::
 const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
 /// Leases that one step of a walk looks at, about.
 const STEP: u64 = 500;
+/// A queue with more leases is not walked for a worker that has come back: where many come back at once that would cost more than it saves.
+const MOST_LEASES: u64 = 5_000;
 
 /// Lost looks that are remembered. In a long outage each selector loses one at each try; the leases of the oldest have run out first.
 const MOST: usize = 1_000;
@@ -91,19 +90,76 @@ impl Store {
         given_back
     }
 
-    /// Gives back every lease of one look.
+    /// Gives back every lease of one look, in the order of their ids.
     pub async fn disown(&self, keys: &QueueKeys, nonce: Nonce) -> Result<usize, Error> {
-        let parts = [part::META, part::LEASES, part::DEADLINES, part::LANES];
-        let (mut cursor, mut given_back) = (0, 0);
+        let leases = self.leases(keys, |value| value.starts_with(&nonce.0)).await?;
+        self.give_back(keys, leases.into_iter().map(|(id, _)| (id, nonce)).collect(), None)
+            .await
+    }
+
+    /// Gives back what a stream keeps that its worker never confirmed and does not name: the worker has come back without it. In a queue with more than
+    /// 5,000 leases that is left to the end of the leases.
+    pub async fn give_back_unnamed(&self, keys: &QueueKeys, keeper: Keeper) -> Result<usize, Error> {
+        let mut command = redis::cmd("HLEN");
+        command.arg(keys.key(part::LEASES));
+        if Reply::one(self.reads.run(&command, true).await?).uint()? > MOST_LEASES {
+            return Ok(0);
+        }
+        let unconfirmed = [&keeper.0[..], b"0"].concat();
+        let leases = self
+            .leases(keys, |value| value.get(23..32) == Some(&unconfirmed))
+            .await?;
+        self.give_back(keys, leases, Some(keeper)).await
+    }
+
+    /// The leases of a queue whose values are `wanted`, by id.
+    async fn leases(&self, keys: &QueueKeys, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<(JobId, Nonce)>, Error> {
+        let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
         loop {
-            let mut call = self.scripts.disown.call(keys, &parts, 32);
-            call.bytes(&nonce.0).int(cursor).int(STEP);
-            let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
-            cursor = reply.text()?.parse().map_err(|_| malformed())?;
-            given_back += reply.uint()? as usize;
-            if cursor == 0 {
-                return Ok(given_back);
+            let mut command = redis::cmd("HSCAN");
+            command.arg(keys.key(part::LEASES)).arg(&cursor).arg("COUNT").arg(STEP);
+            let mut reply = Reply::new(self.reads.run(&command, true).await?)?;
+            cursor = reply.text()?;
+            let mut fields = reply.list()?;
+            while fields.left() > 0 {
+                let (id, value) = (fields.bytes()?, fields.bytes()?);
+                if wanted(&value)
+                    && let (Some(id), Some(nonce)) = (JobId::from_slice(&id), value.first_chunk())
+                {
+                    found.push((id, Nonce(*nonce)));
+                }
+            }
+            if cursor == "0" {
+                found.sort_unstable_by_key(|(id, _)| id.0);
+                found.dedup_by_key(|(id, _)| id.0);
+                return Ok(found);
             }
         }
+    }
+
+    async fn give_back(
+        &self,
+        keys: &QueueKeys,
+        leases: Vec<(JobId, Nonce)>,
+        if_kept_by: Option<Keeper>,
+    ) -> Result<usize, Error> {
+        let mut given_back = 0;
+        // The last first: each goes to the head of its lane.
+        for some in leases.rchunks(MAX_GROUP_ITEMS) {
+            let items: Vec<NackItem> = some
+                .iter()
+                .map(|&(job_id, nonce)| NackItem {
+                    job_id,
+                    nonce,
+                    action: NackAction::GiveBack,
+                    delay_ms: None,
+                    if_kept_by,
+                    failure: Default::default(),
+                })
+                .collect();
+            let outcomes = self.nack(keys, &items.iter().collect::<Vec<_>>()).await?;
+            given_back += outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        }
+        Ok(given_back)
     }
 }

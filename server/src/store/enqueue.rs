@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{QueueKeys, Store, keys::part, reply::Reply};
-use crate::domain::{Error, JobId, JobType, record::flag};
+use crate::domain::{Error, JobId, JobState, JobType, record::flag};
 
 /// When a job may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct Enqueued {
     pub job_id: JobId,
     /// It was there already.
     pub deduplicated: bool,
+    /// Where the job is that was there already.
+    pub state: Option<JobState>,
 }
 
 /// What became of all of a call.
@@ -79,23 +81,25 @@ impl EnqueueItem {
         }
     }
 
+    fn same_lane(&self, other: &Self) -> bool {
+        self.priority == other.priority && self.job_type == other.job_type
+    }
+
     fn same_group(&self, other: &Self) -> bool {
-        self.kind() == other.kind()
-            && self.priority == other.priority
-            && self.flags == other.flags
-            && self.job_type == other.job_type
+        self.same_lane(other) && self.kind() == other.kind() && self.flags == other.flags
     }
 }
 
 impl Store {
     /// Stores jobs; no two of them may have the same id. Each has its own answer; an error of the call is everybody's.
     pub async fn enqueue(&self, keys: &QueueKeys, items: &[&EnqueueItem]) -> Result<Stored, Error> {
-        // Groups of jobs that share a lane; nearly always there is one.
+        // Groups of jobs that share a lane; nearly always there is one. A lane gets group after group, so only its last group may grow: else a job would pass
+        // those that came before it.
         let mut groups: Vec<Vec<usize>> = Vec::with_capacity(1);
         for (index, item) in items.iter().enumerate() {
-            match groups.iter_mut().find(|group| items[group[0]].same_group(item)) {
-                Some(group) => group.push(index),
-                None => groups.push(vec![index]),
+            match groups.iter_mut().rev().find(|group| items[group[0]].same_lane(item)) {
+                Some(group) if items[group[0]].same_group(item) => group.push(index),
+                _ => groups.push(vec![index]),
             }
         }
         let data_bytes = items.iter().map(|item| item.record.len() + 48).sum();
@@ -145,6 +149,7 @@ impl Store {
                 Ok(Enqueued {
                     job_id: item.id,
                     deduplicated: false,
+                    state: None,
                 })
             })
             .collect();
@@ -155,6 +160,7 @@ impl Store {
                 .and_then(|n| order.get(n))
                 .ok_or_else(super::reply::malformed)?;
             let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
+            let letter = duplicates.bytes()?;
             let rejects =
                 existing != items[index].id && items[index].unique.as_ref().is_some_and(|unique| unique.reject);
             answers[index] = if rejects {
@@ -163,6 +169,7 @@ impl Store {
                 Ok(Enqueued {
                     job_id: existing,
                     deduplicated: true,
+                    state: letter.first().and_then(|letter| JobState::from_letter(*letter)),
                 })
             };
         }

@@ -10,14 +10,15 @@
 //! | `z` | zset | SCHEDULED: id by due time |
 //! | `t` | hash | LEASED: id to nonce (16), lease time (6), flags (1), keeper (8: which stream keeps it alive), confirmed (1: '1' once the worker said that it has the job), holder |
 //! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow small encoding |
-//! | `b` | zset | jobs with a `start_by`: id by that time |
+//! | `b` | zset | jobs with a `start_by`: id by that time; with a half behind it, the time passed while a worker held the job |
 //! | `x` | zset | DEAD: id by time |
 //! | `f` | zset | SUCCEEDED, CANCELLED, EXPIRED and retained: id by end of retention |
 //! | `c` | hash | tombstones: id and lane of entries that are settled but still in their lane, to how many there are |
 //! | `cn` | hash | tombstones per lane |
 //! | `d<n>` | hash | settled ids of the dedupe window, to state (1), half of the nonce (8), action (1); two generations |
 //! | `u` | hash | unique keys, to the id that holds them |
-//! | `q` | hash | quarantine: id to reason and bytes |
+//! | `q` | hash | quarantine: id of a job that cannot be read to the reason |
+//! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>` is its state, `qr:<lane>` a key of another type where a lane should be |
 //! | `nv` | list | entries whose record a newer version wrote, with their lanes: back to them by a broker that can read it |
 //! | `wt` | zset | ids that somebody waits for, by until when |
 //! | `rq:<request id>` | hash | leases of a Lease call with a request id; expires after a minute |

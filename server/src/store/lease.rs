@@ -1,11 +1,11 @@
 //! lease.lua: handing out jobs.
 
-use std::sync::PoisonError;
+use std::{cmp::Reverse, collections::BinaryHeap, sync::PoisonError};
 
 use bytes::Bytes;
 
-use super::{QueueKeys, Store, disown::LostLook, keys::part, reply::Reply};
-use crate::domain::{Error, JobId, Keeper, Nonce};
+use super::{NackAction, NackItem, QueueKeys, Store, disown::LostLook, keys::part, reply::Reply};
+use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS, record::Head};
 
 /// One who wants jobs.
 #[derive(Clone, Debug)]
@@ -16,8 +16,12 @@ pub struct Claim {
     pub keeper: Keeper,
     /// At most this many.
     pub jobs: u32,
-    /// At most this many bytes; negative: and a single larger one does not come either.
-    pub room_bytes: i64,
+    /// At most this many bytes of records and checkpoints.
+    pub room_bytes: u64,
+    /// A single larger job comes, too, if it is the only one: the holder holds nothing else.
+    pub alone: bool,
+    /// Jobs held already. Who holds least for its size comes first.
+    pub held: u32,
 }
 
 /// What is wanted of a queue.
@@ -31,8 +35,21 @@ pub struct LeaseAsk<'a> {
     pub lease_ms: u64,
     /// Who wants how much.
     pub claims: &'a [Claim],
-    /// Makes the call repeatable: for each claim an id, all different, and a fingerprint of everything else that was asked. Empty: it is not.
+    /// Makes claims repeatable: for each claim an id (all different; empty: it is not) and a fingerprint of everything else that was asked. Empty: none is.
     pub requests: &'a [(&'a str, &'a str)],
+}
+
+/// How a look ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is no more for these claims, or they have all that they asked for.
+    Done,
+    /// The queue is paused.
+    Paused,
+    /// There may be more: look again at once.
+    Again,
+    /// The next job is larger than the room of every claim that takes another.
+    NoRoom,
 }
 
 /// A job under a lease.
@@ -67,18 +84,23 @@ pub struct Look {
     pub jobs: Vec<Leased>,
     /// When the next scheduled job falls due, in milliseconds.
     pub next_due_ms: Option<u64>,
-    /// The queue is paused.
-    pub paused: bool,
-    /// There may be more for us although there was less than asked for.
-    pub more: bool,
+    /// How it ended.
+    pub verdict: Verdict,
     /// Jobs that were set aside because they could not be read.
-    pub quarantined: usize,
+    pub quarantined: u64,
     /// Nothing was done: among several requests was one that was made before, and such a one must be made alone.
     pub among_repeated: bool,
 }
 
 /// Claims of one look.
 pub const MAX_CLAIMS: usize = 64;
+
+impl Leased {
+    /// What the job takes of a window.
+    pub fn bytes(&self) -> u64 {
+        (self.record.len() + self.checkpoint.len()) as u64
+    }
+}
 
 impl Look {
     /// The jobs, by claim; none are left in the look.
@@ -118,7 +140,8 @@ impl Store {
             .text(ask.priorities)
             .int(Self::ms(self.policy.failure_retention))
             .int(ask.job_types.len() as u64)
-            .int(ask.requests.len() as u64);
+            .int(ask.requests.len() as u64)
+            .bytes(&turns(ask.claims));
         for kind in ask.job_types {
             call.text(kind);
         }
@@ -131,9 +154,12 @@ impl Store {
             holder.push(b'0');
             holder.extend_from_slice(claim.holder.as_bytes());
             holder.resize(holder.len().max(9 + HOLDER_WIDTH), b' ');
-            call.bytes(&holder).int(u64::from(claim.jobs)).signed(claim.room_bytes);
+            let sign = if claim.alone { "" } else { "-" };
+            call.bytes(&holder)
+                .int(u64::from(claim.jobs))
+                .text(&format!("{sign}{}", claim.room_bytes));
         }
-        let repeatable = !ask.requests.is_empty();
+        let repeatable = ask.requests.len() == 1;
         let answer = call.run(self.write(keys), &self.metrics, repeatable).await;
         // A request with an id may be repeated by its caller, who then gets these leases: they are not lost.
         if let (Err(Error::StoreUnavailable { unknown: true, .. }), false) = (&answer, repeatable) {
@@ -154,19 +180,28 @@ impl Store {
                 nonce,
                 jobs: Vec::new(),
                 next_due_ms: None,
-                paused: false,
-                more: false,
+                verdict: Verdict::Done,
                 quarantined: 0,
                 among_repeated: true,
             });
         }
-        let verdict = reply.int()?;
+        let verdict = match reply.int()? {
+            1 => Verdict::Paused,
+            2 => Verdict::Again,
+            3 => Verdict::NoRoom,
+            _ => Verdict::Done,
+        };
         let usual_ms = reply.uint()?;
         let mut lanes = reply.list()?;
         let mut claims = reply.list_if_any()?;
         let mut terms = reply.list_if_any()?;
         let mut extras = reply.list_if_any()?;
-        let quarantined = reply.list_if_any()?.left();
+        let mut set_aside = reply.list_if_any()?;
+        let (quarantined, newer) = if set_aside.left() > 0 {
+            (set_aside.uint()?, set_aside.uint()?)
+        } else {
+            (0, 0)
+        };
         // A repeated request: the nonce is that of the first call.
         let nonce = if reply.left() > 0 {
             Nonce(
@@ -214,25 +249,82 @@ impl Store {
             job.losses = extra.uint()? as u32;
             job.checkpoint = extra.bytes()?;
         }
+        let quarantined = quarantined + self.set_aside(keys, nonce, &mut jobs).await;
         if quarantined > 0 {
             tracing::error!(
                 key = keys.base(),
                 quarantined,
                 "records that could not be read were set aside"
             );
-            self.metrics.quarantined.inc_by(quarantined as u64);
+            self.metrics.quarantined.inc_by(quarantined);
+        }
+        if newer > 0 {
+            tracing::error!(
+                key = keys.base(),
+                newer,
+                "jobs that a newer broker stored were left for one that can read them"
+            );
         }
         Ok(Look {
             now_us,
             nonce,
             jobs,
             next_due_ms: u64::try_from(next_due).ok(),
-            paused: verdict == 1,
-            more: verdict == 2,
+            verdict,
             quarantined,
             among_repeated: false,
         })
     }
+}
+
+impl Store {
+    /// Sets jobs aside that the script took for jobs and that cannot be read here; returns how many.
+    async fn set_aside(&self, keys: &QueueKeys, nonce: Nonce, jobs: &mut Vec<Leased>) -> u64 {
+        let unreadable = jobs.extract_if(.., |job| Head::decode(&job.record).is_none());
+        let items: Vec<NackItem> = unreadable
+            .map(|job| NackItem {
+                job_id: job.job_id,
+                nonce,
+                action: NackAction::SetAside,
+                delay_ms: None,
+                if_kept_by: None,
+                failure: Default::default(),
+            })
+            .collect();
+        if !items.is_empty()
+            && let Err(error) = self.nack(keys, &items.iter().collect::<Vec<_>>()).await
+        {
+            tracing::warn!(%error, "jobs that cannot be read stay leased until the lease ends");
+        }
+        items.len() as u64
+    }
+}
+
+/// The order in which jobs are dealt to claims, by number from 1: each to the one that then holds least for its size. Empty: there is only one.
+fn turns(claims: &[Claim]) -> Vec<u8> {
+    if claims.len() < 2 {
+        return Vec::new();
+    }
+    let fill = |claim: &Claim, dealt: u32| {
+        let held = u64::from(claim.held + dealt);
+        Reverse(held * 1_000_000 / u64::from(claim.held + claim.jobs).max(1))
+    };
+    let mut next: BinaryHeap<_> = claims
+        .iter()
+        .enumerate()
+        .filter(|(_, claim)| claim.jobs > 0)
+        .map(|(index, claim)| (fill(claim, 0), Reverse(index), 0))
+        .collect();
+    let mut turns = Vec::with_capacity(MAX_GROUP_ITEMS);
+    while turns.len() < MAX_GROUP_ITEMS
+        && let Some((_, index, dealt)) = next.pop()
+    {
+        turns.push(index.0 as u8 + 1);
+        if dealt + 1 < claims[index.0].jobs {
+            next.push((fill(&claims[index.0], dealt + 1), index, dealt + 1));
+        }
+    }
+    turns
 }
 
 /// Reads a lane entry: flags (1), time ready (6), id (16).
@@ -242,4 +334,30 @@ fn read_entry(entry: &[u8]) -> Option<(JobId, u64)> {
         JobId::from_slice(id)?,
         time.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(held: u32, jobs: u32) -> Claim {
+        Claim {
+            holder: String::new(),
+            keeper: Keeper::NONE,
+            jobs,
+            room_bytes: 0,
+            alone: false,
+            held,
+        }
+    }
+
+    #[test]
+    fn who_holds_least_for_its_size_comes_first() {
+        assert!(turns(&[claim(0, 5)]).is_empty());
+        assert_eq!(turns(&[claim(0, 2), claim(0, 2)]), [1, 2, 1, 2]);
+        // Three of four held, none of two, one of four.
+        assert_eq!(turns(&[claim(3, 1), claim(0, 2), claim(1, 3)]), [2, 3, 2, 3, 1, 3]);
+        assert_eq!(turns(&[claim(0, 1_000), claim(0, 1_000)]).len(), MAX_GROUP_ITEMS);
+        assert_eq!(turns(&[claim(2, 0), claim(0, 1)]), [2]);
+    }
 }

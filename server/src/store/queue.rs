@@ -1,5 +1,6 @@
 //! counts.lua and pause.lua.
 
+use futures_util::future::join_all;
 use redis::Value;
 
 use super::{QueueKeys, Store, keys::part, reply::Reply};
@@ -14,6 +15,17 @@ pub struct LaneCount {
     pub job_type: String,
     /// Jobs that wait.
     pub ready: u64,
+}
+
+/// Whether a queue may have jobs to hand out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occupied {
+    /// Some are ready, or scheduled.
+    Jobs,
+    /// None.
+    Empty,
+    /// It hands out nothing.
+    Paused,
 }
 
 /// How much is in a queue.
@@ -55,6 +67,22 @@ impl QueueCounts {
 }
 
 impl Store {
+    /// Whether queues may have jobs to hand out; asked all at once, each answered for itself.
+    pub async fn occupied<'a>(&self, queues: impl Iterator<Item = &'a QueueKeys>) -> Vec<Result<Occupied, Error>> {
+        join_all(queues.map(async |keys| {
+            let (mut jobs, mut paused) = (redis::cmd("EXISTS"), redis::cmd("HEXISTS"));
+            jobs.arg(keys.key(part::LANES)).arg(keys.key(part::SCHEDULED));
+            paused.arg(keys.key(part::META)).arg("pa");
+            let (jobs, paused) = tokio::try_join!(self.reads.run(&jobs, true), self.reads.run(&paused, true))?;
+            Ok(match (Reply::one(paused).int()?, Reply::one(jobs).int()?) {
+                (1, _) => Occupied::Paused,
+                (_, 0) => Occupied::Empty,
+                _ => Occupied::Jobs,
+            })
+        }))
+        .await
+    }
+
     /// Counts a queue.
     pub async fn counts(&self, keys: &QueueKeys) -> Result<QueueCounts, Error> {
         let parts = [

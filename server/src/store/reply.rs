@@ -20,6 +20,11 @@ impl Reply {
         }
     }
 
+    /// A reply that is a single value.
+    pub(super) fn one(value: Value) -> Self {
+        Self(vec![value].into_iter())
+    }
+
     pub(super) fn left(&self) -> usize {
         self.0.len()
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{QueueKeys, Store, keys::part, reply::Reply};
-use crate::domain::{Error, JobId, JobState, Nonce};
+use crate::domain::{Error, JobId, JobState, Keeper, Nonce};
 
 /// A lease that is done.
 #[derive(Clone, Debug)]
@@ -23,12 +23,18 @@ pub enum NackAction {
     Retry,
     /// Not started: back to the head.
     Release,
+    /// Given back by the broker, because no worker has it: back to the head.
+    GiveBack,
+    /// The same, and it counts as a delivery that no worker confirmed.
+    GiveBackUnconfirmed,
     /// Later.
     Snooze,
     /// Dead at once.
     DeadLetter,
     /// Cancelled at once.
     Discard,
+    /// Set aside by the broker, which cannot read the record.
+    SetAside,
 }
 
 impl NackAction {
@@ -36,9 +42,12 @@ impl NackAction {
         match self {
             Self::Retry => b"T",
             Self::Release => b"L",
+            Self::GiveBack => b"G",
+            Self::GiveBackUnconfirmed => b"U",
             Self::Snooze => b"Z",
             Self::DeadLetter => b"D",
             Self::Discard => b"C",
+            Self::SetAside => b"Q",
         }
     }
 }
@@ -54,10 +63,21 @@ pub struct NackItem {
     pub action: NackAction,
     /// Instead of the backoff, or how long to snooze.
     pub delay_ms: Option<u64>,
-    /// A release: only if the lease still ends at this time, in milliseconds. Whoever prolonged it since has the job.
-    pub if_deadline_ms: Option<u64>,
+    /// A job given back: only if this stream still keeps the lease.
+    pub if_kept_by: Option<Keeper>,
     /// Type, message and stack.
     pub failure: [String; 3],
+}
+
+/// Who prolongs a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extender {
+    /// Whoever has the token: it has the job.
+    Holder,
+    /// The stream that keeps the lease; nothing is done if another does. And whether the worker has said that it has the job.
+    Keeper(Keeper, bool),
+    /// A stream that keeps it from now on, for a worker that has the job.
+    Taking(Keeper),
 }
 
 /// A lease to prolong.
@@ -69,8 +89,8 @@ pub struct ExtendItem {
     pub nonce: Nonce,
     /// The new term, from now.
     pub duration_ms: u64,
-    /// Only if the lease still ends at this time, in milliseconds: whoever prolonged it since knows better.
-    pub if_deadline_ms: Option<u64>,
+    /// Who asks.
+    pub by: Extender,
     /// Percent, message, checkpoint.
     pub progress: Option<(f64, String, Bytes)>,
 }
@@ -103,7 +123,7 @@ impl NackOutcome {
 }
 
 /// How an extension went.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extended {
     /// How long the lease runs now.
     pub remaining_ms: u64,
@@ -111,6 +131,12 @@ pub struct Extended {
     pub deadline_ms: u64,
     /// Somebody asked to cancel the job.
     pub cancel_reason: Option<String>,
+    /// Nothing was done: another stream keeps the lease.
+    pub moved: bool,
+    /// Taken over: what the job takes of a window.
+    pub bytes: u64,
+    /// Taken over: the stream that kept it before.
+    pub kept_by: Option<Keeper>,
 }
 
 impl Store {
@@ -172,19 +198,17 @@ impl Store {
             .int(Self::ms(policy.initial_backoff))
             .int(Self::ms(policy.max_backoff))
             .int((policy.multiplier * 1_000.0) as u64)
-            .int((policy.jitter * 1_000.0) as u64);
+            .int((policy.jitter * 1_000.0) as u64)
+            .int(u64::from(policy.max_unconfirmed));
         for item in items {
             call.bytes(&item.job_id.0)
                 .bytes(&item.nonce.0)
-                .bytes(item.action.letter())
-                .text(
-                    &item
-                        .delay_ms
-                        .or(item.if_deadline_ms)
-                        .map(|ms| ms.to_string())
-                        .unwrap_or_default(),
-                )
-                .text(&format!("{:.4}", fastrand::f64()));
+                .bytes(item.action.letter());
+            match (item.if_kept_by, item.delay_ms) {
+                (Some(keeper), _) => call.bytes(&keeper.0),
+                (None, delay) => call.text(&delay.map(|ms| ms.to_string()).unwrap_or_default()),
+            };
+            call.text(&format!("{:.4}", fastrand::f64()));
             for text in &item.failure {
                 call.text(text);
             }
@@ -214,10 +238,14 @@ impl Store {
         let mut call = self.scripts.extend.call(keys, &parts, items.len() * 64);
         call.int(Self::ms(self.policy.attempt_timeout));
         for item in items {
-            call.bytes(&item.job_id.0)
-                .bytes(&item.nonce.0)
-                .int(item.duration_ms)
-                .text(&item.if_deadline_ms.map(|ms| ms.to_string()).unwrap_or_default());
+            call.bytes(&item.job_id.0).bytes(&item.nonce.0).int(item.duration_ms);
+            match item.by {
+                Extender::Holder => call.bytes(b"h"),
+                Extender::Keeper(keeper, confirmed) => {
+                    call.bytes(&[&b"k"[..], &keeper.0, if confirmed { b"1" } else { b"0" }].concat())
+                }
+                Extender::Taking(keeper) => call.bytes(&[&b"t"[..], &keeper.0].concat()),
+            };
             match &item.progress {
                 Some((percent, message, checkpoint)) => {
                     call.text(&format!("{percent}")).text(message).bytes(checkpoint);
@@ -231,16 +259,31 @@ impl Store {
         let now_ms = reply.uint()?;
         let mut remaining = reply.list()?;
         let mut cancels = reply.list()?;
+        let mut sizes = reply.list()?;
         let mut results = Vec::with_capacity(items.len());
         for _ in items {
             results.push(match remaining.int()? {
                 ms if ms > 0 => Ok(Extended {
                     remaining_ms: ms as u64,
                     deadline_ms: now_ms + ms as u64,
-                    cancel_reason: None,
+                    ..Extended::default()
                 }),
+                -3 => Ok(Extended {
+                    moved: true,
+                    ..Extended::default()
+                }),
+                -4 => Err(Error::AlreadySettled),
                 _ => Err(Error::LeaseLost),
             });
+        }
+        while sizes.left() > 0 {
+            let mut size = sizes.list()?;
+            let index = (size.uint()? as usize).wrapping_sub(1);
+            let (bytes, kept_by) = (size.uint()?, size.bytes()?);
+            if let Some(Ok(extended)) = results.get_mut(index) {
+                extended.bytes = bytes;
+                extended.kept_by = kept_by.as_ref().try_into().ok().map(Keeper);
+            }
         }
         while cancels.left() > 0 {
             let mut cancel = cancels.list()?;

@@ -4,7 +4,8 @@ use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
-    AckItem, Claim, ExtendItem, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part, reply::Reply,
+    AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part,
+    reply::Reply,
 };
 use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
 
@@ -44,6 +45,8 @@ pub struct Round {
     pub quarantined: Vec<JobId>,
     /// There is work in the queue.
     pub busy: bool,
+    /// Leases that ended before any worker had confirmed the job.
+    pub unconfirmed: u64,
     /// Nothing was left in the queue, and every key of it is gone.
     pub forgotten: bool,
     /// Nothing is in the queue; from this time on, in milliseconds, it may be forgotten.
@@ -66,6 +69,7 @@ impl Round {
             self.promoted,
             self.timed_out,
             self.lost,
+            self.unconfirmed,
             self.dead,
             self.expired,
             self.cancelled,
@@ -158,6 +162,7 @@ impl Store {
             .int(policy.retained_max)
             .int(cursor)
             .text(&format!("{:.4}", fastrand::f64()))
+            .int(u64::from(policy.max_unconfirmed))
             .int(u64::from(may_forget));
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let mut round = Round {
@@ -175,6 +180,7 @@ impl Store {
             cursor: reply.text()?.parse().unwrap_or(0),
             quarantined: Vec::new(),
             busy: false,
+            unconfirmed: 0,
             forgotten: false,
             forget_ms: None,
         };
@@ -183,6 +189,7 @@ impl Store {
             round.quarantined.push(job_id(&quarantined.bytes()?)?);
         }
         round.busy = reply.int()? == 1;
+        round.unconfirmed = reply.uint()?;
         round.forgotten = reply.int()? == 1;
         round.forget_ms = reply.maybe_uint()?;
         Ok(round)
@@ -198,6 +205,8 @@ impl Store {
             keeper: Keeper::NONE,
             jobs: 1,
             room_bytes: 1,
+            alone: true,
+            held: 0,
         }];
         let ask = LeaseAsk {
             priorities: "",
@@ -224,7 +233,7 @@ impl Store {
                 nonce,
                 action: NackAction::Retry,
                 delay_ms: None,
-                if_deadline_ms: None,
+                if_kept_by: None,
                 failure,
             }],
         )
@@ -235,7 +244,7 @@ impl Store {
                 job_id,
                 nonce,
                 duration_ms: 1_000,
-                if_deadline_ms: None,
+                by: Extender::Holder,
                 progress: None,
             }],
         )

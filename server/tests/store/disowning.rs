@@ -1,12 +1,16 @@
-//! disown.lua.
+//! What nobody has goes back: leases of a look whose answer was lost, and what a worker that has come back does not name.
 
-use bananas_broker::domain::{JobState, Nonce};
+use bananas_broker::{
+    domain::{JobState, Keeper, Nonce},
+    store::{ExtendItem, Extender},
+};
 
-use crate::space::{Space, plain};
+use crate::space::{Ask, LONG_MS, Space, claim, extend, plain};
 
 crate::facts![
     what_a_lost_look_leased_goes_back_and_counts_nothing,
     the_leases_of_others_are_left_alone,
+    what_a_worker_does_not_name_and_never_confirmed_goes_back,
 ];
 
 async fn what_a_lost_look_leased_goes_back_and_counts_nothing(space: &Space) {
@@ -18,7 +22,9 @@ async fn what_a_lost_look_leased_goes_back_and_counts_nothing(space: &Space) {
         let view = space.job(job.job_id).await;
         assert_eq!((view.state, view.hash.number::<u32>("l")), (JobState::Ready, None));
     }
-    space.reached(("disown", "given back"));
+    let given: Vec<_> = space.lease(600).await.jobs.iter().map(|job| job.job_id).collect();
+    let before: Vec<_> = look.jobs.iter().map(|job| job.job_id).collect();
+    assert_eq!(given, before, "in their order");
 }
 
 async fn the_leases_of_others_are_left_alone(space: &Space) {
@@ -26,5 +32,27 @@ async fn the_leases_of_others_are_left_alone(space: &Space) {
     let (job, _) = space.lease_one().await;
     assert_eq!(space.store.disown(&space.keys, Nonce::new()).await, Ok(0));
     assert_eq!(space.job(job.job_id).await.state, JobState::Leased);
-    space.reached(("disown", "nothing found"));
+}
+
+async fn what_a_worker_does_not_name_and_never_confirmed_goes_back(space: &Space) {
+    let (before, now) = (Keeper(*b"keeper-1"), Keeper(*b"keeper-2"));
+    space.fill(&plain(3)).await;
+    let mut claim = claim(3, 1 << 20);
+    claim.keeper = before;
+    let look = space
+        .ask(&Ask {
+            claims: Some(&[claim]),
+            ..Ask::default()
+        })
+        .await;
+    // One is named, one was confirmed to the stream before, one never arrived.
+    for (job, by) in [(0, Extender::Taking(now)), (1, Extender::Keeper(before, true))] {
+        let item = ExtendItem {
+            by,
+            ..extend(look.jobs[job].job_id, look.nonce, LONG_MS)
+        };
+        space.extend(&item).await.unwrap();
+    }
+    assert_eq!(space.store.give_back_unnamed(&space.keys, before).await, Ok(1));
+    assert_eq!(space.job(look.jobs[2].job_id).await.state, JobState::Ready);
 }

@@ -1,17 +1,18 @@
 //! extend.lua.
 
 use bananas_broker::{
-    domain::{Error, Nonce, record::OwnPolicy},
-    store::ExtendItem,
+    domain::{Error, Keeper, Nonce, record::OwnPolicy},
+    store::{ExtendItem, Extender, NackAction, NackItem},
 };
 
-use crate::space::{LONG_MS, Space, draft, extend, plain};
+use crate::space::{Ask, LONG_MS, Space, claim, draft, extend, nack, plain};
 
 crate::facts![
     a_lease_is_prolonged_or_shortened_from_now,
     no_lease_outlives_its_attempt_timeout,
     a_holder_is_told_of_a_cancel_and_bound_by_its_grace,
-    a_deadline_that_moved_meanwhile_is_left_alone,
+    only_its_keeper_renews_and_shortens_a_lease,
+    a_lease_that_was_settled_is_not_lost,
     progress_is_kept_with_the_job,
 ];
 
@@ -71,24 +72,89 @@ async fn a_holder_is_told_of_a_cancel_and_bound_by_its_grace(space: &Space) {
     space.reached(("extend", "cancel told"));
 }
 
-async fn a_deadline_that_moved_meanwhile_is_left_alone(space: &Space) {
+async fn only_its_keeper_renews_and_shortens_a_lease(space: &Space) {
+    let (first, second) = (Keeper(*b"keeper-1"), Keeper(*b"keeper-2"));
     space.fill(&plain(1)).await;
-    let (job, nonce) = space.lease_one_for(30_000).await;
-    let first = space.extend(&extend(job.job_id, nonce, 90_000)).await.unwrap();
-    let late = ExtendItem {
-        if_deadline_ms: Some(first.deadline_ms - 1),
-        ..extend(job.job_id, nonce, 10_000)
+    let mut claim = claim(1, 1 << 20);
+    claim.keeper = first;
+    let look = space
+        .ask(&Ask {
+            lease_ms: 30_000,
+            claims: Some(&[claim]),
+            ..Ask::default()
+        })
+        .await;
+    let (id, nonce) = (look.jobs[0].job_id, look.nonce);
+    let by = |by, ms| ExtendItem {
+        by,
+        ..extend(id, nonce, ms)
     };
-    let answer = space.extend(&late).await.unwrap();
-    assert!(answer.remaining_ms > 10_000);
-    assert_eq!(space.job(job.job_id).await.lease_expires_ms, Some(first.deadline_ms));
-    space.reached(("extend", "deadline moved meanwhile"));
-    let in_time = ExtendItem {
-        if_deadline_ms: Some(first.deadline_ms),
-        ..late
+    // Not received yet, then received.
+    assert_eq!(
+        space
+            .extend(&by(Extender::Keeper(first, false), 40_000))
+            .await
+            .unwrap()
+            .remaining_ms,
+        40_000
+    );
+    assert!(!space.snapshot().await.leases[&id.0.to_vec()].confirmed);
+    space.extend(&by(Extender::Keeper(first, true), 30_000)).await.unwrap();
+    assert!(space.snapshot().await.leases[&id.0.to_vec()].confirmed);
+    assert!(
+        space
+            .extend(&by(Extender::Keeper(second, true), 5_000))
+            .await
+            .unwrap()
+            .moved
+    );
+    let taken = space.extend(&by(Extender::Taking(second), 60_000)).await.unwrap();
+    assert_eq!((taken.remaining_ms, taken.kept_by), (60_000, Some(first)));
+    assert_eq!(taken.bytes, look.jobs[0].bytes());
+    space.reached(("extend", "taken over"));
+    // The stream before neither prolongs nor shortens it any more, nor gives it back.
+    assert!(
+        space
+            .extend(&by(Extender::Keeper(first, true), 90_000))
+            .await
+            .unwrap()
+            .moved
+    );
+    space.reached(("extend", "kept by another"));
+    let back = NackItem {
+        if_kept_by: Some(first),
+        ..nack(id, nonce, NackAction::GiveBack)
     };
-    assert_eq!(space.extend(&in_time).await.unwrap().remaining_ms, 10_000);
-    space.reached(("extend", "deadline not moved"));
+    assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
+    // Whoever has the token extends it, whatever stream keeps it.
+    assert_eq!(
+        space.extend(&by(Extender::Holder, 45_000)).await.unwrap().remaining_ms,
+        45_000
+    );
+    assert!(
+        !space
+            .extend(&by(Extender::Keeper(second, true), 50_000))
+            .await
+            .unwrap()
+            .moved
+    );
+}
+
+async fn a_lease_that_was_settled_is_not_lost(space: &Space) {
+    space.fill(&plain(3)).await;
+    let look = space.lease(3).await;
+    let [acked, released, given_back] = [0, 1, 2].map(|job| look.jobs[job].job_id);
+    space.ack(acked, look.nonce).await.unwrap();
+    space.nack(released, look.nonce, NackAction::Release).await.unwrap();
+    space.nack(given_back, look.nonce, NackAction::GiveBack).await.unwrap();
+    for (id, expected) in [
+        (acked, Error::AlreadySettled),
+        (released, Error::AlreadySettled),
+        (given_back, Error::LeaseLost),
+    ] {
+        assert_eq!(space.extend(&extend(id, look.nonce, LONG_MS)).await, Err(expected));
+    }
+    space.reached(("extend", "settled"));
 }
 
 async fn progress_is_kept_with_the_job(space: &Space) {

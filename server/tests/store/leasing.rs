@@ -2,7 +2,7 @@
 
 use bananas_broker::{
     domain::{Error, JobId, record::OwnPolicy},
-    store::{EnqueueItem, ExtendItem, LeaseAsk, Leased, NackAction, Start, UniqueKey},
+    store::{EnqueueItem, ExtendItem, LeaseAsk, Leased, Look, NackAction, Start, UniqueKey, Verdict},
 };
 
 use crate::space::{Ask, LONG_MS, Space, claim, draft, extend, plain, unique};
@@ -28,10 +28,25 @@ crate::facts![
     a_lease_tells_what_came_before,
     a_unique_key_until_leased_is_free_at_the_lease,
     the_attempt_timeout_bounds_the_lease,
+    types_of_one_priority_go_by_age,
+    cancelled_jobs_let_no_lower_priority_pass,
+    many_cancelled_jobs_are_passed_in_few_looks,
+    a_look_hands_out_no_more_bytes_than_it_may,
+    checkpoints_take_room,
+    a_request_whose_jobs_were_given_back_is_made_anew,
+    a_record_that_is_cut_anywhere_stops_nobody,
+    foreign_keys_of_a_job_stop_nobody,
+    what_a_newer_version_stored_is_left_for_it,
+    a_full_quarantine_loses_nothing,
+    a_job_that_nobody_confirmed_is_handed_out_alone,
 ];
 
 fn ids(jobs: &[Leased]) -> Vec<JobId> {
     jobs.iter().map(|job| job.job_id).collect()
+}
+
+fn again(look: &Look) -> bool {
+    look.verdict == Verdict::Again
 }
 
 fn ids_of(items: &[EnqueueItem]) -> Vec<JobId> {
@@ -63,17 +78,17 @@ async fn jobs_come_by_priority_then_by_age_of_the_lane_then_in_order(space: &Spa
     space.reached(("lease", "jobs"));
     space.fill(&plain(3)).await;
     assert!(space.lease(2).await.jobs.len() == 2);
-    assert!(!space.lease(1).await.more);
+    assert!(!again(&space.lease(1).await));
 }
 
 async fn a_look_at_an_empty_or_paused_queue_finds_nothing(space: &Space) {
     let look = space.lease(5).await;
-    assert!(look.jobs.is_empty() && !look.paused && !look.more && look.next_due_ms.is_none());
+    assert!(look.jobs.is_empty() && look.verdict != Verdict::Paused && !again(&look) && look.next_due_ms.is_none());
     space.reached(("lease", "empty"));
     space.fill(&plain(1)).await;
     space.store.pause(&space.keys, "", false).await.unwrap();
     let look = space.lease(5).await;
-    assert!(look.jobs.is_empty() && look.paused);
+    assert!(look.jobs.is_empty() && look.verdict == Verdict::Paused);
     space.reached(("lease", "paused"));
     space.store.resume(&space.keys).await.unwrap();
     assert_eq!(space.lease(5).await.jobs.len(), 1);
@@ -155,17 +170,20 @@ async fn a_record_that_is_missing_or_unreadable_is_set_aside(space: &Space) {
     let body = |item: &EnqueueItem| [space.keys.base().as_bytes(), b"j", &item.id.0].concat();
     let () = space.command("SET", &[&body(&items[0]), b"\x63not ours"]).await;
     let look = space.lease(1).await;
-    assert_eq!((look.quarantined, look.jobs.len()), (1, 0));
-    assert!(look.more, "what was set aside is not what was asked for");
+    assert_eq!((look.quarantined, ids(&look.jobs)), (1, vec![items[1].id]));
     space.reached(("lease", "record unreadable"));
     let all = space.snapshot().await;
-    assert!(
-        all.quarantine[&items[0].id.0.to_vec()].ends_with(b"\x63not ours"),
+    assert_eq!(all.quarantine[&items[0].id.0.to_vec()], b"unreadable record");
+    assert_eq!(
+        all.set_aside[&items[0].id.0.to_vec()],
+        b"\x63not ours",
         "its bytes are kept"
     );
-    let () = space.command("DEL", &[&body(&items[1])]).await;
+    let more = plain(1);
+    space.fill(&more).await;
+    let () = space.command("DEL", &[&body(&items[2])]).await;
     let look = space.lease(2).await;
-    assert_eq!((look.quarantined, ids(&look.jobs)), (1, vec![items[2].id]));
+    assert_eq!((look.quarantined, ids(&look.jobs)), (1, vec![more[0].id]));
     space.reached(("lease", "record missing"));
 }
 
@@ -190,9 +208,8 @@ async fn entries_of_cancelled_jobs_are_skipped(space: &Space) {
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }
     assert_eq!(space.snapshot().await.tombstones.len(), 2);
-    assert_eq!(ids(&space.lease(3).await.jobs), [items[1].id]);
+    assert_eq!(ids(&space.lease(3).await.jobs), [items[1].id, items[3].id]);
     space.reached(("lease", "tombstone skipped"));
-    assert_eq!(ids(&space.lease(3).await.jobs), [items[3].id]);
     assert!(space.snapshot().await.tombstones.is_empty());
 }
 
@@ -285,8 +302,7 @@ async fn bytes_bound_what_is_handed_out(space: &Space) {
         .await;
     assert_eq!(ids(&look.jobs), ids_of(&items[..3]));
     space.reached(("lease", "no room"));
-    assert!(look.more);
-    space.reached(("lease", "more"));
+    assert_eq!(look.verdict, Verdict::NoRoom);
 }
 
 async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
@@ -297,7 +313,8 @@ async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
     let none = space
         .ask(&Ask {
             jobs: 2,
-            room_bytes: -100,
+            room_bytes: 100,
+            alone: false,
             ..Ask::default()
         })
         .await;
@@ -390,13 +407,13 @@ async fn many_lanes_are_looked_up_not_walked(space: &Space) {
         .await;
     assert!((64..98).contains(&look.jobs.len()));
     let first = look.jobs.len();
-    assert!(look.more && look.jobs.iter().all(|job| job.record[2] == 2));
+    assert!(again(&look) && look.jobs.iter().all(|job| job.record[2] == 2));
     space.reached(("lease", "many lanes, priorities"));
     let mut rest = 0;
     loop {
         let look = space.lease(300).await;
         rest += look.jobs.len();
-        if !look.more {
+        if !again(&look) {
             break;
         }
     }
@@ -413,7 +430,7 @@ async fn a_walk_over_many_lanes_of_tombstones_says_that_there_is_more(space: &Sp
     let found = loop {
         let look = space.lease(5).await;
         looks += 1;
-        if !look.more {
+        if !again(&look) {
             break look.jobs.len();
         }
         assert!(looks < 10, "it says for ever that there is more");
@@ -435,7 +452,11 @@ async fn several_claims_are_dealt_in_turn(space: &Space) {
         .await;
     let dealt: Vec<usize> = look.jobs.iter().map(|job| job.claim).collect();
     let of = |claim| dealt.iter().filter(|&&other| other == claim).count();
-    assert_eq!(dealt[..5], [0, 1, 2, 0, 1]);
+    assert_eq!(
+        dealt[..5],
+        [0, 1, 2, 1, 2],
+        "each to the one that holds least for its size"
+    );
     assert_eq!(of(0), 2, "no more than asked for");
     let size = look.jobs[0].record.len();
     assert_eq!(of(2), 60 / size, "no more than there is room for");
@@ -497,4 +518,249 @@ async fn the_attempt_timeout_bounds_the_lease(space: &Space) {
     space.fill(&[job.item()]).await;
     assert_eq!(space.lease_one().await.0.lease_ms, 7_000);
     space.reached(("lease", "attempt timeout bounds the lease"));
+}
+
+async fn types_of_one_priority_go_by_age(space: &Space) {
+    let mut sent = Vec::new();
+    for kind in ["a", "b", "a", "c", "b", "b", "a"] {
+        let mut job = draft();
+        job.job_type = kind;
+        // Some are large: they are read one by one.
+        job.payload_bytes = if kind == "b" { 6_000 } else { 10 };
+        space.fill(&[job.item()]).await;
+        space.pass(space.now_ms().await).await;
+        sent.push(job.id);
+    }
+    assert_eq!(ids(&space.lease(2).await.jobs), sent[..2]);
+    assert_eq!(ids(&space.lease(9).await.jobs), sent[2..]);
+}
+
+async fn cancelled_jobs_let_no_lower_priority_pass(space: &Space) {
+    let job = |priority| {
+        let mut job = draft();
+        job.priority = priority;
+        job.item()
+    };
+    let items = [job(9), job(9), job(1)];
+    space.fill(&items).await;
+    space.store.cancel(&space.keys, items[0].id, "", 0).await.unwrap();
+    assert_eq!(ids(&space.lease(1).await.jobs), [items[1].id]);
+}
+
+async fn many_cancelled_jobs_are_passed_in_few_looks(space: &Space) {
+    let items = plain(3_000);
+    for some in items.chunks(500) {
+        space.fill(some).await;
+    }
+    for item in &items[..2_999] {
+        space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
+    }
+    let mut looks = 0;
+    loop {
+        let look = space.lease(1).await;
+        looks += 1;
+        if again(&look) {
+            assert!(look.jobs.is_empty());
+            continue;
+        }
+        assert_eq!(ids(&look.jobs), [items[2_999].id]);
+        break;
+    }
+    assert!((2..6).contains(&looks), "{looks} looks");
+    space.reached(("lease", "entries gone through"));
+}
+
+/// Jobs of so many bytes.
+pub(crate) fn large(jobs: usize, payload_bytes: usize) -> Vec<EnqueueItem> {
+    (0..jobs)
+        .map(|_| {
+            let mut job = draft();
+            job.payload_bytes = payload_bytes;
+            job.item()
+        })
+        .collect()
+}
+
+async fn a_look_hands_out_no_more_bytes_than_it_may(space: &Space) {
+    let items = large(6, 1 << 20);
+    for item in &items {
+        space.fill(std::slice::from_ref(item)).await;
+    }
+    let ask = Ask {
+        jobs: 1_000,
+        room_bytes: 64 << 20,
+        ..Ask::default()
+    };
+    let look = space.ask(&ask).await;
+    assert_eq!((ids(&look.jobs), look.verdict), (ids_of(&items[..3]), Verdict::Again));
+    space.reached(("lease", "as many bytes as a look may have"));
+    assert_eq!(ids(&space.ask(&ask).await.jobs), ids_of(&items[3..]));
+}
+
+async fn checkpoints_take_room(space: &Space) {
+    let items = plain(3);
+    space.fill(&items).await;
+    let look = space.lease(3).await;
+    for item in &items {
+        let progress = ExtendItem {
+            progress: Some((50.0, String::new(), vec![b'.'; 10_000].into())),
+            ..extend(item.id, look.nonce, LONG_MS)
+        };
+        space.extend(&progress).await.unwrap();
+        let mut retry = crate::space::nack(item.id, look.nonce, NackAction::Retry);
+        retry.delay_ms = Some(0);
+        space.nack_with(&retry).await.unwrap();
+    }
+    space.pass(space.now_ms().await).await;
+    let look = space
+        .ask(&Ask {
+            jobs: 3,
+            room_bytes: 25_000,
+            ..Ask::default()
+        })
+        .await;
+    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::NoRoom));
+    assert!(look.jobs.iter().all(|job| job.bytes() > 10_000));
+}
+
+async fn a_request_whose_jobs_were_given_back_is_made_anew(space: &Space) {
+    let items = plain(2);
+    space.fill(&items).await;
+    let ask = Ask {
+        jobs: 2,
+        request: Some(("11111111-1111-4111-8111-111111111111", "same")),
+        ..Ask::default()
+    };
+    let first = space.ask(&ask).await;
+    for item in &items {
+        space.nack(item.id, first.nonce, NackAction::GiveBack).await.unwrap();
+    }
+    let second = space.ask(&ask).await;
+    assert_eq!((second.jobs.len(), second.nonce == first.nonce), (2, false));
+    let third = space.ask(&ask).await;
+    assert_eq!((third.jobs.len(), third.nonce), (2, second.nonce));
+    space.reached(("lease", "request whose leases are over"));
+}
+
+async fn a_record_that_is_cut_anywhere_stops_nobody(space: &Space) {
+    let mut job = draft();
+    job.policy = Some(OwnPolicy {
+        attempt_timeout_ms: 5_000,
+        non_retryable: vec!["Bad".into()],
+        ..OwnPolicy::default()
+    });
+    job.payload_bytes = 3;
+    let whole = job.item().record;
+    for (number, start) in [Start::Now, Start::In(1)]
+        .into_iter()
+        .cycle()
+        .take(2 * whole.len())
+        .enumerate()
+    {
+        let (mut cut, sound) = (job.clone(), draft());
+        (cut.id, cut.start) = (JobId::new(), start);
+        space.fill(&[cut.item(), sound.item()]).await;
+        let body = [space.keys.base().as_bytes(), b"j", &cut.id.0].concat();
+        let () = space.command("SET", &[&body, &whole[..number / 2]]).await;
+        space.pass(space.now_ms().await + 1).await;
+        space.store.upkeep(&space.keys, 0).await.expect("upkeep runs");
+        let mut given = Vec::new();
+        for _ in 0..2 {
+            let look = space.lease(1).await;
+            given.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
+        }
+        assert!(given.iter().any(|(id, _)| *id == sound.id), "cut at {}", number / 2);
+        for (id, nonce) in given {
+            space.nack(id, nonce, NackAction::DeadLetter).await.unwrap();
+        }
+    }
+}
+
+async fn foreign_keys_of_a_job_stop_nobody(space: &Space) {
+    let mut other_lane = draft();
+    other_lane.job_type = "foreign";
+    let items = [draft().item(), draft().item(), other_lane.item(), draft().item()];
+    space.fill(&items).await;
+    let lane = [space.keys.base().as_bytes(), b"r:5:send"].concat();
+    let head: Vec<u8> = space.command("LINDEX", &[&lane, b"0"]).await;
+    let () = space
+        .command("LSET", &[&lane, b"0", &[&[1], &head[1..]].concat()])
+        .await;
+    let key = |part: &[u8], rest: &[u8]| [space.keys.base().as_bytes(), part, rest].concat();
+    let () = space.command("DEL", &[&key(b"j", &items[1].id.0)]).await;
+    for foreign in [
+        key(b"s", &items[0].id.0),
+        key(b"j", &items[1].id.0),
+        key(b"r:", b"5:foreign"),
+    ] {
+        let () = space.command("DEL", &[&foreign]).await;
+        let () = space.command("SADD", &[&foreign, b"not ours"]).await;
+    }
+    // Entries that are too short, at the head and behind it.
+    let () = space.command("LPUSH", &[&lane, b"short"]).await;
+    let () = space.command("RPUSH", &[&lane, b"short too"]).await;
+    let look = space.lease(9).await;
+    assert_eq!(ids(&look.jobs), [items[0].id, items[3].id]);
+    assert_eq!(look.quarantined, 3);
+    space.reached(("lease", "entry unreadable"));
+    space.reached(("lease", "lane of another type"));
+    let all = space.snapshot().await;
+    assert!(all.lanes.is_empty() && all.index.is_empty());
+    // The job whose lane was taken from it is nowhere, and nothing that is left can tell.
+    let () = space.command("DEL", &[&key(b"j", &items[2].id.0)]).await;
+}
+
+async fn what_a_newer_version_stored_is_left_for_it(space: &Space) {
+    let items = plain(3);
+    space.fill(&items).await;
+    let mut later = draft();
+    later.start = Start::In(1);
+    space.fill(&[later.item()]).await;
+    for (id, record) in [(items[0].id, &items[0].record), (later.id, &later.item().record)] {
+        let mut newer = record.to_vec();
+        newer[0] += 1;
+        let body = [space.keys.base().as_bytes(), b"j", &id.0].concat();
+        let () = space.command("SET", &[&body, &newer]).await;
+    }
+    space.pass(space.now_ms().await + 1).await;
+    let look = space.lease(9).await;
+    assert_eq!((ids(&look.jobs), look.quarantined), (ids_of(&items[1..]), 0));
+    let all = space.snapshot().await;
+    let newer: Vec<_> = all.newer.iter().map(|entry| entry.id.clone()).collect();
+    assert_eq!(newer, [later.id.0.to_vec(), items[0].id.0.to_vec()]);
+    assert!(all.quarantine.is_empty() && all.bodies.len() == 4, "nothing is removed");
+    assert_eq!(space.store.counts(&space.keys).await.unwrap().newer, 2);
+    space.reached(("lease", "record of a newer version"));
+}
+
+async fn a_full_quarantine_loses_nothing(space: &Space) {
+    let items = plain(1_500);
+    for some in items.chunks(500) {
+        space.fill(some).await;
+        for item in some {
+            let body = [space.keys.base().as_bytes(), b"j", &item.id.0].concat();
+            let () = space.command("SET", &[&body, b"\x63not ours"]).await;
+        }
+    }
+    while again(&space.lease(1).await) {}
+    let all = space.snapshot().await;
+    assert_eq!((all.quarantine.len(), all.set_aside.len()), (1_500, 1_500));
+}
+
+async fn a_job_that_nobody_confirmed_is_handed_out_alone(space: &Space) {
+    let items = plain(4);
+    space.fill(&items).await;
+    let look = space.lease(1).await;
+    space.nack(items[0].id, look.nonce, NackAction::Release).await.unwrap();
+    // As the third stream that ended without a word about the job leaves it.
+    let state = [space.keys.base().as_bytes(), b"s", &items[0].id.0].concat();
+    let () = space.command("HSET", &[&state, b"un", b"3"]).await;
+    let lane = [space.keys.base().as_bytes(), b"r:5:send"].concat();
+    let head: Vec<u8> = space.command("LINDEX", &[&lane, b"0"]).await;
+    let flagged = [&[head[0] | 1], &head[1..]].concat();
+    let () = space.command("LSET", &[&lane, b"0", &flagged]).await;
+    let look = space.lease(9).await;
+    assert_eq!((ids(&look.jobs), look.verdict), (vec![items[0].id], Verdict::Again));
+    space.reached(("lease", "suspect alone"));
+    assert_eq!(ids(&space.lease(9).await.jobs), ids_of(&items[1..]));
 }

@@ -8,6 +8,7 @@
 
 mod agenda;
 mod audit;
+mod bounds;
 mod cancelling;
 mod counting;
 mod discipline;

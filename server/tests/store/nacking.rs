@@ -5,10 +5,10 @@ use bananas_broker::{
     store::{NackAction, NackItem},
 };
 
-use crate::space::{LONG_MS, Space, draft, extend, nack, plain, unique};
+use crate::space::{LONG_MS, Space, draft, nack, plain, unique};
 
 crate::facts![
-    a_release_leaves_a_lease_alone_that_was_prolonged_meanwhile,
+    a_job_that_no_worker_confirms_is_dead_in_the_end,
     a_retry_waits_for_its_backoff_and_counts,
     a_retry_may_name_its_delay,
     a_job_without_attempts_left_is_dead,
@@ -262,19 +262,22 @@ async fn a_nack_of_a_cancelled_job_cancels_it(space: &Space) {
     }
 }
 
-async fn a_release_leaves_a_lease_alone_that_was_prolonged_meanwhile(space: &Space) {
+async fn a_job_that_no_worker_confirms_is_dead_in_the_end(space: &Space) {
+    let space = space.with("strict", |policy| policy.max_unconfirmed = 3).await;
     space.fill(&plain(1)).await;
-    let (job, nonce) = space.lease_one().await;
-    let before = space.job(job.job_id).await.lease_expires_ms;
-    let release = |if_deadline_ms| NackItem {
-        if_deadline_ms,
-        ..nack(job.job_id, nonce, NackAction::Release)
-    };
-    // The worker came back at another broker, which prolonged the lease.
-    space.extend(&extend(job.job_id, nonce, 5_000)).await.unwrap();
-    assert_eq!(space.nack_with(&release(before)).await.unwrap_err(), Error::LeaseLost);
-    let after = space.job(job.job_id).await;
-    assert_eq!(after.state, JobState::Leased);
-    space.nack_with(&release(after.lease_expires_ms)).await.unwrap();
-    assert_eq!(space.job(job.job_id).await.state, JobState::Ready);
+    for times in 1..=3_u32 {
+        let (job, nonce) = space.lease_one().await;
+        assert_eq!((job.attempts, job.losses), (0, 0));
+        let outcome = space
+            .nack(job.job_id, nonce, NackAction::GiveBackUnconfirmed)
+            .await
+            .unwrap();
+        assert_eq!(space.job(job.job_id).await.hash.number("un"), Some(times));
+        space.reached(("nack", "given back, unconfirmed"));
+        let expected = if times < 3 { JobState::Ready } else { JobState::Dead };
+        assert_eq!(outcome.state, Some(expected));
+    }
+    let all = space.snapshot().await;
+    assert_eq!(all.states.values().next().unwrap()["ft"], b"Unconfirmed");
+    space.reached(("nack", "given back too often"));
 }

@@ -107,12 +107,23 @@ async fn many_channels_are_heard_again_with_few_commands() {
         assert_eq!(listeners, 1, "{name}");
     }
     let info: String = space.command("INFO", &[b"commandstats"]).await;
-    let line = info.lines().find(|line| line.starts_with("cmdstat_subscribe:")).unwrap();
+    let line = info
+        .lines()
+        .find(|line| line.starts_with("cmdstat_subscribe:"))
+        .unwrap();
     let calls: usize = line.split(['=', ',']).nth(1).unwrap().parse().unwrap();
-    assert!(calls <= 2 * CHANNELS / 500 + 1, "{calls} commands: one round trip for each takes too long");
-    let () = space.command("PUBLISH", &[channel(7).as_bytes(), b"r00000000" as &[u8]]).await;
+    assert!(
+        calls <= 2 * CHANNELS / 500 + 1,
+        "{calls} commands: one round trip for each takes too long"
+    );
+    let () = space
+        .command("PUBLISH", &[channel(7).as_bytes(), b"r00000000" as &[u8]])
+        .await;
     let lane = [b"r--------5:send".as_slice()].concat();
     let () = space.command("PUBLISH", &[channel(7).as_bytes(), &lane]).await;
-    let (heard, _) = timeout(Duration::from_secs(10), signals.incoming.recv()).await.unwrap().unwrap();
+    let (heard, _) = timeout(Duration::from_secs(10), signals.incoming.recv())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(heard, channel(7));
 }

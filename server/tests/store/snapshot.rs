@@ -37,6 +37,7 @@ pub(crate) struct Lease {
     pub(crate) nonce: Vec<u8>,
     pub(crate) ms: u64,
     pub(crate) flags: u8,
+    pub(crate) confirmed: bool,
     pub(crate) holder: String,
 }
 
@@ -58,6 +59,10 @@ pub(crate) struct Snapshot {
     pub(crate) memory: BTreeMap<u64, BTreeMap<Id, Vec<u8>>>,
     pub(crate) unique: BTreeMap<String, Id>,
     pub(crate) quarantine: BTreeMap<Id, Vec<u8>>,
+    /// Records of jobs in quarantine.
+    pub(crate) set_aside: BTreeMap<Id, Vec<u8>>,
+    /// Entries of jobs that a newer version stored.
+    pub(crate) newer: Vec<Entry>,
     pub(crate) waiters: BTreeMap<Id, u64>,
     pub(crate) requests: BTreeSet<String>,
     pub(crate) meta: Fields,
@@ -170,6 +175,13 @@ impl Snapshot {
             (_, "string") if part.len() == 17 && part[0] == b'j' => {
                 self.bodies.insert(part[1..].to_vec(), content[0].clone());
             }
+            (_, _) if part.len() == 18 && part.starts_with(b"qj") => {
+                self.set_aside
+                    .insert(part[2..].to_vec(), content.first().cloned().unwrap_or_default());
+            }
+            (_, _) if part.len() == 18 && part.starts_with(b"qs") => {}
+            (_, _) if part.starts_with(b"qr:") => {}
+            ("nv", "list") => self.newer = content.iter().map(|raw| entry(raw)).collect(),
             (_, "hash") if part.len() == 17 && part[0] == b's' => {
                 self.states.insert(part[1..].to_vec(), fields(content));
             }
@@ -270,6 +282,7 @@ fn lease(raw: &[u8]) -> Lease {
         nonce: raw[..16].to_vec(),
         ms: big_endian(&raw[16..22]),
         flags: raw[22],
+        confirmed: raw[31] == b'1',
         holder: text(&raw[32..]),
     }
 }

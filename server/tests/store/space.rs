@@ -12,8 +12,8 @@ use bananas_broker::{
     },
     metrics::Metrics,
     store::{
-        AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, JobView, LeaseAsk, Leased, Look,
-        NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
+        AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseAsk, Leased,
+        Look, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
     },
 };
 use futures_util::future::BoxFuture;
@@ -178,7 +178,8 @@ impl Space {
                 answer,
                 Ok(Enqueued {
                     job_id: item.id,
-                    deduplicated: false
+                    deduplicated: false,
+                    state: None,
                 })
             );
         }
@@ -202,7 +203,14 @@ impl Space {
                 ..Ask::default()
             })
             .await;
-        (look.jobs.pop().expect("a job is ready"), look.nonce)
+        let job = look.jobs.pop().expect("a job is ready");
+        if lease_ms < LONG_MS {
+            // The worker says that it has the job, so its end counts.
+            self.extend(&extend(job.job_id, look.nonce, lease_ms))
+                .await
+                .expect("it is held");
+        }
+        (job, look.nonce)
     }
 
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Look {
@@ -210,7 +218,8 @@ impl Space {
     }
 
     pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<Look, Error> {
-        let one = [claim(ask.jobs, ask.room_bytes)];
+        let mut one = [claim(ask.jobs, ask.room_bytes)];
+        one[0].alone = ask.alone;
         let kinds: Vec<String> = ask.job_types.iter().map(|&kind| kind.to_owned()).collect();
         let ask = LeaseAsk {
             priorities: ask.priorities,
@@ -297,7 +306,8 @@ pub(crate) struct Ask<'a> {
     pub(crate) job_types: &'a [&'a str],
     pub(crate) lease_ms: u64,
     pub(crate) jobs: u32,
-    pub(crate) room_bytes: i64,
+    pub(crate) room_bytes: u64,
+    pub(crate) alone: bool,
     pub(crate) claims: Option<&'a [Claim]>,
     pub(crate) request: Option<(&'a str, &'a str)>,
 }
@@ -310,18 +320,21 @@ impl Default for Ask<'_> {
             lease_ms: LONG_MS,
             jobs: 1,
             room_bytes: 1 << 20,
+            alone: true,
             claims: None,
             request: None,
         }
     }
 }
 
-pub(crate) fn claim(jobs: u32, room_bytes: i64) -> Claim {
+pub(crate) fn claim(jobs: u32, room_bytes: u64) -> Claim {
     Claim {
         holder: "tester".to_owned(),
         keeper: Keeper::NONE,
         jobs,
         room_bytes,
+        alone: true,
+        held: 0,
     }
 }
 
@@ -331,7 +344,7 @@ pub(crate) fn nack(job_id: JobId, nonce: Nonce, action: NackAction) -> NackItem 
         nonce,
         action,
         delay_ms: None,
-        if_deadline_ms: None,
+        if_kept_by: None,
         failure: Default::default(),
     }
 }
@@ -341,7 +354,7 @@ pub(crate) fn extend(job_id: JobId, nonce: Nonce, duration_ms: u64) -> ExtendIte
         job_id,
         nonce,
         duration_ms,
-        if_deadline_ms: None,
+        by: Extender::Holder,
         progress: None,
     }
 }
@@ -425,13 +438,14 @@ impl Draft {
             created_ms: 1_763_000_000_000,
             policy: self.policy.clone(),
         };
+        let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
         EnqueueItem {
             id: self.id,
             id_is_new: self.id_is_new,
             job_type,
             priority: self.priority,
-            flags,
-            record: head.encode(&SpecFields::of_spec(&spec).unwrap()),
+            flags: bananas_broker::domain::record::flags(&record),
+            record,
             start: self.start,
             start_by_ms: self.start_by_ms,
             unique: self.unique.clone(),

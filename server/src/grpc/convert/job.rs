@@ -101,6 +101,7 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         created_ms: now_ms,
         policy,
     };
+    let record = head.encode(&fields);
     let id_is_new = id.is_none();
     let id = id.unwrap_or_default();
     Ok(NewJob {
@@ -108,10 +109,10 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         item: EnqueueItem {
             id,
             id_is_new,
-            record: head.encode(&fields),
+            flags: record::flags(&record),
+            record,
             job_type: head.job_type,
             priority,
-            flags,
             start,
             start_by_ms,
             unique,

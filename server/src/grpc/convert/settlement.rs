@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Error, LeaseToken, Limits, limits as bound},
-    store::{AckItem, ExtendItem, NackAction, NackItem},
+    store::{AckItem, ExtendItem, Extender, NackAction, NackItem},
 };
 
 /// A settled lease, as its queue wants it.
@@ -65,7 +65,7 @@ pub(in crate::grpc) fn nack(
         nonce: token.nonce,
         action,
         delay_ms,
-        if_deadline_ms: None,
+        if_kept_by: None,
         failure: [
             failure.r#type,
             cut(failure.message, message_bytes),
@@ -132,7 +132,7 @@ pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(Lease
         job_id: token.job_id,
         nonce: token.nonce,
         duration_ms,
-        if_deadline_ms: None,
+        by: Extender::Holder,
         progress,
     };
     Ok((token, item))

@@ -5,19 +5,25 @@ use std::{sync::Arc, time::Duration};
 use bananas_proto::server::{
     self as pb, subscribe_request::Frame as FromWorker, subscribe_response::Frame as ToWorker,
 };
-use tokio::time::Instant;
+use futures_util::future::OptionFuture;
+use prost::Message as _;
+use tokio::{task::JoinHandle, time::Instant};
 use tonic::Streaming;
 
 use super::{Session, check_flow};
 use crate::{
     broker::Broker,
     clock::now_ms,
-    domain::Error,
-    grpc::{bounds::check_batch, convert, settle, status::unreadable},
+    domain::{Error, Limits},
+    grpc::{convert, settle, status::unreadable},
 };
 
 /// A stream without a frame from the worker for this many heartbeat intervals is over.
 const SILENT_INTERVALS: u32 = 3;
+/// Frames of answers or extensions of one stream that are on their way to Redis; more are not read until some are done.
+const MAX_SETTLING: usize = 16;
+/// A worker that sends and does not read is sent away when so much waits for it, jobs not counted.
+const MAX_UNSENT_BYTES: usize = 4 << 20;
 /// How long a stream that has reached its age may still settle.
 const AGE_GRACE: Duration = Duration::from_secs(30);
 
@@ -30,6 +36,10 @@ pub(super) struct Driver {
     last_heard: Instant,
     heartbeat_at: Instant,
     renew_at: Option<Instant>,
+    /// Prolongs leases in a task of its own: a Redis that does not answer holds up nothing else.
+    renewal: Option<JoinHandle<Option<Instant>>>,
+    /// A frame of answers that names a job of a frame that is still on its way: it waits for that.
+    waiting: Option<pb::Settle>,
     old_at: Instant,
     /// The worker was told to leave; the stream ends then.
     leave_by: Option<Instant>,
@@ -56,14 +66,19 @@ impl Driver {
             half_closed: false,
             last_heard: now,
             renew_at: None,
+            renewal: None,
+            waiting: None,
             old_at: now + age,
             leave_by: None,
         }
     }
 
     pub(super) async fn run(mut self) {
-        self.renew_at = self.session.renew().await;
+        self.start_renewal();
         let end = self.drive().await;
+        if let Some(renewal) = self.renewal.take() {
+            renewal.abort();
+        }
         // What goes back does so before the stream is seen to end: whoever waits for the drain waits for this.
         self.session.end(self.broker.stream.grace).await;
         match end {
@@ -82,9 +97,16 @@ impl Driver {
         let session = self.session.clone();
         let broker = self.broker.clone();
         loop {
+            if self.may_end() {
+                return End::Well;
+            }
+            if session.unsent() > MAX_UNSENT_BYTES {
+                return End::Failed(Error::Overloaded);
+            }
             let next = self.next_moment();
+            let reads = !self.half_closed && self.waiting.is_none() && session.settling() < MAX_SETTLING;
             tokio::select! {
-                frame = self.inbound.message(), if !self.half_closed => match frame {
+                frame = self.inbound.message(), if reads => match frame {
                     Ok(Some(frame)) => {
                         self.last_heard = Instant::now();
                         if let Err(error) = self.handle(frame) {
@@ -99,11 +121,22 @@ impl Driver {
                     let soon = Instant::now() + Duration::from_millis(200);
                     self.renew_at = Some(self.renew_at.map_or(soon, |at| at.min(soon)));
                 }
+                () = session.settled_one.notified() => {
+                    if session.settling() == 0
+                        && let Some(frame) = self.waiting.take()
+                    {
+                        self.settle(frame);
+                    }
+                }
+                Some(renewed) = OptionFuture::from(self.renewal.as_mut()) => {
+                    self.renewal = None;
+                    self.renew_at = renewed.unwrap_or_else(|_| Some(Instant::now() + Duration::from_secs(1)));
+                }
                 () = broker.draining.cancelled(), if self.leave_by.is_none() => {
                     self.ask_to_leave(pb::DrainReason::Shutdown, broker.stream.drain_grace);
                 }
                 () = tokio::time::sleep_until(next) => {
-                    if let Some(end) = self.tick().await {
+                    if let Some(end) = self.tick() {
                         return end;
                     }
                 }
@@ -111,28 +144,40 @@ impl Driver {
         }
     }
 
-    fn next_moment(&self) -> Instant {
-        let mut next = self.heartbeat_at;
-        for moment in [self.renew_at, self.leave_by.or(Some(self.old_at))]
-            .into_iter()
-            .flatten()
-        {
-            next = next.min(moment);
-        }
-        next
+    /// A stream that was told to leave has nothing left to do: the worker has closed its side, or holds nothing and has every answer.
+    fn may_end(&self) -> bool {
+        let leaves = self.leave_by.is_some() || self.session.is_draining() && self.half_closed;
+        let idle = self.waiting.is_none() && self.session.settling() == 0;
+        leaves && idle && (self.half_closed || self.session.held_count() == 0)
     }
 
-    async fn tick(&mut self) -> Option<End> {
+    fn next_moment(&self) -> Instant {
+        let renew_at = if self.renewal.is_some() { None } else { self.renew_at };
+        [renew_at, self.leave_by.or(Some(self.old_at)), self.session.next_end()]
+            .into_iter()
+            .flatten()
+            .fold(self.heartbeat_at, Instant::min)
+    }
+
+    fn start_renewal(&mut self) {
+        let session = self.session.clone();
+        self.renewal = Some(tokio::spawn(async move { session.renew().await }));
+    }
+
+    fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
-        if self.renew_at.is_some_and(|at| at <= now) {
-            self.renew_at = self.session.renew().await;
+        self.session.give_up_what_ends();
+        if self.renewal.is_none() && self.renew_at.is_some_and(|at| at <= now) {
+            self.renew_at = None;
+            self.start_renewal();
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.broker.stream.heartbeat_interval;
             let server_time = Some(convert::timestamp(now_ms()));
             self.session.send(ToWorker::Heartbeat(pb::Heartbeat { server_time }));
             let silence = self.broker.stream.heartbeat_interval * SILENT_INTERVALS;
-            if !self.half_closed && now >= self.last_heard + silence {
+            let listens = !self.half_closed && self.waiting.is_none() && self.session.settling() < MAX_SETTLING;
+            if listens && now >= self.last_heard + silence {
                 return Some(End::Failed(Error::HeartbeatTimeout(silence)));
             }
         }
@@ -163,37 +208,93 @@ impl Driver {
             FromWorker::Drain(pb::Drain {}) => self.session.stop_taking(),
             FromWorker::Heartbeat(_) => {}
             FromWorker::Settle(frame) => {
-                check_batch("settle.settlements", frame.settlements.len(), 0, &self.broker.limits)?;
-                let (broker, session) = (self.broker.clone(), self.session.clone());
-                tokio::spawn(async move {
-                    let verdicts = settle::settle(&broker, frame.settlements).await;
-                    session.settled(&verdicts);
-                    let results = verdicts.into_iter().map(|verdict| verdict.wire).collect();
-                    session.send(ToWorker::SettleResults(pb::SettleResults {
-                        sequence: frame.sequence,
-                        results,
-                    }));
-                });
+                if self.session.begins_settling(&frame.settlements) {
+                    self.settle(frame);
+                } else {
+                    self.waiting = Some(frame);
+                }
             }
-            FromWorker::Extend(frame) => {
-                check_batch("extend.leases", frame.leases.len(), 0, &self.broker.limits)?;
+            FromWorker::Extend(mut frame) => {
+                let refused = over_limit(&mut frame.leases, |lease| lease.encoded_len(), &self.broker.limits);
                 let (broker, session) = (self.broker.clone(), self.session.clone());
+                session.begin_work();
                 tokio::spawn(async move {
+                    let asked = Instant::now();
                     let results = settle::extend(&broker, frame.leases).await;
-                    session.extended(&results);
+                    session.extended(asked, &results);
                     let results = results
                         .into_iter()
                         .map(|(_, result)| settle::wire_extended(result))
+                        .chain(refused.map(|error| settle::wire_extended(Err(error))))
                         .collect();
                     session.send(ToWorker::ExtendResults(pb::ExtendResults {
                         sequence: frame.sequence,
                         results,
                     }));
+                    session.end_work(&[]);
                 });
             }
         }
         Ok(())
     }
+
+    /// Settles a frame of answers in a task of its own; what it names was noted by `begins_settling`.
+    fn settle(&mut self, mut frame: pb::Settle) {
+        let (broker, session) = (self.broker.clone(), self.session.clone());
+        if self.session.settling() == 0 {
+            // It had waited for others.
+            session.begins_settling(&frame.settlements);
+        }
+        let jobs = settle::jobs_of(&frame.settlements);
+        let refused = over_limit(
+            &mut frame.settlements,
+            |settlement| settlement.encoded_len(),
+            &self.broker.limits,
+        );
+        tokio::spawn(async move {
+            let verdicts = settle::settle(&broker, frame.settlements).await;
+            let ended = verdicts
+                .iter()
+                .filter(|verdict| verdict.ended)
+                .filter_map(|verdict| verdict.token.as_ref());
+            if session.settled(&verdicts) < ended.clone().count() {
+                // Held over another stream, since the worker has moved.
+                ended.for_each(|token| broker.sessions.settled_elsewhere(token));
+            }
+            let refused = refused.map(|error| settle::refused(&error));
+            let results = verdicts
+                .into_iter()
+                .map(|verdict| verdict.wire)
+                .chain(refused)
+                .collect();
+            session.send(ToWorker::SettleResults(pb::SettleResults {
+                sequence: frame.sequence,
+                results,
+            }));
+            session.end_work(&jobs);
+        });
+    }
+}
+
+/// Cuts off what is more than one batch may have; each of those is refused by itself, the stream lives on.
+fn over_limit<T>(items: &mut Vec<T>, size: fn(&T) -> usize, limits: &Limits) -> impl Iterator<Item = Error> + use<T> {
+    let total = items.len();
+    let mut bytes = 0;
+    let fits = items
+        .iter()
+        .take(limits.max_batch_items)
+        .take_while(|item| {
+            bytes += size(item);
+            bytes <= limits.max_batch_bytes
+        })
+        .count();
+    items.truncate(fits);
+    let (size, limit, unit) = if fits == limits.max_batch_items {
+        (total, limits.max_batch_items, "items")
+    } else {
+        (bytes, limits.max_batch_bytes, "bytes")
+    };
+    std::iter::repeat_n(Error::BatchTooLarge { size, limit, unit }, total - fits)
 }
 
 impl Drop for Driver {

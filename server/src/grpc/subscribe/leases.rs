@@ -3,188 +3,302 @@
 use std::{sync::Arc, time::Duration};
 
 use bananas_proto::server::{self as pb, subscribe_response::Frame};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Opening, Session, session::Held};
 use crate::{
     broker::Broker,
-    domain::{Error, JobId, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
-    grpc::{
-        convert,
-        settle::{self, wire_extended},
-    },
-    queue::PerQueue,
-    store::{ExtendItem, Extended},
+    clock::now_ms,
+    domain::{Error, JobId, Keeper, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
+    grpc::settle::wire_extended,
+    queue::{PerQueue, Queue},
+    store::{ExtendItem, Extended, Extender},
 };
 
+/// Somebody else may have a job this long before its lease ends: clocks and networks take time.
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// What becomes of the leases of one queue when a stream ends: some are given back, the others stay for the grace.
-type Parting = (Vec<(JobId, Nonce, Option<u64>)>, Vec<ExtendItem>);
+type Parting = (Vec<(JobId, Nonce, bool)>, Vec<ExtendItem>);
 
 impl Session {
     /// Takes over the leases that the worker says it still works on; the verdicts come in order.
-    pub(super) async fn resume(&self, broker: &Arc<Broker>, opening: &Opening) -> Vec<pb::ExtendResult> {
-        if opening.held_tokens.is_empty() {
-            return Vec::new();
-        }
-        // A stream of the same session at this broker is over as far as new jobs go, and lets go of these first.
-        if let Some(before) = broker.sessions.get(&self.id) {
-            before.stop_taking();
-            before.forget(opening.held_tokens.iter().filter_map(|token| {
-                let token = LeaseToken::decode(token).ok()?;
-                Some((token.job_id, token.nonce))
-            }));
-        }
-        let extensions = opening
+    ///
+    /// What the stream before had been sent and the worker does not name never arrived, and goes back.
+    pub(super) async fn resume(self: &Arc<Self>, broker: &Arc<Broker>, opening: &Opening) -> Vec<pb::ExtendResult> {
+        let tokens: Vec<Result<LeaseToken, Error>> = opening
             .held_tokens
             .iter()
-            .map(|token| pb::LeaseExtension {
-                lease_token: token.clone(),
-                duration: Some(convert::duration(opening.ask.lease_ms)),
-                progress: None,
-            })
+            .map(|token| LeaseToken::decode(token))
             .collect();
-        let results = settle::extend(broker, extensions).await;
-        let now = Instant::now();
-        let mut verdicts = Vec::with_capacity(results.len());
-        let mut taken = 0;
-        for ((token, result), bytes) in results.into_iter().zip(&opening.held_tokens) {
-            if let (Some(token), Ok(extended)) = (token, &result) {
-                let held = Held {
-                    queue: broker.queues.get(&token.routing_key),
-                    nonce: token.nonce,
-                    token: bytes.clone(),
-                    bytes: 0,
-                    delivery: 0,
-                    deadline_ms: extended.deadline_ms,
-                    renew_at: self.renew_at(now, extended.remaining_ms),
-                    attempt_ends: now + broker.store.policy().attempt_timeout,
-                    cancelled: extended.cancel_reason.is_some(),
-                };
-                taken += u32::from(self.lock().held.insert(token.job_id, held).is_none());
-            }
+        // The stream before this one gives nothing out any more, and lets go of what is named.
+        if let Some(before) = &opening.before {
+            before.stop_taking();
+            before.forget(tokens.iter().flatten().map(|token| (token.job_id, token.nonce)));
+        }
+        let mut queues: PerQueue<Vec<ExtendItem>> = PerQueue::default();
+        let mut slots = Vec::with_capacity(tokens.len());
+        for (index, token) in tokens.into_iter().enumerate() {
+            slots.push(match token {
+                Err(error) => Err(error.at("held_tokens", index)),
+                Ok(token) => {
+                    let item = ExtendItem {
+                        job_id: token.job_id,
+                        nonce: token.nonce,
+                        duration_ms: opening.ask.lease_ms,
+                        by: Extender::Taking(self.keeper),
+                        progress: None,
+                    };
+                    let (at, items) = queues.of(&token.routing_key, || broker.queues.get(&token.routing_key));
+                    items.push(item);
+                    Ok((at, items.len() - 1, token))
+                }
+            });
+        }
+        let asked = Instant::now();
+        let mut answers: Vec<(Arc<Queue>, Vec<Result<Extended, Error>>)> = Vec::new();
+        for (queue, items) in queues {
+            let results = queue.extend.submit(items).all().await;
+            answers.push((queue, results));
+        }
+        let mut verdicts = Vec::with_capacity(slots.len());
+        let (mut jobs, mut bytes) = (0, 0);
+        for (slot, wire) in slots.into_iter().zip(&opening.held_tokens) {
+            let result = match slot {
+                Err(error) => Err(error),
+                Ok((at, index, token)) => {
+                    let (queue, results) = &answers[at];
+                    let result = results.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
+                    if let Ok(extended) = &result
+                        && self.take_over(broker, queue, &token, wire, extended, asked)
+                    {
+                        jobs += 1;
+                        bytes += extended.bytes;
+                    }
+                    result
+                }
+            };
             verdicts.push(wire_extended(result));
         }
-        self.taker().hold(taken);
+        self.taker().hold(jobs, bytes);
+        let kept_by = |(_, results): &(_, Vec<Result<Extended, Error>>)| {
+            let mut keepers = results.iter().flatten().filter_map(|extended| extended.kept_by);
+            keepers.find(|keeper| ![Keeper::NONE, self.keeper].contains(keeper))
+        };
+        // A stream that is here still does so itself when it ends.
+        if opening.before.is_none()
+            && let Some(keeper) = answers.iter().find_map(kept_by)
+        {
+            let queues = opening
+                .ask
+                .routing_keys
+                .iter()
+                .map(|key| broker.queues.get(key))
+                .collect();
+            tokio::spawn(give_back_unnamed(broker.clone(), queues, keeper));
+        }
         verdicts
+    }
+
+    fn take_over(
+        self: &Arc<Self>,
+        broker: &Broker,
+        queue: &Arc<Queue>,
+        token: &LeaseToken,
+        wire: &Bytes,
+        extended: &Extended,
+        asked: Instant,
+    ) -> bool {
+        let running = Duration::from_millis(now_ms().saturating_sub(token.leased_ms));
+        let mut state = self.lock();
+        let held = Held {
+            queue: queue.clone(),
+            nonce: token.nonce,
+            token: wire.clone(),
+            bytes: extended.bytes,
+            delivery: 0,
+            order: state.next_order(),
+            ends: asked + Duration::from_millis(extended.remaining_ms),
+            renew_at: self.renew_at(asked, extended.remaining_ms),
+            attempt_ends: asked + broker.store.policy().attempt_timeout.saturating_sub(running),
+            cancelled: extended.cancel_reason.is_some(),
+        };
+        self.keep(&mut state, token.job_id, held).is_none()
     }
 
     /// A third of the lease from now; or the end of the lease, where it was cut short by a timeout or a cancel and cannot be renewed.
     pub(super) fn renew_at(&self, now: Instant, remaining_ms: u64) -> Instant {
         let remaining = Duration::from_millis(remaining_ms);
-        if remaining + Duration::from_secs(1) < self.lease {
+        if self.is_cut_short(remaining) {
             now + remaining
         } else {
             now + self.lease / 3
         }
     }
 
+    fn is_cut_short(&self, term: Duration) -> bool {
+        term + Duration::from_secs(1) < self.lease
+    }
+
     /// The worker has prolonged leases itself.
-    pub(super) fn extended(&self, results: &[(Option<LeaseToken>, Result<Extended, Error>)]) {
-        let now = Instant::now();
+    pub(super) fn extended(&self, asked: Instant, results: &[(Option<LeaseToken>, Result<Extended, Error>)]) {
         let mut state = self.lock();
         for (token, result) in results {
             if let (Some(token), Ok(extended)) = (token, result)
                 && let Some(held) = state.held.get_mut(&token.job_id)
                 && held.nonce == token.nonce
             {
-                held.deadline_ms = extended.deadline_ms;
-                held.renew_at = self.renew_at(now, extended.remaining_ms);
+                held.ends = asked + Duration::from_millis(extended.remaining_ms);
+                held.renew_at = self.renew_at(asked, extended.remaining_ms);
             }
         }
+    }
+
+    /// Tells the worker of leases that could not be prolonged, before they end: it has to stop before somebody else can start.
+    pub(super) fn give_up_what_ends(&self) {
+        let now = Instant::now();
+        let over: Vec<(JobId, Nonce)> = self
+            .lock()
+            .held
+            .iter()
+            .filter(|(_, held)| held.ends <= now + MARGIN.min(self.lease / 10))
+            .map(|(id, held)| (*id, held.nonce))
+            .collect();
+        for (id, nonce) in over {
+            self.lose(id, nonce);
+        }
+    }
+
+    /// When the first lease ends that is not prolonged until then.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let ends = self.lock().held.values().map(|held| held.ends).min()?;
+        ends.checked_sub(MARGIN.min(self.lease / 10))
     }
 
     /// Prolongs what is due for it, in one call per queue. Returns when to come again, if anything is held.
     pub(super) async fn renew(&self) -> Option<Instant> {
         let now = Instant::now();
         let mut due: PerQueue<Vec<ExtendItem>> = PerQueue::default();
-        for (id, held) in &self.lock().held {
-            if held.renew_at > now {
-                continue;
+        {
+            let state = self.lock();
+            for (id, held) in state.held.iter().filter(|(_, held)| held.renew_at <= now) {
+                let item = ExtendItem {
+                    job_id: *id,
+                    nonce: held.nonce,
+                    duration_ms: self.lease.as_millis() as u64,
+                    by: Extender::Keeper(self.keeper, held.delivery <= state.received),
+                    progress: None,
+                };
+                due.of(held.queue.routing_key(), || held.queue.clone()).1.push(item);
             }
-            let item = ExtendItem {
-                job_id: *id,
-                nonce: held.nonce,
-                duration_ms: self.lease.as_millis() as u64,
-                if_deadline_ms: None,
-                progress: None,
-            };
-            due.of(held.queue.routing_key(), || held.queue.clone()).1.push(item);
         }
         for (queue, items) in due {
             for some in items.chunks(MAX_GROUP_ITEMS) {
+                let asked = Instant::now();
                 let results = queue.extend.submit(some.to_vec()).all().await;
                 for (item, result) in some.iter().zip(results) {
-                    self.renewed(item.job_id, item.nonce, result);
+                    self.renewed(item.job_id, item.nonce, asked, result);
                 }
             }
         }
-        // Checked at most once a second: renewals of many jobs travel together.
+        // Checked a few times a second at most: renewals of many jobs travel together.
         let soonest = self.lock().held.values().map(|held| held.renew_at).min();
         soonest.map(|soonest| soonest.max(Instant::now() + Duration::from_millis(200)))
     }
 
-    fn renewed(&self, id: JobId, nonce: Nonce, result: Result<Extended, Error>) {
-        let now = Instant::now();
+    fn renewed(&self, id: JobId, nonce: Nonce, asked: Instant, result: Result<Extended, Error>) {
         let mut state = self.lock();
         let Some(held) = state.held.get_mut(&id).filter(|held| held.nonce == nonce) else {
             return;
         };
         match result {
+            // The worker has it over another stream, or has answered: nothing to tell.
+            Ok(Extended { moved: true, .. }) | Err(Error::AlreadySettled) => {
+                drop(state);
+                self.forget(std::iter::once((id, nonce)));
+            }
             Ok(extended) => {
-                held.deadline_ms = extended.deadline_ms;
-                held.renew_at = self.renew_at(now, extended.remaining_ms);
+                held.ends = asked + Duration::from_millis(extended.remaining_ms);
+                held.renew_at = self.renew_at(asked, extended.remaining_ms);
                 if let Some(reason) = extended.cancel_reason {
                     self.ask_to_give_up(held, extended.remaining_ms, reason);
                 }
             }
             Err(Error::LeaseLost) => {
-                let reason = if held.cancelled {
-                    "CANCELLED"
-                } else if held.attempt_ends <= now + Duration::from_secs(1) {
-                    "TIMED_OUT"
-                } else {
-                    "EXPIRED"
-                };
-                let token = held.token.clone();
                 drop(state);
-                self.send(Frame::LeaseLost(pb::LeaseLost {
-                    lease_token: token,
-                    reason: reason.to_owned(),
-                }));
-                self.forget(std::iter::once((id, nonce)));
+                self.lose(id, nonce);
             }
             // Redis is away: again soon; the lease may outlive it.
-            Err(_) => held.renew_at = now + Duration::from_secs(1),
+            Err(_) => held.renew_at = Instant::now() + Duration::from_secs(1),
         }
     }
 
-    /// The stream is over: what the worker never received goes back to the head of its queue and counts nothing, the rest stays with the worker for the grace.
+    /// Tells the worker that a lease is over.
+    fn lose(&self, id: JobId, nonce: Nonce) {
+        let told = {
+            let state = self.lock();
+            let held = state.held.get(&id).filter(|held| held.nonce == nonce);
+            held.map(|held| (held.token.clone(), held.lost_because()))
+        };
+        if let Some((lease_token, reason)) = told {
+            self.send(Frame::LeaseLost(pb::LeaseLost {
+                lease_token,
+                reason: reason.to_owned(),
+            }));
+            self.forget(std::iter::once((id, nonce)));
+        }
+    }
+
+    /// The stream is over: what the worker never received goes back to the head of its queue, the rest stays with the worker for the grace. Of what was not
+    /// received the first frame counts as a delivery that no worker confirmed: if one of its jobs breaks its workers, it comes to light.
     pub(super) async fn end(&self, grace: Duration) {
         self.taker().close();
-        let (held, received) = {
+        let (mut held, received) = {
             let mut state = self.lock();
+            state.ended = true;
             (std::mem::take(&mut state.held), state.received)
         };
+        self.holders.forget(held.keys(), self);
+        let suspect = held
+            .values()
+            .map(|held| held.delivery)
+            .filter(|frame| *frame > received)
+            .min();
+        let mut ordered: Vec<(JobId, Held)> = held.drain().collect();
+        ordered.sort_unstable_by_key(|(_, held)| held.order);
         let mut queues: PerQueue<Parting> = PerQueue::default();
-        for (job_id, held) in held {
-            let (_, (releases, extensions)) = queues.of(held.queue.routing_key(), || held.queue.clone());
+        for (job_id, held) in ordered {
+            let (_, (unreceived, extensions)) = queues.of(held.queue.routing_key(), || held.queue.clone());
             if held.delivery > received {
-                releases.push((job_id, held.nonce, Some(held.deadline_ms)));
+                unreceived.push((job_id, held.nonce, Some(held.delivery) == suspect));
             } else {
                 extensions.push(ExtendItem {
                     job_id,
                     nonce: held.nonce,
                     duration_ms: (grace.as_millis() as u64).min(self.lease.as_millis() as u64),
-                    if_deadline_ms: Some(held.deadline_ms),
+                    by: Extender::Keeper(self.keeper, true),
                     progress: None,
                 });
             }
         }
-        for (queue, (releases, extensions)) in queues {
-            let releases = queue.release(releases.into_iter());
+        for (queue, (unreceived, extensions)) in queues {
             let extensions = queue.extend.submit(extensions);
-            releases.all().await;
+            queue.give_back(unreceived, Some(self.keeper)).await;
             extensions.all().await;
+        }
+    }
+}
+
+/// Gives back what a stream had sent and its worker, who is here, does not name: it never arrived.
+async fn give_back_unnamed(broker: Arc<Broker>, queues: Vec<Arc<Queue>>, before: Keeper) {
+    for queue in queues {
+        match broker.store.give_back_unnamed(queue.keys(), before).await {
+            Ok(0) => {}
+            Ok(jobs) => {
+                tracing::info!(queue = %queue.routing_key(), jobs, "jobs that a worker did not get before its stream broke went back")
+            }
+            Err(error) => tracing::debug!(%error, "what a worker did not get could not be given back"),
         }
     }
 }

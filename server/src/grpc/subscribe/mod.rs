@@ -6,24 +6,29 @@ mod leases;
 mod registry;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bananas_proto::server as pb;
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
 use tonic::{Status, Streaming};
 
 use super::{bounds::at_most, convert, status::unreadable};
 use crate::{
     broker::Broker,
-    domain::{Error, limits as bound},
+    domain::{Error, LeaseToken, limits as bound},
 };
 use driver::Driver;
 pub use registry::Sessions;
-use session::Session;
+use session::{Session, weight};
 
 /// What goes down a stream. Bounded by the window: jobs are only sent for credit, everything else is small.
-pub(super) type Frames = UnboundedReceiverStream<Result<pb::SubscribeResponse, Status>>;
+pub(super) type Frames = Pin<Box<dyn Stream<Item = Result<pb::SubscribeResponse, Status>> + Send>>;
 
 /// A worker that connects and says nothing is sent away.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
@@ -35,8 +40,11 @@ struct Opening {
     selector: pb::Selector,
     ask: crate::dispatch::Ask,
     flow: pb::Flow,
+    /// The session that is resumed, or a new one.
     session_id: String,
     held_tokens: Vec<bytes::Bytes>,
+    /// The stream of the session that is here still.
+    before: Option<Arc<Session>>,
 }
 
 impl Opening {
@@ -61,7 +69,26 @@ impl Opening {
             }))?,
             session_id: open.session_id,
             held_tokens: open.held_tokens,
+            before: None,
         })
+    }
+
+    /// Whether this is who it says. A session id is no secret: only a lease of the session shows that the worker has come back. Others get a session of
+    /// their own.
+    fn identify(&mut self, broker: &Broker) {
+        let before = broker.sessions.get(&self.session_id);
+        let holds_one = |before: &Arc<Session>| {
+            let mut tokens = self
+                .held_tokens
+                .iter()
+                .filter_map(|token| LeaseToken::decode(token).ok());
+            tokens.any(|token| before.holds(&token))
+        };
+        match before {
+            Some(before) if holds_one(&before) => self.before = Some(before),
+            None if !self.session_id.is_empty() && !self.held_tokens.is_empty() => {}
+            _ => self.session_id = uuid::Uuid::now_v7().to_string(),
+        }
     }
 }
 
@@ -92,7 +119,8 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
     let Some(pb::subscribe_request::Frame::Open(open)) = first.and_then(|first| first.frame) else {
         return Err(Error::invalid("frame", "the first frame must be open").into());
     };
-    let opening = Opening::check(open)?;
+    let mut opening = Opening::check(open)?;
+    opening.identify(broker);
     let (out, frames) = mpsc::unbounded_channel();
     let session = Session::new(broker, &opening, out);
     let held = session.resume(broker, &opening).await;
@@ -114,6 +142,12 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
     }));
     broker.sessions.insert(session.clone());
     broker.dispatcher.attach(&opening.ask, session.taker());
+    let unsent = session.unsent.clone();
     tokio::spawn(Driver::new(broker.clone(), session, inbound).run());
-    Ok(UnboundedReceiverStream::new(frames))
+    let frames = UnboundedReceiverStream::new(frames).inspect(move |frame| {
+        if let Ok(pb::SubscribeResponse { frame: Some(frame) }) = frame {
+            unsent.fetch_sub(weight(frame), Relaxed);
+        }
+    });
+    Ok(Box::pin(frames))
 }

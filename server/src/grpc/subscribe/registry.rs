@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -19,10 +19,42 @@ use crate::{
     store::FleetEntry,
 };
 
+/// Which stream holds which job.
+#[derive(Debug, Default)]
+pub(super) struct Holders(Mutex<HashMap<JobId, Weak<Session>>>);
+
+impl Holders {
+    pub(super) fn note(&self, job: JobId, session: &Arc<Session>) {
+        self.lock().insert(job, Arc::downgrade(session));
+    }
+
+    /// A stream does not hold these any more; another may.
+    pub(super) fn forget<'a>(&self, jobs: impl Iterator<Item = &'a JobId>, session: &Session) {
+        let mut holders = self.lock();
+        for job in jobs {
+            if holders
+                .get(job)
+                .is_some_and(|holder| std::ptr::eq(holder.as_ptr(), session))
+            {
+                holders.remove(job);
+            }
+        }
+    }
+
+    fn of(&self, job: JobId) -> Option<Arc<Session>> {
+        self.lock().get(&job)?.upgrade()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Weak<Session>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// All open streams.
 #[derive(Debug, Default)]
 pub struct Sessions {
     open: Mutex<Open>,
+    holders: Arc<Holders>,
     left: Notify,
     report_all: AtomicBool,
 }
@@ -59,6 +91,10 @@ impl Sessions {
         }
     }
 
+    pub(super) fn holders(&self) -> Arc<Holders> {
+        self.holders.clone()
+    }
+
     /// The latest stream of a session.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Session>> {
         self.lock().by_id.get(id).cloned()
@@ -82,24 +118,14 @@ impl Sessions {
 
     /// Asks whoever holds a job to give it up.
     pub fn cancel(&self, job: JobId, grace: Duration, reason: &str) {
-        let streams = self.lock().streams.clone();
-        for session in streams {
-            if session.cancel(job, grace, reason) {
-                return;
-            }
+        if let Some(session) = self.holders.of(job) {
+            session.cancel(job, grace, reason);
         }
     }
 
-    /// A lease was settled by a unary call: a stream that holds it (a one-way one, as a rule) has room for another.
+    /// A lease was settled by a unary call or over another stream: the stream that holds it has room for another.
     pub fn settled_elsewhere(&self, token: &LeaseToken) {
-        let streams = {
-            let open = self.lock();
-            if open.streams.is_empty() {
-                return;
-            }
-            open.streams.clone()
-        };
-        if let Some(session) = streams.iter().find(|session| session.holds(token)) {
+        if let Some(session) = self.holders.of(token.job_id) {
             session.forget(std::iter::once((token.job_id, token.nonce)));
         }
     }

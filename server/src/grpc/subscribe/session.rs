@@ -1,7 +1,7 @@
 //! One stream's side of the broker: what the worker holds, what it was told, and how much more it may get.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -17,16 +17,16 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::Opening;
+use super::{Opening, registry::Holders};
 use crate::{
     broker::Broker,
     clock::now_ms,
-    dispatch::{Delivery, Taker},
+    dispatch::{Delivery, Notice, Taker, Terms},
     domain::{Error, JobId, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
         leased::{self, LeasedJob},
-        settle::Verdict,
+        settle::{Verdict, jobs_of},
     },
     queue::Queue,
 };
@@ -43,11 +43,26 @@ pub(super) struct Held {
     pub(super) bytes: u64,
     /// The frame that it came with; 0 if it was held before this stream.
     pub(super) delivery: u64,
-    /// When the lease ends, by the clock of Redis, in milliseconds.
-    pub(super) deadline_ms: u64,
+    /// Rises with every job of the stream.
+    pub(super) order: u64,
+    /// When the lease ends, as far as this broker knows; not later.
+    pub(super) ends: Instant,
     pub(super) renew_at: Instant,
     pub(super) attempt_ends: Instant,
     pub(super) cancelled: bool,
+}
+
+impl Held {
+    /// Why the lease is over, now that it is.
+    pub(super) fn lost_because(&self) -> &'static str {
+        if self.cancelled {
+            "CANCELLED"
+        } else if self.attempt_ends <= Instant::now() + Duration::from_secs(1) {
+            "TIMED_OUT"
+        } else {
+            "EXPIRED"
+        }
+    }
 }
 
 /// What changes while a stream lives.
@@ -59,6 +74,19 @@ pub(super) struct State {
     pub(super) received: u64,
     pub(super) flow: pb::Flow,
     pub(super) draining: bool,
+    /// Nothing is kept here any more.
+    pub(super) ended: bool,
+    orders: u64,
+    /// Frames that are on their way to Redis, and the jobs that they answer for.
+    settling: usize,
+    settled_now: HashSet<JobId>,
+}
+
+impl State {
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.orders += 1;
+        self.orders
+    }
 }
 
 /// One stream's side of the broker.
@@ -74,8 +102,13 @@ pub(super) struct Session {
     out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
     taker: OnceLock<Arc<Taker>>,
     state: Mutex<State>,
+    /// Who holds which job, over all streams of this broker.
+    pub(super) holders: Arc<Holders>,
     /// Wakes the driver when there is something to keep alive.
     pub(super) rouse: Notify,
+    /// Wakes the driver when a frame has its answer.
+    pub(super) settled_one: Notify,
+    pub(super) unsent: Arc<AtomicUsize>,
     /// Something other than the number of jobs held changed that ListWorkers shows.
     changed: AtomicBool,
     /// Jobs held according to the last report.
@@ -89,11 +122,7 @@ impl Session {
         out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
     ) -> Arc<Self> {
         let session = Arc::new(Self {
-            id: if opening.session_id.is_empty() {
-                uuid::Uuid::now_v7().to_string()
-            } else {
-                opening.session_id.clone()
-            },
+            id: opening.session_id.clone(),
             keeper: Keeper::new(),
             worker: opening.worker.clone(),
             selector: opening.selector.clone(),
@@ -105,7 +134,10 @@ impl Session {
                 flow: opening.flow,
                 ..State::default()
             }),
+            holders: broker.sessions.holders(),
             rouse: Notify::new(),
+            settled_one: Notify::new(),
+            unsent: Arc::default(),
             changed: AtomicBool::new(true),
             reported: AtomicUsize::new(0),
         });
@@ -116,12 +148,12 @@ impl Session {
             None => Err(delivery),
         });
         let to = Arc::downgrade(&session);
-        let pause_notice = Box::new(move |paused| {
+        let notify = Box::new(move |notice| {
             if let Some(session) = to.upgrade() {
-                let reason = if paused {
-                    pb::AdviceReason::Paused
-                } else {
-                    pb::AdviceReason::Empty
+                let reason = match notice {
+                    Notice::Paused => pb::AdviceReason::Paused,
+                    Notice::Resumed => pb::AdviceReason::Empty,
+                    Notice::NoRoom => pb::AdviceReason::NoRoom,
                 };
                 session.send(Frame::Advice(pb::Advice {
                     reason: reason.into(),
@@ -130,14 +162,12 @@ impl Session {
             }
         });
         let flow = opening.flow;
-        let taker = Taker::new(
-            opening.worker.worker_id.clone(),
-            session.keeper,
-            flow.max_jobs,
-            flow.max_bytes,
-            sink,
-            pause_notice,
-        );
+        let terms = Terms {
+            holder: opening.worker.worker_id.clone(),
+            keeper: session.keeper,
+            request: None,
+        };
+        let taker = Taker::new(terms, flow.max_jobs, flow.max_bytes, sink, notify);
         let _ = session.taker.set(taker);
         session
     }
@@ -153,7 +183,51 @@ impl Session {
 
     /// Sends a frame; to a worker that is gone it goes nowhere.
     pub(super) fn send(&self, frame: Frame) {
+        self.unsent.fetch_add(weight(&frame), Relaxed);
         let _ = self.out.send(Ok(pb::SubscribeResponse { frame: Some(frame) }));
+    }
+
+    /// Bytes that wait to be sent, about; jobs, which the window bounds, are not counted.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.load(Relaxed)
+    }
+
+    /// Notes a frame of answers; `false` if one that is still on its way names a job of it: then it has to wait.
+    pub(super) fn begins_settling(&self, settlements: &[pb::Settlement]) -> bool {
+        let jobs = jobs_of(settlements);
+        let mut state = self.lock();
+        if state.settling > 0 && jobs.iter().any(|job| state.settled_now.contains(job)) {
+            return false;
+        }
+        state.settled_now.extend(jobs);
+        state.settling += 1;
+        true
+    }
+
+    /// Notes a frame of extensions.
+    pub(super) fn begin_work(&self) {
+        self.lock().settling += 1;
+    }
+
+    /// A frame has its answer.
+    pub(super) fn end_work(&self, jobs: &[JobId]) {
+        let mut state = self.lock();
+        state.settling -= 1;
+        for job in jobs {
+            state.settled_now.remove(job);
+        }
+        drop(state);
+        self.settled_one.notify_one();
+    }
+
+    /// Frames on their way to Redis.
+    pub(super) fn settling(&self) -> usize {
+        self.lock().settling
+    }
+
+    /// Whether the worker gets no more jobs.
+    pub(super) fn is_draining(&self) -> bool {
+        self.lock().draining
     }
 
     /// Ends the stream with a status; without one it ends well.
@@ -167,13 +241,12 @@ impl Session {
     }
 
     /// Keeps what was leased for this worker and sends it, in frames of bounded size.
-    fn deliver(&self, delivery: Delivery, policy: &crate::domain::Policy) -> Result<(), Delivery> {
-        if self.out.is_closed() {
+    fn deliver(self: &Arc<Self>, delivery: Delivery, policy: &crate::domain::Policy) -> Result<(), Delivery> {
+        let mut state = self.lock();
+        if self.out.is_closed() || state.ended || state.draining {
             return Err(delivery);
         }
         let now = Instant::now();
-        let leased_ms = delivery.leased_us / 1_000;
-        let mut state = self.lock();
         let was_empty = state.held.is_empty();
         let mut frame = Vec::with_capacity(delivery.jobs.len());
         let mut frame_bytes = 0;
@@ -189,27 +262,29 @@ impl Session {
             else {
                 tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
                 free_jobs += 1;
-                free_bytes += job.record.len() as u64;
+                free_bytes += job.bytes();
                 continue;
             };
-            let number = state.delivery;
-            let before = state.held.insert(
-                job.job_id,
-                Held {
-                    queue: delivery.queue.clone(),
-                    nonce: delivery.nonce,
-                    token,
-                    bytes: job.record.len() as u64,
-                    delivery: number,
-                    deadline_ms: leased_ms + job.lease_ms,
-                    renew_at: self.renew_at(now, job.lease_ms),
-                    attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
-                    cancelled: false,
-                },
-            );
-            if let Some(before) = before {
+            let held = Held {
+                queue: delivery.queue.clone(),
+                nonce: delivery.nonce,
+                token,
+                bytes: job.bytes(),
+                delivery: state.delivery,
+                order: state.next_order(),
+                ends: now + Duration::from_millis(job.lease_ms),
+                renew_at: self.renew_at(now, job.lease_ms),
+                attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
+                cancelled: false,
+            };
+            if let Some(before) = self.keep(&mut state, job.job_id, held) {
                 free_jobs += 1;
                 free_bytes += before.bytes;
+                // The lease before ended without our knowing: its work stops before it begins anew.
+                self.send(Frame::LeaseLost(pb::LeaseLost {
+                    reason: before.lost_because().to_owned(),
+                    lease_token: before.token,
+                }));
             }
             frame_bytes += wire.len();
             frame.push(wire);
@@ -238,13 +313,34 @@ impl Session {
         Ok(())
     }
 
+    /// Holds a job; returns the lease of it that was held before.
+    pub(super) fn keep(self: &Arc<Self>, state: &mut State, id: JobId, held: Held) -> Option<Held> {
+        self.holders.note(id, self);
+        state.held.insert(id, held)
+    }
+
     /// Everything up to this frame is in the worker's memory.
     pub(super) fn received(&self, delivery: u64) -> Result<(), Error> {
         let mut state = self.lock();
         if delivery > state.delivery {
             return Err(Error::invalid("received.delivery", "was not sent yet"));
         }
+        let news = state.received + 1..=delivery;
         state.received = state.received.max(delivery);
+        // A lease that cannot be prolonged is told at once that its job has arrived: its end counts as an attempt.
+        let now = Instant::now();
+        let lease = self.lease;
+        let mut rouses = false;
+        for held in state.held.values_mut() {
+            if news.contains(&held.delivery) && held.ends + Duration::from_secs(1) < now + lease {
+                held.renew_at = now;
+                rouses = true;
+            }
+        }
+        drop(state);
+        if rouses {
+            self.rouse.notify_one();
+        }
         Ok(())
     }
 
@@ -267,29 +363,33 @@ impl Session {
         self.changed.store(true, Relaxed);
     }
 
-    /// Takes note of settlements.
-    pub(super) fn settled(&self, verdicts: &[Verdict]) {
+    /// Takes note of settlements; returns how many leases of this stream they end.
+    pub(super) fn settled(&self, verdicts: &[Verdict]) -> usize {
         let ended = verdicts.iter().filter(|verdict| verdict.ended);
         self.forget(ended.filter_map(|verdict| {
             let token = verdict.token.as_ref()?;
             Some((token.job_id, token.nonce))
-        }));
+        }))
     }
 
     /// Does not hold these leases any more; there is room for others. A job that was given back may be here again under another lease, which stays.
-    pub(super) fn forget(&self, leases: impl Iterator<Item = (JobId, Nonce)>) {
+    pub(super) fn forget(&self, leases: impl Iterator<Item = (JobId, Nonce)>) -> usize {
         let (mut jobs, mut bytes) = (0, 0);
         let mut state = self.lock();
+        let mut gone = Vec::new();
         for (id, nonce) in leases {
             if let Entry::Occupied(held) = state.held.entry(id)
                 && held.get().nonce == nonce
             {
                 jobs += 1;
                 bytes += held.remove().bytes;
+                gone.push(id);
             }
         }
+        self.holders.forget(gone.iter(), self);
         drop(state);
         self.taker().let_go(jobs, bytes);
+        gone.len()
     }
 
     /// Whether this lease is held over this stream.
@@ -311,16 +411,15 @@ impl Session {
     }
 
     /// Asks the worker to give up a job, once.
-    pub(super) fn cancel(&self, job: JobId, grace: Duration, reason: &str) -> bool {
+    pub(super) fn cancel(&self, job: JobId, grace: Duration, reason: &str) {
         let mut state = self.lock();
         let Some(held) = state.held.get_mut(&job) else {
-            return false;
+            return;
         };
         if self.ask_to_give_up(held, grace.as_millis() as u64, reason.to_owned()) {
             // The lease ends with the grace, whatever else happens.
             held.renew_at = held.renew_at.min(Instant::now() + grace);
         }
-        true
     }
 
     /// Tells the worker to give up a job within `grace_ms`; `false` if it was told before.
@@ -359,5 +458,16 @@ impl Session {
 
     pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a frame weighs until it is sent, about.
+pub(super) fn weight(frame: &Frame) -> usize {
+    const ITEM: usize = 160;
+    match frame {
+        Frame::Jobs(_) => 0,
+        Frame::SettleResults(frame) => ITEM * (1 + frame.results.len()),
+        Frame::ExtendResults(frame) => ITEM * (1 + frame.results.len()),
+        _ => ITEM,
     }
 }

@@ -30,7 +30,7 @@ for _, run in ipairs(runs) do
   for k = run.first, run.last do
     local id, value = ids[k], values[k]
     if value and (value == plain or sub(value, 1, 16) == nonce) then
-      local flags = value == plain and 0 or byte(value, 23)
+      local flags = value == plain and 0 or byte(value, 23) % FLAG_LARGE
       if flags == 0 then plain = value end
       n = n + 1
       done[n] = id
@@ -42,7 +42,7 @@ for _, run in ipairs(runs) do
         else
           kept = kept or {}
           kept[#kept + 1] = { id, flags, result_at and ARGV[result_at + (k - run.first) * 2] or '' }
-          touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u')
+          touch(base .. 's' .. id, base .. 'j' .. id, base .. 'u', base .. 'b')
         end
       end
       if results or flags > 0 then
@@ -89,6 +89,7 @@ if kept then
   for _, job in ipairs(kept) do
     local id, flags, result = job[1], job[2], job[3]
     release_unique(id, flags)
+    if has(flags, FLAG_START_BY) then call('ZREM', base .. 'b', id) end
     local fields, until_ms = {}, 0
     if result ~= '' then
       local type_len = byte(result, 1)

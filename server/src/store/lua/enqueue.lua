@@ -3,14 +3,14 @@
 -- ARGV  broker, then groups: kind, lane, flags, count and per job
 --         kind 'n' (ids made by the broker) and 'p' (ids made by the caller): id, record
 --         kind 'x': id, record, due ('' now, 'd<ms>' from now, 'a<ms>' absolute), start_by ms or '', unique key or '', scope ('L' until leased, 'S' until settled)
--- RETURNS {now us, {number of each job that was there already, id of the job that lives}; nothing if there is none}, or {now us, {}, pause reason}
+-- RETURNS {now us, {number of each job that was there already, id of the job that lives, its state}; nothing if there is none}, or {now us, {}, pause reason}
 -- MOVES  - → READY, - → SCHEDULED
 local broker = ARGV[1]
 local meta = call('HMGET', KEYS[1], 'ep', 'dg', 'pr')
 if meta[1] then return { now_us, {}, meta[3] or '' } end
 
 -- decide
-local groups, duplicates, at, number = {}, nil, 2, 0
+local groups, duplicates, retained, at, number = {}, nil, {}, 2, 0
 local seen_keys, body_of = nil, base .. 'j'
 while ARGV[at] do
   local kind, lane, flags, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -24,6 +24,8 @@ while ARGV[at] do
   end
   touch(KEYS[2], KEYS[3], KEYS[5], base .. 'r:' .. lane)
   touch_all(body_of, ids)
+  touch_all(base .. 's', ids)
+  touch(base .. 'x', base .. 'f', base .. 't')
   local group = { kind, lane, flags, ids, sets, number } -- and where it was gone through one by one: the number of each, and where each begins in ARGV
   local stale
   if kind ~= 'n' and meta[2] then
@@ -35,18 +37,29 @@ while ARGV[at] do
     local n, kept_ids, kept_sets, numbers, from_of = 0, {}, {}, {}, {}
     group = { kind, lane, flags, kept_ids, kept_sets, number, numbers, from_of }
     seen_keys = seen_keys or {}
+    -- with: state_of
     for k, id in ipairs(ids) do
       local from = at + (k - 1) * stride
-      local holder = (stale and stale[k] or kind == 'x' and call('EXISTS', sets[2 * k - 1]) == 1) and id
+      local state, settled = state_of(id)
+      -- Of a settled job that is only kept for its readers the id is free again once it is not remembered any more.
+      local holder = (stale and stale[k] or state and not settled) and id
       if not holder and kind == 'x' and ARGV[from + 4] ~= '' then
-        touch(base .. 's' .. id)
         holder = seen_keys[ARGV[from + 4]] or call('HGET', KEYS[4], ARGV[from + 4])
+        if holder and not seen_keys[ARGV[from + 4]] then
+          state = state_of(holder)
+          -- A key that no job knows to be its own, after a restore or a manual edit, is free.
+          if not state or try('HGET', base .. 's' .. holder, 'uk') ~= ARGV[from + 4] then holder, state = nil, nil end
+        elseif holder then
+          state = STATE_READY
+        end
         seen_keys[ARGV[from + 4]] = holder or id
       end
       if holder then
         duplicates = duplicates or {}
         duplicates[#duplicates + 1], duplicates[#duplicates + 2] = number + k, holder
+        duplicates[#duplicates + 1] = state or sub(stale[k], 1, 1)
       else
+        if settled then retained[#retained + 1] = id end
         n = n + 1
         kept_ids[n], numbers[n], from_of[n] = id, number + k, from
         kept_sets[2 * n - 1], kept_sets[2 * n] = sets[2 * k - 1], sets[2 * k]
@@ -59,17 +72,24 @@ while ARGV[at] do
 end
 
 -- act
+for _, id in ipairs(retained) do
+  -- with: give_way
+  give_way(id)
+end
 for _, group in ipairs(groups) do
   local kind, lane, flags, ids, sets, before, numbers, from_of = unpack(group, 1, 8)
   local entries = {}
   if kind == 'p' and #ids > 0 and call('MSETNX', unpack(sets)) == 0 then
-    -- Some are alive already.
+    -- Some are there already.
+    -- with: state_of, give_way
     local fresh, fresh_sets = {}, {}
     for k, id in ipairs(ids) do
-      if call('EXISTS', sets[2 * k - 1]) == 1 then
+      local state, settled = state_of(id)
+      if state and not settled then
         duplicates = duplicates or {}
-        duplicates[#duplicates + 1], duplicates[#duplicates + 2] = numbers and numbers[k] or before + k, id
+        duplicates[#duplicates + 1], duplicates[#duplicates + 2], duplicates[#duplicates + 3] = numbers and numbers[k] or before + k, id, state
       else
+        if state then give_way(id) end
         fresh[#fresh + 1] = id
         fresh_sets[#fresh_sets + 1] = sets[2 * k - 1]
         fresh_sets[#fresh_sets + 1] = sets[2 * k]

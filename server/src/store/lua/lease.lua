@@ -1,59 +1,62 @@
--- Hands out ready jobs: priority first, then the lane whose head is oldest, first in first out inside a lane.
+-- Hands out ready jobs: priority first, then age; first in first out inside a lane, and between the lanes of a priority the older entry first.
 -- KEYS  meta, lane index, scheduled, leases, lease deadlines, tombstones, start_by, lane tombstone counts
 -- ARGV  nonce, lease ms, default attempt timeout ms, priorities as digits ('' all), failure retention ms, number of job types, number of requests
---       (none or as many as claims), job types..., per request: id, fingerprint, then per claim: keeper (8) and confirmed (1) and holder, jobs, bytes of room
---       (negative: a job larger than the room does not come alone, because the holder holds others)
--- RETURNS {now us, next due ms or -1, 1 paused or 2 look again at once or 0, lease ms, jobs, claims, terms, extras, quarantined}, without the empty ones at the end
---         jobs: per lane a list of entries and one of their records (there may be one entry more); claims: number of the claim of each job, if there are several; terms: number of a job, its own lease ms;
---         extras: {number of a job, attempts, losses, checkpoint}...; numbers of jobs count from 0
+--       (none or as many as claims), order of the claims as bytes ('' there is one), job types..., per request: id ('' none), fingerprint, then per claim: keeper (8) and
+--       confirmed (1) and holder, jobs, bytes of room (with a minus: a job larger than the room does not come alone, because the holder holds others)
+-- RETURNS {now us, next due ms or -1, verdict, lease ms, jobs, claims, terms, extras, {set aside, newer}}, without the empty ones at the end
+--         verdict: 1 paused, 2 look again at once, 3 the next job is too large for everybody who has room, else 0
+--         jobs: pairs of a list of entries and one of their records (there may be more entries than records); claims: number of the claim of each job, if there are several;
+--         terms: number of a job, its own lease ms; extras: {number of a job, attempts, losses, checkpoint}...; numbers of jobs count from 0; set aside, newer: jobs that cannot be read, jobs that a newer version wrote
 --         a request id that was used before: the nonce of then at the end; with another fingerprint: {now us, -2}; among several requests: {now us, -3}
 -- MOVES  READY → LEASED, READY → EXPIRED, SCHEDULED → READY
 local nonce = ARGV[1]
 local lease_ms, default_timeout = tonumber(ARGV[2]), tonumber(ARGV[3])
 local priorities, failure_retention = ARGV[4], tonumber(ARGV[5])
-local type_count, request_count = tonumber(ARGV[6]), tonumber(ARGV[7])
+local type_count, request_count, turns = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local claims, total = {}, 0
-for at = 8 + type_count + 2 * request_count, #ARGV, 3 do
-  local room = tonumber(ARGV[at + 2])
-  local claim = { holder = ARGV[at], jobs = tonumber(ARGV[at + 1]), bytes = math.abs(room), alone = room >= 0, taken = 0 }
+for at = 9 + type_count + 2 * request_count, #ARGV, 3 do
+  local room = ARGV[at + 2]
+  local claim = { holder = ARGV[at], jobs = tonumber(ARGV[at + 1]), bytes = math.abs(tonumber(room)), alone = byte(room) ~= 45, taken = 0 }
   claims[#claims + 1] = claim
   total = total + claim.jobs
 end
+total = min(total, JOBS_PER_LOOK)
 
 local usual_term = min(lease_ms, default_timeout)
-local found, taken, claim_of, own_terms, stateful = {}, 0, #claims > 1 and {}, nil, nil
+local found, taken, claim_of, own_terms = {}, 0, #claims > 1 and {}, nil
 -- The same request again gets the same leases, as of when they began.
-local request_keys, fingerprints
+local request_keys, fingerprints, forgets
 if request_count > 0 then
+  local known_keys = {}
   request_keys, fingerprints = {}, {}
   for k = 1, request_count do
-    local at = 6 + type_count + 2 * k
-    request_keys[k], fingerprints[k] = base .. 'rq:' .. ARGV[at], ARGV[at + 1]
+    local at = 7 + type_count + 2 * k
+    if ARGV[at] ~= '' then
+      request_keys[k], fingerprints[k] = base .. 'rq:' .. ARGV[at], ARGV[at + 1]
+      known_keys[#known_keys + 1] = request_keys[k]
+    end
   end
-end
-if request_count > 1 then
-  -- They were made together only by chance: who asks again asks alone.
-  if call('EXISTS', unpack(request_keys)) > 0 then return { now_us, -3 } end
-elseif request_count == 1 then
-  local known = call('HGETALL', request_keys[1])
-  if #known > 0 then
-    -- with: states_of
-    local ids, old, entries, records = {}, nil, {}, {}
-    own_terms, stateful = {}, {}
+  if #known_keys > 0 and call('EXISTS', unpack(known_keys)) > 0 then
+    -- They were made together only by chance: who asks again asks alone.
+    if request_count > 1 then return { now_us, -3 } end
+    -- with: states_of, remembered
+    local known = call('HGETALL', request_keys[1])
+    local ids, old, began, entries, records, stateful = {}, nil, nil, {}, {}, {}
+    own_terms = {}
     for k = 1, #known, 2 do
       if known[k] == 'f' then
         if known[k + 1] ~= fingerprints[1] then return { now_us, -2 } end
       elseif known[k] == 'n' then
         old = known[k + 1]
       elseif known[k] == 'u' then
-        now_us = tonumber(known[k + 1])
+        began = tonumber(known[k + 1])
       else
         ids[#ids + 1] = known[k]
       end
     end
     for _, id in ipairs(ids) do
       local lease = call('HGET', KEYS[4], id)
-      local record = call('GET', base .. 'j' .. id)
+      local record = call('MGET', base .. 'j' .. id)[1]
       local deadline = call('ZSCORE', KEYS[5], id)
       if lease and record and deadline and sub(lease, 1, 16) == old then
         local flags = byte(lease, 23)
@@ -63,7 +66,13 @@ elseif request_count == 1 then
         if flags % 2 == FLAG_STATE then stateful[#stateful + 1] = { taken - 1, id } end
       end
     end
-    return { now_us, -1, 0, usual_term, { entries, records }, {}, own_terms, states_of(stateful), {}, old }
+    -- Leases that were given back, or ran out, are as if the request had never been made; those that were settled had reached the caller.
+    local answered = taken > 0
+    for _, memory in pairs(not answered and remembered(call('HGET', KEYS[1], 'dg'), ids) or {}) do
+      answered = answered or memory and sub(memory, 2, 9) == sub(old, 1, 8) and sub(memory, 10, 10) ~= 'G' and sub(memory, 10, 10) ~= 'U'
+    end
+    if answered then return { began, -1, 0, usual_term, { entries, records }, {}, own_terms, states_of(stateful), {}, old } end
+    own_terms, forgets = nil, true
   end
 end
 
@@ -83,7 +92,7 @@ local lanes = call('ZRANGE', KEYS[2], '0', LANES_PER_LOOK)
 local wanted, walks_on = nil, #lanes > LANES_PER_LOOK
 if priorities ~= '' or type_count > 0 then
   local types = {}
-  for k = 1, type_count do types[ARGV[7 + k]] = true end
+  for k = 1, type_count do types[ARGV[8 + k]] = true end
   wanted = function(lane)
     return (priorities == '' or string.find(priorities, sub(lane, 1, 1), 1, true))
       and (type_count == 0 or types[sub(lane, 3)])
@@ -96,13 +105,13 @@ if walks_on and wanted then
     local priority = char(digit)
     if priorities == '' or string.find(priorities, priority, 1, true) then
       if type_count > 0 then
-        local names, found = {}, {}
-        for k = 1, type_count do names[k] = priority .. ':' .. ARGV[7 + k] end
+        local names, ranked = {}, {}
+        for k = 1, type_count do names[k] = priority .. ':' .. ARGV[8 + k] end
         for k, score in ipairs(call('ZMSCORE', KEYS[2], unpack(names))) do
-          if score then found[#found + 1] = { names[k], tonumber(score) } end
+          if score then ranked[#ranked + 1] = { names[k], tonumber(score) } end
         end
-        table.sort(found, function(a, b) return a[2] < b[2] end)
-        for _, lane in ipairs(found) do lanes[#lanes + 1] = lane[1] end
+        table.sort(ranked, function(a, b) return a[2] < b[2] end)
+        for _, lane in ipairs(ranked) do lanes[#lanes + 1] = lane[1] end
       else
         local low = lane_score(priority, 0)
         for _, lane in ipairs(call('ZRANGEBYSCORE', KEYS[2], low, low + 4398046511103, 'LIMIT', 0, LANES_PER_LOOK + 1)) do
@@ -114,84 +123,180 @@ if walks_on and wanted then
 end
 
 local tombstones = call('EXISTS', KEYS[6]) == 1
-touch(KEYS[4], KEYS[5], KEYS[7], KEYS[8], base .. 'u', unpack(request_keys or KEYS))
+touch(KEYS[4], KEYS[5], KEYS[7], KEYS[8], base .. 'u', base .. 'nv')
+if request_keys then
+  for _, key in pairs(request_keys) do touch(key) end
+end
 
 -- decide
-local plans, expired, quarantined, special, turn = {}, nil, nil, nil, 0
+local expired, aside, strays, newer, special, extras = nil, nil, nil, nil, nil, nil
 local leases, deadlines, values = {}, {}, {}
--- A comparison costs a fourth of taking a byte out: no flags, and a record of our version.
-local NO_FLAGS, VERSION, NEXT_VERSION = char(1), char(RECORD_VERSION), char(RECORD_VERSION + 1)
+-- A comparison costs a fourth of taking a byte out: no flags, a large record, and a record of our version.
+local NO_FLAGS, LARGE, VERSION, NEXT_VERSION = char(1), char(FLAG_LARGE), char(RECORD_VERSION), char(RECORD_VERSION + 1)
 -- A number would be written out with seventeen digits, each time.
 local usual_deadline = string.format('%d', now + usual_term)
-local body_of, stop = base .. 'j', false
-for _, lane in ipairs(lanes) do
-  if taken >= total or stop then break end
-  if not wanted or wanted(lane) then
-    local key = base .. 'r:' .. lane
-    local want = total - taken
-    local entries = call('LRANGE', key, '0', want)
-    local look = min(want, #entries)
-    local ids, bodies = {}, {}
-    local graves, left_of, buried_here = tombstones and {}, tombstones and {}, 0
-    for k = 1, look do
-      local id = sub(entries[k], 8)
-      ids[k], bodies[k] = id, body_of .. id
-      if tombstones then graves[k] = id .. lane end
+local body_of, verdict, looked_at, bytes_left = base .. 'j', 0, 0, BYTES_PER_LOOK
+
+-- A lane as far as it was read: `entries` begin behind the first `from` of its list; `passed` of the list are decided on, `merged` are in a batch.
+local plans, group, next_lane = {}, {}, 1
+local function read(plan, from, most)
+  local entries, foreign = try('LRANGE', plan.key, from == 0 and '0' or from, from + most)
+  plan.entries, plan.from, plan.foreign = entries or {}, from, foreign
+  plan.ends = #plan.entries <= most
+end
+-- The next lane that is wanted; with a priority, only if it is of that one.
+local function following(priority)
+  while lanes[next_lane] and wanted and not wanted(lanes[next_lane]) do next_lane = next_lane + 1 end
+  local lane = lanes[next_lane]
+  return lane and (not priority or byte(lane, 1) == priority) and lane
+end
+local function open(lane, most)
+  local plan = { lane = lane, key = base .. 'r:' .. lane, passed = 0, merged = 0 }
+  plans[#plans + 1], group[#group + 1], next_lane = plan, plan, next_lane + 1
+  touch(plan.key, base .. 'qr:' .. lane)
+  read(plan, 0, most)
+end
+
+while taken < total and verdict == 0 do
+  local want = total - taken
+  if looked_at >= ENTRIES_PER_LOOK then
+    verdict = 2
+    break
+  end
+  -- Where some are dead, more are looked at together.
+  local most = tombstones and max(want, looked_at > 0 and JOBS_PER_LOOK or 64) or want
+  if #group == 0 then
+    local lane = following()
+    if not lane then break end
+    open(lane, most)
+  end
+  -- The next entries: of the one lane of this priority, or of several by age.
+  local plan, plan_of, entries, first, last = group[1], nil, nil, 1, nil
+  if group[2] or following(byte(plan.lane, 1)) then
+    -- with: merge
+    entries, plan_of = merge(group, following, open, read, most)
+    last = #entries
+  else
+    if not plan.ends and plan.passed - plan.from >= #plan.entries then read(plan, plan.passed, most) end
+    entries, first = plan.entries, plan.passed - plan.from + 1
+    last = min(#entries, first + most - 1)
+  end
+  if last < first then group = {} end
+
+  -- Their bodies, but for those that are large or may be dead: each of these is read when its turn comes.
+  local ids, bodies, graves, dead = {}, {}, nil, nil
+  if tombstones and last >= first then
+    graves = {}
+    for k = first, last do graves[k - first + 1] = sub(entries[k], 8) .. (plan_of and plan_of[k] or plan).lane end
+    dead = call('HMGET', KEYS[6], unpack(graves))
+  end
+  local living = 0
+  for k = first, last do
+    local n, entry = k - first + 1, entries[k]
+    local id = sub(entry, 8)
+    local maybe_dead = dead and dead[n]
+    if not maybe_dead then
+      if living == want then
+        last = k - 1
+        break
+      end
+      living = living + 1
     end
-    local records = look > 0 and call('MGET', unpack(bodies)) or {}
-    local dead = tombstones and look > 0 and call('HMGET', KEYS[6], unpack(graves)) or nil
-    local passed, consumed -- entries that are not handed out, if there are any
-    for k = 1, look do
-      local entry, record, id = entries[k], records[k], ids[k]
-      local flags = entry < NO_FLAGS and 0 or byte(entry, 1)
-      -- An id that was used again has a dead entry in front of its living one: only as many are dead as were buried.
-      local buried = dead and (left_of[graves[k]] or tonumber(dead[k] or 0)) or 0
-      local start_by = flags > 0 and flags % (2 * FLAG_START_BY) >= FLAG_START_BY and call('ZSCORE', KEYS[7], id)
-      if buried > 0 then
-        buried_here = buried_here + 1
-        left_of[graves[k]] = buried - 1
-        passed = passed or {}
-        passed[k] = true
-      elseif not record or record < VERSION or record >= NEXT_VERSION then
-        quarantined = quarantined or {}
-        quarantined[#quarantined + 1] = { id, record }
-        passed = passed or {}
-        passed[k] = true
-      elseif start_by and tonumber(start_by) <= now then
-        expired = expired or {}
-        expired[#expired + 1] = { id, flags }
-        passed = passed or {}
-        passed[k] = true
-      else
-        -- The next claim in turn that has room.
-        local claim, size = nil, #record
-        for _ = 1, #claims do
-          turn = turn % #claims + 1
-          local candidate = claims[turn]
+    ids[n], bodies[n] = id, (maybe_dead or entry >= LARGE) and body_of or body_of .. id
+  end
+  local records = last >= first and call('MGET', unpack(bodies)) or {}
+  looked_at = looked_at + #ids
+
+  local skipped, done = nil, last
+  for k = first, last do
+    if dead and taken == total then
+      done = k - 1
+      break
+    end
+    local n, entry = k - first + 1, entries[k]
+    local id, record = ids[n], records[n]
+    local flags = entry < NO_FLAGS and 0 or byte(entry, 1)
+    -- An id that was used again has a dead entry in front of its living one: only as many are dead as were buried.
+    local at, buried = plan_of and plan_of[k] or plan, nil
+    if dead and dead[n] then
+      at.graves = at.graves or {}
+      buried = at.graves[graves[n]] or tonumber(dead[n])
+    end
+    local start_by = flags > 0 and flags % (2 * FLAG_START_BY) >= FLAG_START_BY and call('ZSCORE', KEYS[7], id)
+    local hands_out
+    if #entry ~= ENTRY_BYTES then
+      aside = aside or {}
+      aside[#aside + 1] = { entry, 'no lane entry' }
+    elseif buried and buried > 0 then
+      at.buried, at.graves[graves[n]] = (at.buried or 0) + 1, buried - 1
+    elseif start_by and (tonumber(start_by) <= now or tonumber(start_by) % 1 > 0) then
+      expired = expired or {}
+      expired[#expired + 1] = { id, flags }
+    else
+      local size, state, checkpoint = record and #record or try('STRLEN', body_of .. id) or 0, nil, 0
+      if flags % 2 == FLAG_STATE then
+        local foreign
+        state, foreign = try('HMGET', base .. 's' .. id, 'a', 'l', 'un', 'us')
+        if foreign then
+          strays, state = strays or {}, {}
+          strays[#strays + 1] = id
+          touch(base .. 'qs' .. id)
+        end
+        checkpoint = try('HSTRLEN', base .. 's' .. id, 'cp') or 0
+        size = size + checkpoint
+      end
+      -- A job that several workers did not live to confirm is handed out alone, so that it does not take others along.
+      local suspect = state and tonumber(state[3] or 0) >= SUSPECT_AFTER
+      -- Whose turn it is; if that one has no room for it, the first who has.
+      local turn = claim_of and byte(turns, taken + 1) or 1
+      local claim = claims[turn]
+      if claim.taken >= claim.jobs or size > claim.bytes and not (claim.alone and claim.taken == 0) then
+        claim = nil
+        for other, candidate in ipairs(claims) do
           if candidate.taken < candidate.jobs and (size <= candidate.bytes or candidate.alone and candidate.taken == 0) then
-            claim = candidate
+            claim, turn = candidate, other
             break
           end
         end
-        if not claim then
-          stop = true
-          break
+      end
+      if not claim or taken > 0 and (suspect or size > bytes_left) then
+        verdict, done = claim and 2 or 3, k - 1
+        break
+      end
+      if not record and size > 0 then
+        record = call('MGET', body_of .. id)[1]
+        records[n] = record
+      end
+      if not record or #record < 11 or record < VERSION or record >= NEXT_VERSION then
+        -- with: is_newer
+        if is_newer(record) then
+          newer = newer or {}
+          newer[#newer + 1] = entry
+        else
+          aside = aside or {}
+          aside[#aside + 1] = { id, record and 'unreadable record' or 'no record' }
         end
-        claim.taken = claim.taken + 1
-        claim.bytes = claim.bytes - size
+      else
+        hands_out = true
+        claim.taken, claim.bytes, bytes_left = claim.taken + 1, claim.bytes - size, bytes_left - size
         taken = taken + 1
         if claim_of then claim_of[taken] = turn end
         local deadline = usual_deadline
         if flags > 0 then
           special = special or {}
-          special[#special + 1] = { id, flags, taken - 1 }
+          special[#special + 1] = { id, flags, state }
+          if state then
+            extras = extras or {}
+            extras[#extras + 1] = {
+              taken - 1, tonumber(state[1] or 0), tonumber(state[2] or 0), checkpoint > 0 and call('HGET', base .. 's' .. id, 'cp') or '',
+            }
+          end
           if flags % (2 * FLAG_ATTEMPT_TIMEOUT) >= FLAG_ATTEMPT_TIMEOUT then
             -- with: head_of, attempt_timeout
             local term = min(lease_ms, attempt_timeout(head_of(record), default_timeout))
             deadline = string.format('%d', now + term)
             own_terms = own_terms or {}
-            own_terms[#own_terms + 1] = taken - 1
-            own_terms[#own_terms + 1] = term
+            own_terms[#own_terms + 1], own_terms[#own_terms + 2] = taken - 1, term
           end
         end
         local value = values[turn * 256 + flags]
@@ -199,85 +304,69 @@ for _, lane in ipairs(lanes) do
           value = nonce .. pack_ms(now) .. char(flags) .. claim.holder
           values[turn * 256 + flags] = value
         end
-        local n = 2 * taken
-        leases[n - 1], leases[n] = id, value
-        deadlines[n - 1], deadlines[n] = deadline, id
+        local of = 2 * taken
+        leases[of - 1], leases[of] = id, value
+        deadlines[of - 1], deadlines[of] = deadline, id
       end
-      consumed = k
+      if suspect then verdict, done = 2, k end
     end
-    consumed = consumed or 0
-    local following = entries[consumed + 1]
-    if passed or consumed < look then
-      local given, given_records = {}, {}
-      for k = 1, consumed do
-        if not (passed and passed[k]) then
-          given[#given + 1] = entries[k]
-          given_records[#given] = records[k]
-        end
-      end
-      entries, records = given, given_records
+    if not hands_out then
+      skipped = skipped or {}
+      skipped[k] = true
     end
-    found[#found + 1] = entries
-    found[#found + 1] = records
-    plans[#plans + 1] = { lane, consumed, following, buried_here, left_of }
+    if plan_of then at.passed = at.passed + 1 end
+    if verdict ~= 0 then break end
   end
+  if not plan_of then plan.passed = plan.passed + done - first + 1 end
+  if skipped or first > 1 or done < last then
+    local given, given_records = {}, {}
+    for k = first, done do
+      if not (skipped and skipped[k]) then
+        given[#given + 1] = entries[k]
+        given_records[#given] = records[k - first + 1]
+      end
+    end
+    entries, records = given, given_records
+  end
+  if #records > 0 then found[#found + 1], found[#found + 2] = entries, records end
 end
-
 if orphans and #orphans > 0 then
-  quarantined = quarantined or {}
-  for _, id in ipairs(orphans) do quarantined[#quarantined + 1] = { id, call('GET', base .. 'j' .. id) } end
-end
-local extras
-if special then
-  for _, item in ipairs(special) do
-    if item[2] % 2 == FLAG_STATE then
-      stateful = stateful or {}
-      stateful[#stateful + 1] = { item[3], item[1] }
-    end
-  end
-  if stateful then
-    -- with: states_of
-    extras = states_of(stateful)
-  end
+  aside = aside or {}
+  for _, id in ipairs(orphans) do aside[#aside + 1] = { id, 'scheduled without a readable record' } end
 end
 
--- act, on what does not go to a worker before all else: its own reads come first
-local lost
-if expired or quarantined then
+-- act, first on what no worker gets: that needs reads of its own
+if expired or aside then
   -- with: touch_ends, generation, begin, release_unique, retention, read_head, keep_settled, quarantine, tell_waiters
-  expired, quarantined = expired or {}, quarantined or {}
   local ends = {}
-  for k, item in ipairs(expired) do ends[k] = item[1] end
-  for _, item in ipairs(quarantined) do ends[#ends + 1] = item[1] end
+  for k, item in ipairs(expired or {}) do ends[k] = item[1] end
+  for _, item in ipairs(aside or {}) do ends[#ends + 1] = item[1] end
   touch_ends(ends)
-  local meta_ends = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
-  local memories = generation(meta_ends[1], meta_ends[2], math.huge)
-  for k, item in ipairs(expired) do
-    if k == 1 then begin(memories) end
-    call('HSET', memories.key, item[1], STATE_EXPIRED)
-    release_unique(item[1], item[2])
-    keep_settled(item[1], STATE_EXPIRED, now + retention(read_head(item[1]), failure_retention), {})
-    call('ZREM', KEYS[7], item[1])
+  if expired then
+    local meta_ends = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
+    local memory = begin(generation(meta_ends[1], meta_ends[2], math.huge))
+    for _, item in ipairs(expired) do
+      call('HSET', memory, item[1], STATE_EXPIRED)
+      release_unique(item[1], item[2])
+      keep_settled(item[1], STATE_EXPIRED, now + retention(read_head(item[1]), failure_retention), {})
+      call('ZREM', KEYS[7], item[1])
+    end
+    tell_waiters(meta_ends[3], ends)
   end
-  lost = #quarantined > 0 and {}
-  for k, item in ipairs(quarantined) do
-    quarantine(item[1], item[2], item[2] and 'unreadable record' or 'no record')
-    lost[k] = item[1]
-  end
-  if #expired > 0 then tell_waiters(meta_ends[3], ends) end
+  for _, item in ipairs(aside or {}) do quarantine(item[1], item[2]) end
 end
+for _, id in ipairs(strays or {}) do call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
+if newer then call('RPUSH', base .. 'nv', unpack(newer)) end
 if taken > 0 then
   call('HSET', KEYS[4], unpack(leases))
   -- The last member keeps the set out of Redis's list encoding, which is walked from its head for every new deadline.
   local n = #deadlines
   deadlines[n + 1], deadlines[n + 2] = '+inf', NO_JOB
   call('ZADD', KEYS[5], unpack(deadlines))
-  if special then
-    -- with: has, release_unique
-    for _, item in ipairs(special) do
-      local id, flags = item[1], item[2]
-      if has(flags, FLAG_START_BY) then call('ZREM', KEYS[7], id) end
-      if has(flags, FLAG_STATE) and call('HGET', base .. 's' .. id, 'us') == 'L' then release_unique(id, flags) end
+  for _, item in ipairs(special or {}) do
+    if item[3] and item[3][4] == 'L' then
+      -- with: has, release_unique
+      release_unique(item[1], item[2])
     end
   end
   if request_keys then
@@ -289,39 +378,44 @@ if taken > 0 then
         known = { 'f', fingerprints[of], 'n', nonce, 'u', at }
         given[of] = known
       end
-      local n = #known
-      known[n + 1], known[n + 2] = leases[2 * k - 1], ''
+      local m = #known
+      known[m + 1], known[m + 2] = leases[2 * k - 1], ''
     end
+    if forgets then call('UNLINK', request_keys[1]) end
     for of, known in pairs(given) do
-      call('HSET', request_keys[of], unpack(known))
-      call('PEXPIRE', request_keys[of], REQUEST_ID_MS)
+      if request_keys[of] then
+        call('HSET', request_keys[of], unpack(known))
+        call('PEXPIRE', request_keys[of], REQUEST_ID_MS)
+      end
     end
   end
 end
-local more, consumed_any = false, false
 for _, plan in ipairs(plans) do
-  local lane, consumed, following, buried_here, left_of = unpack(plan, 1, 5)
-  if consumed > 0 then
-    consumed_any = true
-    call('LTRIM', base .. 'r:' .. lane, consumed, '-1')
-    if buried_here > 0 then
-      for grave, left in pairs(left_of) do
+  local passed, entry = plan.passed, plan.entries[plan.passed - plan.from + 1]
+  if passed > 0 then
+    -- What comes behind was read as a rule.
+    if not entry and not plan.ends then entry = call('LINDEX', plan.key, passed) end
+    call('LTRIM', plan.key, passed, '-1')
+    if plan.buried then
+      for grave, left in pairs(plan.graves) do
         if left > 0 then call('HSET', KEYS[6], grave, left) else call('HDEL', KEYS[6], grave) end
       end
-      if call('HINCRBY', KEYS[8], lane, -buried_here) <= 0 then call('HDEL', KEYS[8], lane) end
-    end
-    if following then
-      -- with: unpack_ms, lane_score
-      call('ZADD', KEYS[2], string.format('%d', lane_score(lane, unpack_ms(following, 2))), lane)
-    else
-      call('ZREM', KEYS[2], lane)
+      if call('HINCRBY', KEYS[8], plan.lane, -plan.buried) <= 0 then call('HDEL', KEYS[8], plan.lane) end
     end
   end
-  more = more or following and taken < total
+  if not entry then
+    -- A key of another type is no lane: it is set aside.
+    if plan.foreign then call('RENAME', plan.key, base .. 'qr:' .. plan.lane) end
+    call('ZREM', KEYS[2], plan.lane)
+  elseif passed > 0 then
+    -- with: lane_score
+    call('ZADD', KEYS[2], string.format('%d', lane_score(plan.lane, #entry == ENTRY_BYTES and struct.unpack('>I6', entry, 2) or 0)), plan.lane)
+  end
 end
-more = more or consumed_any and #lanes > LANES_PER_LOOK
+if verdict == 0 and walks_on and #plans > 0 and taken < total then verdict = 2 end
 -- Empty lists at the end are left out: each costs as much as a small command.
-local answer = { now_us, next_due and tonumber(next_due) or -1, more and 2 or 0, usual_term, found }
-if claim_of or own_terms or extras or lost then answer[6] = claim_of or {} end
-if own_terms or extras or lost then answer[7], answer[8], answer[9] = own_terms or {}, extras or {}, lost or {} end
+local answer = { now_us, next_due and tonumber(next_due) or -1, verdict, usual_term, found }
+local set_aside = (aside or newer) and { #(aside or {}), #(newer or {}) }
+if claim_of or own_terms or extras or set_aside then answer[6] = claim_of or {} end
+if own_terms or extras or set_aside then answer[7], answer[8], answer[9] = own_terms or {}, extras or {}, set_aside or {} end
 return answer

@@ -17,6 +17,16 @@ local now = floor(now_us / 1000)
 local function pack_ms(ms) return struct.pack('>I6', ms) end
 local function unpack_ms(text, at) return (struct.unpack('>I6', text, at)) end
 
+-- Runs a read. A key that holds another type than ours is as good as absent: false, true.
+local function try(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    if string.find(answer.err, 'WRONGTYPE', 1, true) then return false, true end
+    return call(...)
+  end
+  return answer
+end
+
 -- Names keys that are about to be written, with a read: in a Cluster whose slots are on the move, a key that is not here then ends the script before its
 -- first write. Lines that begin with a touch are left out where Redis is no Cluster (script.rs).
 local function touch(...) call('EXISTS', ...) end
@@ -39,16 +49,24 @@ local function has(flags, flag) return flags % (flag * 2) >= flag end
 -- The flags of a record that its lane entry carries: without POLICY and the one above it.
 local function entry_flags(flags) return flags - floor(flags % (4 * FLAG_POLICY) / FLAG_POLICY) * FLAG_POLICY end
 
--- The head of a record. nil if it is none of ours.
+-- Whether a newer version of the broker wrote a record. (Text and other foreign bytes begin above this.)
+local function is_newer(record)
+  local version = record and byte(record, 1)
+  return version and version > RECORD_VERSION and version < 32
+end
+
+-- The head of a record. nil if it is none of ours, or cut.
 local function head_of(record)
-  if not record or #record < 10 or byte(record, 1) ~= RECORD_VERSION then return nil end
-  local type_len = byte(record, 4)
+  if not record or #record < 11 or byte(record, 1) ~= RECORD_VERSION then return nil end
+  local priority, type_len = byte(record, 3), byte(record, 4)
+  if priority < 1 or priority > 9 or type_len == 0 or #record < 10 + type_len then return nil end
   local head = {
     flags = byte(record, 2),
-    lane = char(48 + byte(record, 3)) .. ':' .. sub(record, 5, 4 + type_len),
+    lane = char(48 + priority) .. ':' .. sub(record, 5, 4 + type_len),
   }
   if has(head.flags, FLAG_POLICY) then
     local at = 11 + type_len
+    if #record < at + 26 then return nil end
     local p = { struct.unpack('>I2I2I4I4I4I2I4I4B', record, at) }
     head.max_attempts, head.max_losses, head.initial_ms, head.max_ms = p[1], p[2], p[3], p[4]
     head.multiplier, head.jitter, head.timeout_ms, head.retention_ms = p[5], p[6], p[7], p[8]
@@ -57,8 +75,13 @@ local function head_of(record)
   return head
 end
 
--- Enough of a record for head_of, whatever the payload.
-local function read_head(id) return head_of(call('GETRANGE', base .. 'j' .. id, '0', RECORD_HEAD_BYTES)) end
+-- The head of a job's record, whatever the payload; or nil, and whether a newer version wrote it.
+local function read_head(id)
+  local record = try('GETRANGE', base .. 'j' .. id, '0', RECORD_HEAD_BYTES)
+  local head = head_of(record)
+  if head then return head end
+  return nil, is_newer(record)
+end
 
 local function tell(message) call('PUBLISH', base .. 'w', message) end
 
@@ -73,7 +96,7 @@ end
 local function states_of(jobs)
   local states = {}
   for k, job in ipairs(jobs) do
-    local state = call('HMGET', base .. 's' .. job[2], 'a', 'l', 'cp')
+    local state = try('HMGET', base .. 's' .. job[2], 'a', 'l', 'cp') or {}
     states[k] = { job[1], tonumber(state[1] or 0), tonumber(state[2] or 0), state[3] or '' }
   end
   return states
@@ -82,22 +105,26 @@ end
 -- Puts ids into their lanes, at the tail or one by one at the head, and tells sleepers, those of this broker too. `items` is a list of {id, flags, lane, ms};
 -- at the head all have the same time. Every lane must have been touched before the first write of the script.
 local function make_ready(items, at_head)
-  local lanes, order = {}, {}
+  local lanes, order, late = {}, {}, {}
   for _, item in ipairs(items) do
     local lane = item[3]
     local plan = lanes[lane]
     if not plan then
       plan = { key = base .. 'r:' .. lane, ms = item[4], entries = {} }
-      if at_head then
-        local first = call('LINDEX', plan.key, '0')
-        if first then plan.ms = min(plan.ms, unpack_ms(first, 2)) end
-      end
+      local first
+      first, plan.foreign = try('LINDEX', plan.key, '0')
+      if at_head and first and #first == ENTRY_BYTES then plan.ms = min(plan.ms, unpack_ms(first, 2)) end
       lanes[lane], order[#order + 1] = plan, lane
     end
     plan.entries[#plan.entries + 1] = entry_of(item[2], at_head and plan.ms or item[4], item[1])
+    if at_head and has(item[2], FLAG_START_BY) and tonumber(call('ZSCORE', base .. 'b', item[1]) or 0) % 1 > 0 then
+      late[#late + 1], late[#late + 2] = now, item[1]
+    end
   end
+  if #late > 0 then call('ZADD', base .. 'b', unpack(late)) end
   for _, lane in ipairs(order) do
     local plan = lanes[lane]
+    if plan.foreign then call('RENAME', plan.key, base .. 'qr:' .. lane) end
     local length = call(at_head and 'LPUSH' or 'RPUSH', plan.key, unpack(plan.entries))
     local was_empty = length == #plan.entries
     if at_head or was_empty then call('ZADD', base .. 'i', lane_score(lane, plan.ms), lane) end
@@ -105,24 +132,71 @@ local function make_ready(items, at_head)
   end
 end
 
+-- Up to `most` further entries of the open lanes of one priority (`group`), oldest first, and the lane of each; opens those lanes of the priority that are next
+-- in age. For lease.lua, whose functions these are.
+local function merge(group, following, open, read, most)
+  local entries, plan_of, unopened, unopened_ms = {}, {}, nil, nil
+  while #entries < most do
+    local lane = following(byte(group[1].lane, 1))
+    if lane and lane ~= unopened then
+      unopened = lane
+      unopened_ms = sub(try('LINDEX', base .. 'r:' .. lane, '0') or '', 2, 7)
+    end
+    -- The open lane whose next entry is oldest, and how far it goes before another is older.
+    local oldest, oldest_ms, until_ms
+    for _, plan in ipairs(group) do
+      if not plan.ends and plan.merged - plan.from >= #plan.entries then read(plan, plan.merged, most) end
+      local entry = plan.entries[plan.merged - plan.from + 1]
+      if entry then
+        local ms = sub(entry, 2, 7)
+        if not oldest or ms < oldest_ms then
+          oldest, oldest_ms, until_ms = plan, ms, oldest_ms
+        elseif not until_ms or ms < until_ms then
+          until_ms = ms
+        end
+      end
+    end
+    if lane and (not oldest or unopened_ms < oldest_ms) then
+      open(lane, most)
+    elseif not oldest then
+      break
+    else
+      if lane and (not until_ms or unopened_ms < until_ms) then until_ms = unopened_ms end
+      repeat
+        local entry = oldest.entries[oldest.merged - oldest.from + 1]
+        local ms = entry and sub(entry, 2, 7)
+        if not ms or until_ms and ms ~= oldest_ms and ms >= until_ms then break end
+        entries[#entries + 1] = entry
+        plan_of[#entries], oldest.merged = oldest, oldest.merged + 1
+      until #entries >= most
+    end
+  end
+  return entries, plan_of
+end
+
 -- Names the keys that the end of a job may need beside those that its script names, before the first write: `ids` are those of the jobs.
 local function touch_ends(ids)
   local keys = { base .. 'u', base .. 'wt', base .. 'q', base .. 'x', base .. 'f', base .. 'b' }
-  for k, id in ipairs(ids) do keys[2 * k + 5], keys[2 * k + 6] = base .. 'j' .. id, base .. 's' .. id end
+  for k, id in ipairs(ids) do
+    for n, part in ipairs({ 'j', 's', 'qj', 'qs' }) do keys[4 * k + 2 + n] = base .. part .. id end
+  end
   touch(unpack(keys))
 end
 
--- Moves due jobs from scheduled to their lanes, at most `limit`. Returns how many.
+-- Moves due jobs from scheduled to their lanes, at most `limit`; what a newer version wrote to where a newer broker finds it. Returns how many, and the ids of
+-- those that have no readable record.
 local function promote(limit)
   local due = call('ZRANGEBYSCORE', base .. 'z', '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-  local items, ids, orphans = {}, {}, {}
+  local items, ids, orphans, parked = {}, {}, {}, {}
   for k = 1, #due, 2 do
     local id = due[k]
-    local head = read_head(id)
-    if head then
+    local head, newer = read_head(id)
+    if newer then
+      parked[#parked + 1] = entry_of(0, tonumber(due[k + 1]), id)
+    elseif head then
       local flags = entry_flags(head.flags)
       if call('EXISTS', base .. 's' .. id) == 1 and not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
-      touch(base .. 'r:' .. head.lane)
+      touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane)
       items[#items + 1] = { id, flags, head.lane, tonumber(due[k + 1]) }
     else
       orphans[#orphans + 1] = id
@@ -130,23 +204,24 @@ local function promote(limit)
     ids[#ids + 1] = id
   end
   if #ids == 0 then return 0, orphans end
-  touch(base .. 'i')
+  touch(base .. 'i', base .. 'nv')
   if #orphans > 0 then touch_ends(orphans) end
   make_ready(items, false)
+  if #parked > 0 then call('RPUSH', base .. 'nv', unpack(parked)) end
   call('ZREM', base .. 'z', unpack(ids))
-  return #items, orphans
+  return #items + #parked, orphans
 end
 
--- Sets records aside that cannot be read, with their bytes, at most 1,000 of them, and frees what the job held.
-local function quarantine(id, record, why)
-  local key = base .. 'q'
-  local held = call('HGET', base .. 's' .. id, 'uk')
+-- Sets a job aside whose record cannot be read: record and state are renamed, so nothing is copied and nothing is lost. Frees what the job held. A job that
+-- has no record at all leaves only its id and the reason.
+local function quarantine(id, why)
+  local held = try('HGET', base .. 's' .. id, 'uk')
   if held and call('HGET', base .. 'u', held) == id then call('HDEL', base .. 'u', held) end
   call('ZREM', base .. 'b', id)
-  if call('HLEN', key) < 1000 then
-    call('HSET', key, id, why .. '\n' .. (record or ''))
+  call('HSET', base .. 'q', id, why)
+  for _, part in ipairs({ 'j', 's' }) do
+    if call('EXISTS', base .. part .. id) == 1 then call('RENAME', base .. part .. id, base .. 'q' .. part .. id) end
   end
-  call('UNLINK', base .. 'j' .. id, base .. 's' .. id)
 end
 
 -- What is remembered of settled ids, in two generations, the current one and the one before: nil if nothing is.
@@ -198,6 +273,22 @@ local function begin(chosen)
     if chosen.forget_before then call('UNLINK', chosen.before) end
   end
   return chosen.key
+end
+
+-- Where a job is that has a record: the letter of its state, and whether that is final. nil: there is no record.
+local function state_of(id)
+  if call('EXISTS', base .. 'j' .. id) == 0 then return nil end
+  local settled = try('HGET', base .. 's' .. id, 'st')
+  if settled then return settled, true end
+  if call('HEXISTS', base .. 't', id) == 1 then return STATE_LEASED end
+  return call('ZSCORE', base .. 'z', id) and STATE_SCHEDULED or STATE_READY
+end
+
+-- Forgets a settled job that was kept for its readers.
+local function give_way(id)
+  call('ZREM', base .. 'x', id)
+  call('ZREM', base .. 'f', id)
+  call('UNLINK', base .. 'j' .. id, base .. 's' .. id)
 end
 
 -- Frees what a job held beside its body. `flags` are those of its entry or lease.

@@ -1,15 +1,16 @@
 -- Settles leased jobs as not done.
 -- KEYS  meta, leases, lease deadlines, settled, scheduled, lane index, dead
 -- ARGV  broker, dedupe window ms, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
---       jitter in thousandths, then per job: id, nonce, action ('T' retry, 'L' release, 'Z' snooze, 'D' dead-letter, 'C' discard),
---       delay ms or '' (release: only if the deadline is this ms, '' always), random number in [0, 1), failure type, message, stack
+--       jitter in thousandths, max unconfirmed, then per job: id, nonce, action ('T' retry, 'L' release, 'G' given back by a broker because no worker has it, 'U' the same, counted as an unconfirmed delivery, 'Z' snooze, 'D' dead-letter, 'C' discard, 'Q' set aside: the record cannot be read),
+--       delay ms or '' ('G' and 'U': only if this stream (8) keeps it, '' always), random number in [0, 1), failure type, message, stack
 -- RETURNS {now ms, per job: code, state, due ms}
 --         codes: 0 applied, 1 settled so before, 2 lease lost, 3 settled otherwise before
 -- MOVES  LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED
 local broker, window_ms, failure_retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local default_attempts = tonumber(ARGV[4])
 local defaults = { initial_ms = tonumber(ARGV[5]), max_ms = tonumber(ARGV[6]), multiplier = tonumber(ARGV[7]), jitter = tonumber(ARGV[8]) }
-local STRIDE, FIRST = 8, 9
+local max_unconfirmed = tonumber(ARGV[9])
+local STRIDE, FIRST = 8, 10
 local count = (#ARGV - FIRST + 1) / STRIDE
 local ids = {}
 for k = 1, count do ids[k] = ARGV[FIRST + (k - 1) * STRIDE] end
@@ -40,25 +41,25 @@ for k = 1, count do
     local flags = byte(value, 23)
     local head = read_head(id)
     local state = {}
-    if has(flags, FLAG_STATE) then
-      state = call('HMGET', base .. 's' .. id, 'a', 'cr')
-    elseif action ~= 'L' or not head then
-      touch(base .. 's' .. id)
-    end
+    if has(flags, FLAG_STATE) then state = try('HMGET', base .. 's' .. id, 'a', 'cr', 'un') or {} end
+    touch(base .. 's' .. id)
     local plan = { id = id, nonce = nonce, action = action, flags = flags, head = head, from = from }
     local delay = ARGV[from + 3]
-    if not head then
+    if not head or action == 'Q' then
       plan.to = 'Q'
-    elseif action == 'L' and delay ~= '' and tonumber(call('ZSCORE', KEYS[3], id) or 0) ~= tonumber(delay) then
-      plan.to = nil -- prolonged meanwhile: whoever did that has the job
+    elseif (action == 'G' or action == 'U') and delay ~= '' and sub(value, 24, 31) ~= delay then
+      plan.to = nil -- another stream keeps it
     elseif action == 'C' then
       plan.to = STATE_CANCELLED
     elseif action == 'D' then
       plan.to = STATE_DEAD
     elseif state[2] then
       plan.to = STATE_CANCELLED -- a cancel was asked for: no further attempt
-    elseif action == 'L' then
+    elseif action == 'L' or action == 'G' then
       plan.to = STATE_READY
+    elseif action == 'U' then
+      plan.unconfirmed = tonumber(state[3] or 0) + 1
+      plan.to = plan.unconfirmed < max_unconfirmed and STATE_READY or STATE_DEAD
     elseif action == 'Z' then
       plan.to, plan.due = STATE_SCHEDULED, now + tonumber(delay)
     else
@@ -83,7 +84,7 @@ for k = 1, count do
     end
     if plan.to == STATE_READY and not lanes[head.lane] then
       lanes[head.lane] = true
-      touch(base .. 'r:' .. head.lane)
+      touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane)
     end
     if plan.to then
       plans[#plans + 1] = plan
@@ -96,7 +97,7 @@ end
 if #plans == 0 then return { now, answers } end
 touch(unpack(KEYS))
 local memories = generation(meta[1], meta[2], window_ms)
-touch_ends({})
+touch_ends(ids)
 
 -- act
 local done, memory, front, ending = {}, {}, {}, {}
@@ -114,11 +115,22 @@ for n, plan in ipairs(plans) do
     fields[#fields + 1] = 'a'
     fields[#fields + 1] = plan.attempts
   end
+  if plan.unconfirmed then
+    if to == STATE_DEAD then fields = { 'ft', 'Unconfirmed', 'fm', plan.unconfirmed .. UNCONFIRMED_TEXT, 'fs', '', 'fa', now } end
+    fields[#fields + 1] = 'un'
+    fields[#fields + 1] = plan.unconfirmed
+  end
+  if to ~= STATE_READY and has(plan.flags, FLAG_START_BY) then call('ZREM', base .. 'b', id) end
   if to == 'Q' then
     -- with: quarantine
-    quarantine(id, call('GET', base .. 'j' .. id), 'unreadable record')
+    quarantine(id, 'unreadable record')
   elseif to == STATE_READY then
-    front[#front + 1] = { id, plan.flags, plan.head.lane, now }
+    local flags = plan.flags
+    if plan.unconfirmed then
+      call('HSET', base .. 's' .. id, unpack(fields))
+      if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
+    end
+    front[#front + 1] = { id, flags, plan.head.lane, now }
   elseif to == STATE_SCHEDULED then
     if #fields > 0 then call('HSET', base .. 's' .. id, unpack(fields)) end
     call('ZADD', KEYS[5], plan.due, id)

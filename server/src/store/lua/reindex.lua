@@ -6,7 +6,7 @@
 local missing = {}
 for _, lane in ipairs(ARGV) do
   local key = base .. 'r:' .. lane
-  local head = call('LINDEX', key, '0')
+  local head = try('LINDEX', key, '0')
   if head and #head == 23 and not call('ZSCORE', KEYS[2], lane) then missing[#missing + 1] = { lane, lane_score(lane, unpack_ms(head, 2)) } end
 end
 touch(KEYS[2])

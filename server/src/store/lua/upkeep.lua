@@ -2,8 +2,8 @@
 -- KEYS  meta, lane index, scheduled, leases, lease deadlines, start_by, dead, settled, tombstones, lane tombstone counts
 -- ARGV  items at most, dedupe window ms, dedupe ids at most, failure retention ms, max attempts, max losses, initial backoff ms, longest backoff ms,
 --       multiplier in thousandths, jitter in thousandths, attempt timeout ms, dead retention ms, dead at most, settled at most,
---       cursor of the repair sweep, random number in [0, 1), '1' if the queue may be forgotten
--- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1,
+--       cursor of the repair sweep, random number in [0, 1), max unconfirmed, '1' if the queue may be forgotten
+-- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1, unconfirmed,
 --         forgotten 0/1, ms from which the queue may be forgotten or -1}
 -- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED, READY → EXPIRED, SCHEDULED → EXPIRED
 local limit = tonumber(ARGV[1])
@@ -21,12 +21,13 @@ local more = 0
 local promoted, orphans = promote(limit)
 if promoted + #orphans >= limit then more = 1 end
 for _, id in ipairs(orphans) do
-  quarantine(id, call('GET', base .. 'j' .. id), 'scheduled without a readable record')
+  quarantine(id, 'scheduled without a readable record')
   quarantined[#quarantined + 1] = id
 end
 
 -- Dead leases: the attempt took too long, a cancel was not answered, or the holder is gone.
-local timed_out, lost, dead, cancelled = 0, 0, 0, 0
+local timed_out, lost, unconfirmed, dead, cancelled = 0, 0, 0, 0, 0
+local max_unconfirmed = tonumber(ARGV[17])
 local over = call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, limit)
 if #over >= limit then more = 1 end
 if #over > 0 then
@@ -37,31 +38,58 @@ if #over > 0 then
     memory[#memory + 1] = id
     memory[#memory + 1] = state
   end
+  local postponed, ended = {}, {}
   for k, id in ipairs(over) do
-    local head = read_head(id)
-    local state = call('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st')
-    if head then touch(base .. 'r:' .. head.lane) end
-    plans[k] = { id = id, head = head, state = state, value = values[k] }
+    local head, newer = read_head(id)
+    local state, foreign = try('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st', 'un')
+    if head then touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane) end
+    if newer then
+      -- A newer broker knows what to do; until one looks, others are not held up.
+      postponed[#postponed + 1], postponed[#postponed + 2] = now + 10000, id
+    else
+      ended[#ended + 1] = id
+      plans[#plans + 1] = { id = id, head = head, state = state or {}, foreign = foreign, value = values[k] }
+    end
   end
   local memories = generation(meta[1], meta[2], window_ms)
-  touch_ends({})
+  touch_ends(over)
   for _, plan in ipairs(plans) do
     local id, head, state, value = plan.id, plan.head, plan.state, plan.value
     if not head then
       if value then
-        quarantine(id, call('GET', base .. 'j' .. id), 'leased without a readable record')
+        quarantine(id, 'leased without a readable record')
         quarantined[#quarantined + 1] = id
       end
     elseif not state[4] then
+      if plan.foreign then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
       local leased_ms = value and unpack_ms(value, 17) or now
       local flags = value and byte(value, 23) or entry_flags(head.flags)
       if not has(flags, FLAG_STATE) and call('EXISTS', base .. 's' .. id) == 1 then flags = flags + FLAG_STATE end
+      local timed = value and now >= leased_ms + attempt_timeout(head, default_timeout)
+      -- A Lease call is answered by nothing before its end: its attempt counts when it takes too long.
+      local counts = not value or sub(value, 32, 32) == '1' or timed and sub(value, 24, 31) == NOBODY
+      if (counts or state[3]) and has(flags, FLAG_START_BY) then call('ZREM', KEYS[6], id) end
       if state[3] then
         cancelled = cancelled + 1
         release_unique(id, flags)
         keep_settled(id, STATE_CANCELLED, now + retention(head, failure_retention), {})
         settle(id, STATE_CANCELLED)
-      elseif value and now >= leased_ms + attempt_timeout(head, default_timeout) then
+      elseif not counts then
+        -- Nobody said that it had arrived: neither an attempt nor a loss.
+        unconfirmed = unconfirmed + 1
+        local times = tonumber(state[5] or 0) + 1
+        if times >= max_unconfirmed then
+          dead = dead + 1
+          release_unique(id, flags)
+          call('ZREM', KEYS[6], id)
+          keep_settled(id, STATE_DEAD, 0, { 'un', times, 'ft', 'Unconfirmed', 'fm', times .. UNCONFIRMED_TEXT, 'fs', '', 'fa', now })
+          settle(id, STATE_DEAD)
+        else
+          call('HSET', base .. 's' .. id, 'un', times)
+          if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
+          front[#front + 1] = { id, flags, head.lane, now }
+        end
+      elseif timed then
         timed_out = timed_out + 1
         local attempts = tonumber(state[1] or 0) + 1
         local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its timeout', 'fs', '', 'fa', now }
@@ -92,20 +120,28 @@ if #over > 0 then
   end
   if #memory > 0 then call('HSET', begin(memories), unpack(memory)) end
   make_ready(front, true)
-  call('ZREM', KEYS[5], unpack(over))
-  call('HDEL', KEYS[4], unpack(over))
+  if #postponed > 0 then call('ZADD', KEYS[5], unpack(postponed)) end
+  if #ended > 0 then
+    call('ZREM', KEYS[5], unpack(ended))
+    call('HDEL', KEYS[4], unpack(ended))
+  end
   tell_waiters(meta[3], settled)
 end
 
 -- Late starts.
 local late = call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, limit)
 if #late >= limit then more = 1 end
-local expired = {}
+local expired, held, over_late = {}, {}, {}
 for _, id in ipairs(late) do
-  local head = read_head(id)
-  local state = call('HGET', base .. 's' .. id, 'st')
-  if head and not state and call('HEXISTS', KEYS[4], id) == 0 then
-    expired[#expired + 1] = { id, head, call('ZSCORE', KEYS[3], id) }
+  local head, newer = read_head(id)
+  local state = try('HGET', base .. 's' .. id, 'st')
+  if newer or head and not state and call('HEXISTS', KEYS[4], id) == 1 then
+    -- A worker holds it. The half says that the moment has passed: if the job comes back unstarted, it expires.
+    held[#held + 1] = string.format('%d.5', max(now + 1000, tonumber(call('ZSCORE', KEYS[5], id) or 0)))
+    held[#held + 1] = id
+  else
+    over_late[#over_late + 1] = id
+    if head and not state then expired[#expired + 1] = { id, head, call('ZSCORE', KEYS[3], id) } end
   end
 end
 if #late > 0 then
@@ -123,7 +159,8 @@ if #late > 0 then
     call('ZREM', KEYS[3], id)
   end
   if #ids > 0 then call('HSET', begin(memories), unpack(memory)) end
-  call('ZREM', KEYS[6], unpack(late))
+  if #over_late > 0 then call('ZREM', KEYS[6], unpack(over_late)) end
+  if #held > 0 then call('ZADD', KEYS[6], unpack(held)) end
   tell_waiters(meta[3], ids)
 end
 
@@ -135,7 +172,7 @@ if call('EXISTS', KEYS[9]) == 1 then
   for k, lane in ipairs(lanes) do
     if buried[k] and left > 0 then
       local key, graves = base .. 'r:' .. lane, {}
-      local entries = call('LRANGE', key, '0', left)
+      local entries = try('LRANGE', key, '0', left) or {}
       for n = 1, min(left, #entries) do graves[n] = sub(entries[n], 8) .. lane end
       local counts = #graves > 0 and call('HMGET', KEYS[9], unpack(graves)) or {}
       local left_of, dead_heads = {}, 0
@@ -241,11 +278,11 @@ if busy == 0 and next_ms < 0
   if call('HLEN', KEYS[1]) == fields then
     local remembers = call('EXISTS', base .. 'd' .. gen, base .. 'd' .. (gen - 1)) > 0
     forget_ms = remembers and start + 2 * window_ms or now
-    if ARGV[17] == '1' and not remembers then
+    if ARGV[18] == '1' and not remembers then
       touch(KEYS[5])
       call('UNLINK', KEYS[1], KEYS[5])
       forgotten = 1
     end
   end
 end
-return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, forgotten, forget_ms }
+return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, unconfirmed, forgotten, forget_ms }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, record::OwnPolicy},
-    store::{EnqueueItem, Enqueued, ExtendItem, Start, UniqueKey},
+    domain::{Error, JobId, JobState, Keeper, Nonce, record::OwnPolicy},
+    store::{EnqueueItem, Enqueued, ExtendItem, Extender, Start, UniqueKey, Verdict},
 };
 
 use super::{
-    operation::{self, Operation, SLOTS, Span, Token},
+    operation::{self, By, Operation, SLOTS, Span, Token},
     queue::{Job, Queue},
 };
 use crate::{
@@ -136,49 +136,67 @@ impl<'a> Drive<'a> {
         }
         let answers = answers.unwrap();
         let after = self.space.snapshot().await;
-        // Jobs that share lane, flags and kind travel as a group; groups come in the order of their first jobs.
-        let group = |item: &EnqueueItem| {
+        // Jobs that share lane, flags and kind travel as a group, as long as no other of the lane comes between them; groups come in the order of their first
+        // jobs.
+        let lane = |item: &EnqueueItem| (item.priority, item.job_type.clone());
+        let kind = |item: &EnqueueItem| {
             let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();
-            (
-                special,
-                !special && item.id_is_new,
-                item.priority,
-                item.flags,
-                item.job_type.clone(),
-            )
+            (special, !special && item.id_is_new, item.flags)
         };
-        let first = |index: usize| items.iter().position(|item| group(item) == group(&items[index]));
-        let mut order: Vec<usize> = (0..items.len()).collect();
-        order.sort_by_key(|&index| first(index));
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let last = groups
+                .iter_mut()
+                .rev()
+                .find(|group| lane(&items[group[0]]) == lane(item));
+            match last {
+                Some(group) if kind(&items[group[0]]) == kind(item) => group.push(index),
+                _ => groups.push(vec![index]),
+            }
+        }
         // All is decided before anything is done.
-        let known: BTreeSet<Id> = self.model.jobs.keys().cloned().collect();
+        let known: BTreeMap<Id, JobState> = self
+            .model
+            .jobs
+            .iter()
+            .map(|(id, job)| (id.clone(), job.state))
+            .collect();
         let mut claimed = self.model.unique.clone();
-        for index in order {
+        for index in groups.concat() {
             let (draft, _) = &drafts[index];
             let id = raw(draft.id);
             let holder = draft
                 .unique
                 .as_ref()
                 .and_then(|unique| claimed.get(&unique.key).cloned());
-            let expected = if known.contains(&id) || self.model.remembered(&id).is_some() {
-                Ok((draft.id, true))
+            let remembered = self
+                .model
+                .remembered(&id)
+                .and_then(|memory| JobState::from_letter(memory[0]));
+            let living = known.get(&id).copied().filter(|state| !state.is_final());
+            let expected = if living.is_some() || remembered.is_some() {
+                Ok((draft.id, known.get(&id).copied().or(remembered)))
             } else if let Some(holder) = holder {
                 let existing = JobId::from_slice(&holder).unwrap();
                 if draft.unique.as_ref().is_some_and(|unique| unique.reject) {
                     Err(Error::DuplicateJob { existing })
                 } else {
-                    Ok((existing, true))
+                    Ok((existing, Some(known.get(&holder).copied().unwrap_or(JobState::Ready))))
                 }
             } else {
-                Ok((draft.id, false))
+                Ok((draft.id, None))
             };
-            if expected == Ok((draft.id, false)) {
+            if expected == Ok((draft.id, None)) {
                 if let Some(unique) = &draft.unique {
                     claimed.insert(unique.key.clone(), id.clone());
                 }
                 self.stored(draft, &items[index], &after, now);
             }
-            let expected = expected.map(|(job_id, deduplicated)| Enqueued { job_id, deduplicated });
+            let expected = expected.map(|(job_id, state)| Enqueued {
+                job_id,
+                deduplicated: state.is_some(),
+                state,
+            });
             assert_eq!(answers.answers[index], expected, "{draft:?}");
         }
     }
@@ -203,6 +221,7 @@ impl<'a> Drive<'a> {
             lease: None,
             attempts: 0,
             losses: 0,
+            unconfirmed: 0,
             cancel_by_ms: None,
             start_by_ms: draft.start_by_ms,
             unique: draft
@@ -235,7 +254,7 @@ impl<'a> Drive<'a> {
             request: ask.request.map(|id| (id, fingerprint.as_str())),
             ..Ask::default()
         };
-        let answer = self.space.try_ask(&real).await;
+        let mut answer = self.space.try_ask(&real).await;
         if let Some((known, nonce, ids)) = ask.request.and_then(|id| self.requests.get(id)) {
             if *known != fingerprint {
                 assert_eq!(answer.unwrap_err(), Error::RequestIdReused);
@@ -243,12 +262,16 @@ impl<'a> Drive<'a> {
             }
             let again = answer.unwrap();
             let given: BTreeSet<Id> = again.jobs.iter().map(|job| raw(job.job_id)).collect();
-            let held = ids.iter().filter(|id| self.model.holds(id, nonce.0)).cloned().collect();
-            assert_eq!((given, again.nonce), (held, *nonce), "a repeated request");
-            return;
+            let held: BTreeSet<Id> = ids.iter().filter(|id| self.model.holds(id, nonce.0)).cloned().collect();
+            if !held.is_empty() || ids.iter().any(|id| self.model.was_answered(id, *nonce)) {
+                assert_eq!((given, again.nonce), (held, *nonce), "a repeated request");
+                return;
+            }
+            // All its leases were given back or ran out: as if it had never been made.
+            answer = Ok(again);
         }
         let look = answer.unwrap();
-        assert_eq!(look.paused, self.model.paused);
+        assert_eq!(look.verdict == Verdict::Paused, self.model.paused);
         if self.model.paused {
             assert!(look.jobs.is_empty());
             return;
@@ -258,14 +281,14 @@ impl<'a> Drive<'a> {
                 && (ask.job_types.is_empty() || ask.job_types.contains(&&lane[2..]))
         };
         let now = look.now_us / 1_000;
-        let (expected, more) = self
+        let expected = self
             .model
             .lease(now, look.nonce.0, ask.term.ms(), ask.jobs as usize, wanted);
         let given: Vec<Id> = look.jobs.iter().map(|job| raw(job.job_id)).collect();
         assert_eq!(
-            (&given, look.more),
-            (&expected, more),
-            "what was leased, and whether there is more"
+            (&given, look.verdict),
+            (&expected, Verdict::Done),
+            "what was leased, and that there is no more"
         );
         for job in &look.jobs {
             let counted = &self.model.jobs[&raw(job.job_id)];
@@ -295,18 +318,37 @@ impl<'a> Drive<'a> {
             .get(&id)
             .filter(|_| self.model.holds(&id, nonce.0))
             .cloned();
-        let known = held
+        let kept_by = held
             .as_ref()
             .and_then(|job| job.lease)
-            .map_or(7, |lease| lease.deadline_ms);
+            .map_or(Keeper::NONE, |lease| lease.keeper);
+        let next = if kept_by == Keeper(*b"keeper-1") {
+            *b"keeper-2"
+        } else {
+            *b"keeper-1"
+        };
+        let by = match extend.by {
+            By::Holder => Extender::Holder,
+            By::Keeper(confirmed) => Extender::Keeper(kept_by, confirmed),
+            By::Stranger => Extender::Keeper(Keeper(*b"stranger"), true),
+            By::NextKeeper => Extender::Taking(Keeper(next)),
+        };
         let item = ExtendItem {
-            if_deadline_ms: extend.if_deadline.map(|same| if same { known } else { known - 1 }),
+            by,
             progress: extend.progress.then(|| (50.0, "half".into(), "page 7".into())),
             ..crate::space::extend(job_id, nonce, extend.term.ms())
         };
         let answer = self.space.extend(&item).await;
         let Some(job) = held else {
-            assert_eq!(answer, Err(Error::LeaseLost));
+            let answered = self.model.was_answered(&id, nonce);
+            assert_eq!(
+                answer,
+                Err(if answered {
+                    Error::AlreadySettled
+                } else {
+                    Error::LeaseLost
+                })
+            );
             return;
         };
         let lease = job.lease.expect("it is held");
@@ -317,15 +359,17 @@ impl<'a> Drive<'a> {
                 let now = self.space.now_ms().await;
                 assert!(limit <= now, "the lease is not over, and it was refused");
             }
+            Ok(extended) if extended.moved => assert_eq!(extend.by, By::Stranger),
             Ok(extended) => {
+                assert_ne!(extend.by, By::Stranger);
                 let now = extended.deadline_ms - extended.remaining_ms;
                 assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
-                if extend.if_deadline == Some(false) {
-                    assert_eq!(extended.remaining_ms, lease.deadline_ms.saturating_sub(now).max(1));
-                } else {
-                    assert_eq!(extended.deadline_ms, limit.min(now + extend.term.ms()));
-                    let job = self.model.jobs.get_mut(&id).unwrap();
-                    job.lease.as_mut().unwrap().deadline_ms = extended.deadline_ms;
+                assert_eq!(extended.deadline_ms, limit.min(now + extend.term.ms()));
+                let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
+                lease.deadline_ms = extended.deadline_ms;
+                lease.confirmed |= extend.by != By::Keeper(false);
+                if extend.by == By::NextKeeper {
+                    lease.keeper = Keeper(next);
                 }
             }
         }
@@ -380,11 +424,12 @@ impl<'a> Drive<'a> {
             round.expired,
             round.cancelled,
             round.pruned,
+            round.unconfirmed,
         ];
         assert_eq!(
             done.map(|count| count as usize),
             expected,
-            "promoted, timed out, lost, dead, expired, cancelled, pruned"
+            "promoted, timed out, lost, dead, expired, cancelled, pruned, unconfirmed"
         );
         assert!(round.repaired == 0 && round.quarantined.is_empty() && !round.more);
     }

@@ -45,6 +45,7 @@ fn random_operations_do_what_the_model_does() {
             policy.dedupe_window = Duration::from_hours(24);
             policy.dedupe_max_ids = remembered_ids;
             policy.max_losses = 2;
+            policy.max_unconfirmed = 2;
         }));
         (RefCell::new(space), remembered_ids)
     });
@@ -72,6 +73,7 @@ fn random_operations_do_what_the_model_does() {
         let model = Queue::new(Bounds {
             remembered_ids: *remembered_ids as usize,
             max_losses: policy.max_losses,
+            max_unconfirmed: policy.max_unconfirmed,
             success_retention_ms: policy.success_retention.as_millis() as u64,
             failure_retention_ms: policy.failure_retention.as_millis() as u64,
         });

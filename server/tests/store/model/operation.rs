@@ -91,11 +91,22 @@ pub(crate) struct Nack {
     pub(crate) delay: Option<Span>,
 }
 
+/// Who asks for more time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    Holder,
+    /// The stream that keeps the lease; and whether the worker has confirmed the job.
+    Keeper(bool),
+    /// A stream that does not keep it.
+    Stranger,
+    /// A stream that takes it over.
+    NextKeeper,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extend {
     pub(crate) term: Span,
-    /// Only if the deadline is the one known (`true`) or another (`false`).
-    pub(crate) if_deadline: Option<bool>,
+    pub(crate) by: By,
     pub(crate) progress: bool,
 }
 
@@ -182,11 +193,13 @@ fn nack() -> impl Strategy<Value = Nack> {
 }
 
 fn extend() -> impl Strategy<Value = Extend> {
-    (term(), rarely(any::<bool>()), any::<bool>()).prop_map(|(term, if_deadline, progress)| Extend {
-        term,
-        if_deadline,
-        progress,
-    })
+    let by = prop_oneof![
+        3 => Just(By::Holder),
+        1 => any::<bool>().prop_map(By::Keeper),
+        1 => Just(By::Stranger),
+        1 => Just(By::NextKeeper),
+    ];
+    (term(), by, any::<bool>()).prop_map(|(term, by, progress)| Extend { term, by, progress })
 }
 
 /// Operations that make every move of the table once.

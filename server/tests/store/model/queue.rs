@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bananas_broker::domain::{
-    JobState,
+    JobState, Keeper, Nonce,
     state::{Event, TRANSITIONS},
 };
 
@@ -15,6 +15,8 @@ pub(crate) struct Lease {
     pub(crate) nonce: [u8; 16],
     pub(crate) since_ms: u64,
     pub(crate) deadline_ms: u64,
+    pub(crate) keeper: Keeper,
+    pub(crate) confirmed: bool,
 }
 
 /// A job whose body is kept.
@@ -27,6 +29,7 @@ pub(crate) struct Job {
     pub(crate) lease: Option<Lease>,
     pub(crate) attempts: u32,
     pub(crate) losses: u32,
+    pub(crate) unconfirmed: u32,
     /// A cancel was asked for, and this is when its grace is over.
     pub(crate) cancel_by_ms: Option<u64>,
     /// Still to be leased by.
@@ -56,6 +59,7 @@ pub(crate) type Memory = Vec<u8>;
 pub(crate) struct Bounds {
     pub(crate) remembered_ids: usize,
     pub(crate) max_losses: u32,
+    pub(crate) max_unconfirmed: u32,
     pub(crate) success_retention_ms: u64,
     pub(crate) failure_retention_ms: u64,
 }
@@ -217,7 +221,7 @@ impl Queue {
         });
     }
 
-    /// Hands out jobs; returns them in order, and whether there is more in a lane that was looked at.
+    /// Hands out jobs; returns them in order: by priority, then the oldest head.
     pub(crate) fn lease(
         &mut self,
         now: u64,
@@ -225,7 +229,7 @@ impl Queue {
         term_ms: u64,
         most: usize,
         wanted: impl Fn(&str) -> bool,
-    ) -> (Vec<Id>, bool) {
+    ) -> Vec<Id> {
         self.promote(now);
         let mut order: Vec<(u8, u64, String)> = self
             .lanes
@@ -234,34 +238,38 @@ impl Queue {
             .map(|(lane, slots)| (b'9' - lane.as_bytes()[0], slots[0].ms, lane.clone()))
             .collect();
         order.sort();
-        let (mut taken, mut expired, mut more) = (Vec::new(), Vec::new(), Vec::new());
-        for (.., lane) in order {
-            if taken.len() >= most {
-                break;
+        let (mut taken, mut expired) = (Vec::new(), Vec::new());
+        while taken.len() < most {
+            // Lanes of the same age go by their age at the start.
+            let heads = order.iter().enumerate().filter_map(|(index, (priority, _, lane))| {
+                let slot = self.lanes.get(lane)?.front()?;
+                Some(((*priority, slot.ms, index), lane.clone()))
+            });
+            let Some((_, lane)) = heads.min() else { break };
+            let slot = self
+                .lanes
+                .get_mut(&lane)
+                .and_then(VecDeque::pop_front)
+                .expect("it has a head");
+            if slot.buried {
+                continue;
             }
-            let slots = self.lanes.get_mut(&lane).expect("it is there");
-            let look = (most - taken.len()).min(slots.len());
-            for slot in slots.drain(..look).collect::<Vec<_>>() {
-                if slot.buried {
-                    continue;
-                }
-                if self.jobs[&slot.id].start_by_ms.is_some_and(|ms| ms <= now) {
-                    expired.push(slot.id);
-                } else {
-                    taken.push(slot.id);
-                }
+            if self.jobs[&slot.id].start_by_ms.is_some_and(|ms| ms <= now) {
+                expired.push(slot.id);
+            } else {
+                taken.push(slot.id);
             }
-            more.push(!self.lanes[&lane].is_empty());
-            self.lanes.retain(|_, slots| !slots.is_empty());
         }
+        self.lanes.retain(|_, slots| !slots.is_empty());
         for id in &taken {
             self.go(id, Event::Lease);
             let job = self.jobs.get_mut(id).expect("it is there");
-            job.start_by_ms = None;
             job.lease = Some(Lease {
                 nonce,
                 since_ms: now,
                 deadline_ms: now + term_ms.min(job.attempt_timeout_ms),
+                keeper: Keeper::NONE,
+                confirmed: false,
             });
             if job.unique.as_ref().is_some_and(|(_, until_leased)| *until_leased) {
                 self.free_unique(id);
@@ -276,8 +284,14 @@ impl Queue {
             let retention = self.failure_retention(&id);
             self.end(&id, Event::Expire, now, retention);
         }
-        let more = taken.len() < most && more.contains(&true);
-        (taken, more)
+        taken
+    }
+
+    /// Whether what is remembered of an id is an answer to that lease, other than giving it back.
+    pub(crate) fn was_answered(&self, id: &Id, nonce: Nonce) -> bool {
+        self.remembered(id).is_some_and(|memory| {
+            memory.get(1..9) == Some(&nonce.0[..8]) && !matches!(memory.get(9), Some(b'G' | b'U'))
+        })
     }
 
     /// Whether this is the lease that a job is under.
@@ -305,6 +319,9 @@ impl Queue {
         let to = self.go(id, event);
         let job = self.jobs.get_mut(id).expect("it is there");
         job.lease = None;
+        if event != Event::Release {
+            job.start_by_ms = None;
+        }
         job.due_ms = due_ms.unwrap_or(0);
         to
     }
@@ -333,15 +350,15 @@ impl Queue {
         }
     }
 
-    /// A round of upkeep: promoted, timed out, lost, dead, expired, cancelled, pruned.
-    pub(crate) fn upkeep(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 7] {
+    /// A round of upkeep: promoted, timed out, lost, dead, expired, cancelled, pruned, unconfirmed.
+    pub(crate) fn upkeep(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 8] {
         let at_start = self.generation;
         let promoted = self.promote(now);
-        let [timed_out, lost, dead, cancelled] = self.end_leases(now, due_of);
+        let [timed_out, lost, dead, cancelled, unconfirmed] = self.end_leases(now, due_of);
         let late: Vec<Id> = self
             .jobs
             .iter()
-            .filter(|(_, job)| job.start_by_ms.is_some_and(|ms| ms <= now))
+            .filter(|(_, job)| job.lease.is_none() && job.start_by_ms.is_some_and(|ms| ms <= now))
             .map(|(id, _)| id.clone())
             .collect();
         let chosen = self.choose();
@@ -367,10 +384,19 @@ impl Queue {
         });
         let pruned = before - self.jobs.len();
         self.turn_memory_over(at_start);
-        [promoted, timed_out, lost, dead, late.len(), cancelled, pruned]
+        [
+            promoted,
+            timed_out,
+            lost,
+            dead,
+            late.len(),
+            cancelled,
+            pruned,
+            unconfirmed,
+        ]
     }
 
-    fn end_leases(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 4] {
+    fn end_leases(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 5] {
         let mut over: Vec<(u64, Id)> = self
             .jobs
             .iter()
@@ -380,14 +406,29 @@ impl Queue {
         over.sort();
         let chosen = self.choose();
         let (mut memory, mut front) = (Vec::new(), Vec::new());
-        let [mut timed_out, mut lost, mut dead, mut cancelled] = [0; 4];
+        let [mut timed_out, mut lost, mut dead, mut cancelled, mut unconfirmed] = [0; 5];
         for (_, id) in over {
             let job = &self.jobs[&id];
             let lease = job.lease.expect("it is leased");
+            let timed = now >= lease.since_ms + job.attempt_timeout_ms;
             let state = if job.cancel_by_ms.is_some() {
                 cancelled += 1;
                 self.nack(&id, Event::Cancel, false, now, None)
-            } else if now >= lease.since_ms + job.attempt_timeout_ms {
+            } else if !(lease.confirmed || timed && lease.keeper == Keeper::NONE) {
+                // Nobody said that it had arrived: as if it had been given back, but for the count.
+                unconfirmed += 1;
+                let job = self.jobs.get_mut(&id).expect("it is there");
+                job.unconfirmed += 1;
+                let (start_by_ms, times) = (job.start_by_ms, job.unconfirmed);
+                if times >= self.bounds.max_unconfirmed {
+                    self.end(&id, Event::LoseForGood, now, 0)
+                } else {
+                    front.push(id.clone());
+                    let state = self.nack(&id, Event::Lose, false, now, None);
+                    self.jobs.get_mut(&id).expect("it is there").start_by_ms = start_by_ms;
+                    state
+                }
+            } else if timed {
                 timed_out += 1;
                 let event = if job.attempts + 1 >= job.max_attempts {
                     Event::GiveUp
@@ -420,6 +461,6 @@ impl Queue {
             self.push_front(&id, now);
         }
         self.remember(chosen, memory);
-        [timed_out, lost, dead, cancelled]
+        [timed_out, lost, dead, cancelled, unconfirmed]
     }
 }

@@ -175,6 +175,9 @@ impl Drive<'_> {
                 }
                 (Event::Retry, true)
             }
+            NackAction::GiveBack | NackAction::GiveBackUnconfirmed | NackAction::SetAside => {
+                unreachable!("no client asks for it")
+            }
         }
     }
 }
@@ -186,6 +189,9 @@ fn letter(action: NackAction) -> u8 {
         NackAction::Snooze => b'Z',
         NackAction::DeadLetter => b'D',
         NackAction::Discard => b'C',
+        NackAction::GiveBack => b'G',
+        NackAction::GiveBackUnconfirmed => b'U',
+        NackAction::SetAside => b'Q',
     }
 }
 
