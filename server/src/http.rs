@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 struct Shared {
     registry: Arc<Registry>,
     readiness: Arc<Readiness>,
+    scraping: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Serves until `stop` is cancelled.
@@ -23,6 +24,7 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<
     let shared = Shared {
         registry: Arc::new(metrics.registry()),
         readiness,
+        scraping: Arc::default(),
     };
     let router = Router::new()
         .route("/", get(index))
@@ -42,13 +44,21 @@ async fn index() -> &'static str {
     "bananas-broker\n\n/metrics  OpenMetrics\n/livez    whether the process runs\n/readyz   whether it should get traffic\n"
 }
 
+/// Many queues are megabytes of text: written on a thread of its own, one scrape after the other, so that no call waits for it.
 async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {
     // Also brings the gauge of readiness up to date.
     shared.readiness.why_not();
-    (
-        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
-        metrics::render(&shared.registry),
-    )
+    let _turn = shared.scraping.lock().await;
+    let registry = shared.registry.clone();
+    let page = tokio::task::spawn_blocking(move || metrics::render(&registry)).await;
+    match page {
+        Ok(page) => (StatusCode::OK, [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], page),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
+            format!("the metrics cannot be written: {error}\n"),
+        ),
+    }
 }
 
 /// Independent of Redis: a restart of this process would not bring Redis back.

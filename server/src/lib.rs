@@ -1,5 +1,6 @@
 //! The broker: gRPC in front, Redis behind, nothing of its own that a crash could lose. ARCHITECTURE.md has the map.
 
+pub mod agenda;
 pub mod app;
 pub mod broker;
 pub mod cli;

@@ -1,131 +1,274 @@
-//! What nobody asks for, for every queue there is: due jobs, dead leases, late starts, old records, depths for the metrics; and the report of this broker's streams.
+//! What nobody asks for: due jobs, dead leases, late starts, old records, queues in which nothing is left; depths for the metrics, and the report of this
+//! broker's streams.
 //!
-//! There is no leader. Every broker does it, each round is one atomic bounded script, and doing it twice does no harm.
+//! There is no leader. The list of queues (lua/agenda.lua) says when each is to be looked after and gives each out to one broker; every round is one atomic
+//! bounded script, and doing it twice does no harm. docs/decisions/0012 says why it goes by what is due.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod depths;
+mod sweep;
 
-use tokio::time::Instant;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     broker::Broker,
     domain::{Error, RoutingKey},
-    metrics::{QueueDepths, band},
-    queue::Queue,
-    store::Round,
+    queue::{LISTED_MS, Queue},
+    store::{Agenda, Next, Round, Taken, Told},
 };
 
-/// A queue with work in it is looked after this often, one without this often, give or take a fifth.
-const BUSY: Duration = Duration::from_secs(1);
-const IDLE: Duration = Duration::from_secs(15);
-/// The list of queues is read this often; streams are reported this often.
-const LIST: Duration = Duration::from_secs(5);
-const REPORT: Duration = Duration::from_secs(3);
-/// Depths are counted this often while a queue is busy.
-const COUNT: Duration = Duration::from_secs(5);
-/// Rounds in a row on one queue before the next gets its turn.
+/// The list of queues is asked this often for what other brokers told it; sooner, if something is known to fall due, or is to be told.
+const POLL: Duration = Duration::from_millis(500);
+/// What is to be told is collected for this long.
+const COLLECT: Duration = Duration::from_millis(50);
+/// After an error of Redis.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+/// Queues that are looked after at the same time, so that one that is slow delays no other.
+const AT_ONCE: usize = 64;
+/// Rounds in a row on one queue before it is somebody else's turn.
 const ROUNDS_AT_ONCE: usize = 20;
-
-#[derive(Debug)]
-struct Rota {
-    next: Instant,
-    cursor: u64,
-    count_at: Instant,
-    was_busy: bool,
-}
+/// A queue in which nothing falls due is looked after this often, so that the last keys of one that is empty go. Longer than any broker takes it for listed
+/// (`queue::LISTED_MS`), and than a call that was begun then can take.
+const TIDY_MS: u64 = LISTED_MS + 60_000;
+/// Visits without anything due are spread so that there are no more than this many in a second, at all brokers together.
+const TIDY_PER_SECOND: u64 = 40;
+/// One in so many queues in which nothing is due is looked after all the same: lost deadlines are found, and what is kept is counted.
+const LOOK_ANYWAY: u32 = 10;
+/// Streams are reported this often.
+const REPORT: Duration = Duration::from_secs(3);
+/// Lost looks are walked this often.
+const DISOWN: Duration = Duration::from_secs(1);
+/// Queues that this broker uses are listed again this often, if they got lost; queues that it does not use are forgotten this often.
+const LIST_AGAIN: Duration = Duration::from_mins(1);
+const FORGET: Duration = Duration::from_secs(2);
 
 /// Runs until it is dropped.
 pub async fn run(broker: Arc<Broker>) {
-    tokio::join!(look_after_queues(&broker), report_streams(&broker));
+    tokio::join!(
+        look_after_queues(&broker),
+        keep_listed(&broker),
+        forget_idle(&broker),
+        give_back_lost(&broker),
+        report_streams(&broker),
+        depths::run(&broker),
+        sweep::run(&broker),
+    );
 }
 
 async fn report_streams(broker: &Broker) {
+    // What an earlier report left behind is not ours.
+    let mut all = true;
     loop {
         broker.sessions.measure(&broker.metrics);
         let changes = broker.sessions.changes(&broker.id);
-        if let Err(error) = broker.store.report(&broker.id, &changes).await {
-            tracing::debug!(%error, "streams could not be reported");
-            broker.sessions.report_all_again();
+        match broker.store.report(&broker.id, &changes, all).await {
+            Ok(()) => all = false,
+            Err(error) => {
+                tracing::debug!(%error, "streams could not be reported");
+                // The next report names every stream and replaces the list, so that none of those that have left since stays.
+                broker.sessions.report_all_again();
+                all = true;
+            }
         }
         tokio::time::sleep(jittered(REPORT)).await;
     }
 }
 
-async fn look_after_queues(broker: &Broker) {
-    let mut rotas: HashMap<RoutingKey, Rota> = HashMap::new();
-    let mut list_at = Instant::now();
+async fn give_back_lost(broker: &Broker) {
     loop {
         broker.store.disown_lost().await;
-        if Instant::now() >= list_at {
-            list_at = Instant::now() + jittered(LIST);
-            match broker.store.queue_names().await {
-                Ok(names) => {
-                    for name in names {
-                        rotas.entry(name).or_insert_with(Rota::at_once);
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "queues could not be listed"),
-            }
-        }
-        for queue in broker.queues.all() {
-            if !rotas.contains_key(queue.routing_key()) {
-                rotas.insert(queue.routing_key().clone(), Rota::at_once());
-            }
-        }
-        let now = Instant::now();
-        for (name, rota) in rotas.iter_mut().filter(|(_, rota)| rota.next <= now) {
-            let queue = broker.queues.get(name);
-            if let Err(error) = rota.turn(broker, &queue).await {
-                tracing::debug!(queue = %name, %error, "upkeep failed");
-                rota.next = Instant::now() + jittered(BUSY);
-            }
-        }
-        let first = rotas
-            .values()
-            .map(|rota| rota.next)
-            .min()
-            .unwrap_or(list_at)
-            .min(list_at);
-        // Queues that this broker hears of meanwhile are seen within this time.
-        tokio::time::sleep_until(first.min(Instant::now() + BUSY)).await;
+        tokio::time::sleep(DISOWN).await;
     }
 }
 
-impl Rota {
-    fn at_once() -> Self {
-        let now = Instant::now();
-        Self {
-            next: now,
-            cursor: 0,
-            count_at: now,
-            was_busy: true,
+async fn forget_idle(broker: &Arc<Broker>) {
+    loop {
+        tokio::time::sleep(FORGET).await;
+        let queues = broker.queues.clone();
+        // There may be a hundred thousand.
+        let _ = tokio::task::spawn_blocking(move || queues.forget_idle()).await;
+    }
+}
+
+/// Lists again what this broker uses: after every new connection, because the Redis behind it may have lost the list, and from time to time.
+async fn keep_listed(broker: &Broker) {
+    let mut generation = broker.store.generation();
+    let mut next = Instant::now() + jittered(LIST_AGAIN);
+    loop {
+        tokio::time::sleep(POLL).await;
+        let now = broker.store.generation();
+        if now != generation || Instant::now() >= next {
+            generation = now;
+            next = Instant::now() + jittered(LIST_AGAIN);
+            let real = broker.queues.all().into_iter().filter(|queue| queue.is_real());
+            let names = real.map(|queue| queue.routing_key().clone()).collect();
+            broker.queues.agenda().known(names);
+        }
+    }
+}
+
+async fn look_after_queues(broker: &Arc<Broker>) {
+    let agenda = broker.queues.agenda();
+    let mut visits = JoinSet::new();
+    let mut second = Instant::now();
+    loop {
+        agenda.tick();
+        while visits.try_join_next().is_some() {}
+        if Instant::now() >= second {
+            second = Instant::now() + Duration::from_secs(1);
+            for name in agenda.take_later() {
+                if let Some(queue) = broker.queues.known(&name) {
+                    queue.tell_later();
+                }
+            }
+        }
+        let (at_ms, generation) = (agenda.now_ms(), broker.store.generation());
+        let told = agenda.take();
+        let room = AT_ONCE.saturating_sub(visits.len());
+        let pause = match broker.store.agenda(room, &told).await {
+            Ok(list) => {
+                for (name, _) in told.iter().filter(|(_, what)| *what == Told::Used) {
+                    if let Some(queue) = broker.queues.known(name) {
+                        queue.listed(at_ms, generation);
+                    }
+                }
+                let worked = agenda.take_worked().into_iter();
+                for visit in visits_of(&list, worked) {
+                    visits.spawn(visit.make(broker.clone()));
+                }
+                if room > 0 && list.taken.len() == room || agenda.is_waiting() {
+                    Duration::ZERO
+                } else {
+                    list.next_in_ms.map_or(POLL, |ms| Duration::from_millis(ms).min(POLL))
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the list of queues does not answer");
+                agenda.put_back(told);
+                tokio::time::sleep(jittered(ERROR_PAUSE)).await;
+                continue;
+            }
+        };
+        tokio::time::sleep(COLLECT.min(pause.max(Duration::from_millis(1)))).await;
+        if pause > COLLECT {
+            tokio::select! {
+                () = agenda.nudged() => {}
+                () = tokio::time::sleep(pause - COLLECT) => {}
+            }
+        } else if pause.is_zero() && visits.len() >= AT_ONCE {
+            // All hands are full.
+            let _ = visits.join_next().await;
+        }
+    }
+}
+
+/// A queue to look after, and why.
+struct Visit {
+    routing_key: RoutingKey,
+    /// What the list gave it out under; empty if this broker has reasons of its own.
+    score: String,
+    may_forget: bool,
+    /// Do not ask whether something is due.
+    sure: bool,
+    now_ms: u64,
+    queues: u64,
+}
+
+fn visits_of(list: &Agenda, worked: impl Iterator<Item = RoutingKey>) -> Vec<Visit> {
+    let of_list = list.taken.iter().cloned().map(
+        |Taken {
+             routing_key,
+             score,
+             may_forget,
+         }| Visit {
+            routing_key,
+            score,
+            may_forget,
+            sure: may_forget || fastrand::u32(..LOOK_ANYWAY) == 0,
+            now_ms: list.now_ms,
+            queues: list.queues,
+        },
+    );
+    let ours = worked.map(|routing_key| Visit {
+        routing_key,
+        score: String::new(),
+        may_forget: false,
+        sure: true,
+        now_ms: list.now_ms,
+        queues: list.queues,
+    });
+    of_list.chain(ours).collect()
+}
+
+impl Visit {
+    async fn make(self, broker: Arc<Broker>) {
+        match self.look_after(&broker).await {
+            Ok(next) => broker.queues.agenda().visited(
+                self.routing_key,
+                Told::Visited {
+                    taken: self.score,
+                    at_ms: self.now_ms,
+                    next,
+                },
+            ),
+            // In ten seconds the list gives it out again.
+            Err(error) => tracing::debug!(queue = %self.routing_key, %error, "upkeep failed"),
         }
     }
 
-    async fn turn(&mut self, broker: &Broker, queue: &Queue) -> Result<(), Error> {
+    async fn look_after(&self, broker: &Broker) -> Result<Option<Next>, Error> {
+        let keys = broker.store.keys(&self.routing_key);
+        if !self.sure {
+            let due = broker.store.next_due(&keys).await?;
+            if !due.untidy && due.next_ms.is_none_or(|due_ms| due_ms > self.now_ms) {
+                return Ok(Some(self.next(due.next_ms, None)));
+            }
+        }
+        // A queue that this broker does not use is looked after all the same, and leaves nothing behind here.
+        let queue = broker.queues.known(&self.routing_key);
+        let mut cursor = queue
+            .as_deref()
+            .map_or(0, |queue| queue.cursor.load(std::sync::atomic::Ordering::Relaxed));
         let mut round = Round::default();
         for _ in 0..ROUNDS_AT_ONCE {
-            round = broker.store.upkeep(queue.keys(), self.cursor).await?;
-            self.cursor = round.cursor;
-            note(broker, queue, &round);
+            round = if self.may_forget {
+                broker.store.upkeep_or_forget(&keys, cursor).await?
+            } else {
+                broker.store.upkeep(&keys, cursor).await?
+            };
+            cursor = round.cursor;
+            if round.is_eventful() {
+                note(broker, &broker.queues.get(&self.routing_key), &round);
+            }
             if !round.more {
                 break;
             }
         }
-        let now = Instant::now();
-        let mut pause = jittered(if round.busy { BUSY } else { IDLE });
-        if let Some(next_ms) = round.next_ms {
-            pause = pause.min(Duration::from_millis(next_ms.saturating_sub(round.now_ms).max(1)));
+        if let Some(queue) = queue {
+            queue.cursor.store(cursor, std::sync::atomic::Ordering::Relaxed);
         }
-        if round.more {
-            pause = Duration::ZERO;
+        if round.forgotten {
+            return Ok(None);
         }
-        self.next = now + pause;
-        if (round.busy || self.was_busy) && now >= self.count_at {
-            self.count_at = now + jittered(COUNT);
-            self.was_busy = round.busy;
-            count(broker, queue).await?;
+        let next_ms = if round.more { Some(round.now_ms) } else { round.next_ms };
+        Ok(Some(self.next(next_ms, round.forget_ms)))
+    }
+
+    /// When to come again: when something falls due, or else some time, so that visits without anything due are spread.
+    fn next(&self, due_ms: Option<u64>, forget_ms: Option<u64>) -> Next {
+        let spread_ms = self.queues * 1_000 / TIDY_PER_SECOND;
+        let tidy_ms = (self.now_ms + TIDY_MS).max(forget_ms.unwrap_or(0)) + fastrand::u64(..=spread_ms);
+        match due_ms {
+            Some(at_ms) if at_ms <= tidy_ms => Next {
+                at_ms,
+                may_forget: false,
+            },
+            _ => Next {
+                at_ms: tidy_ms,
+                may_forget: true,
+            },
         }
-        Ok(())
     }
 }
 
@@ -144,24 +287,6 @@ fn note(broker: &Broker, queue: &Queue, round: &Round) {
         broker.metrics.quarantined.inc_by(round.quarantined.len() as u64);
         tracing::error!(queue = %queue.routing_key(), jobs = ?round.quarantined, "jobs that could not be read were set aside");
     }
-}
-
-async fn count(broker: &Broker, queue: &Queue) -> Result<(), Error> {
-    let counts = broker.store.counts(queue.keys()).await?;
-    let mut depths = QueueDepths {
-        scheduled: counts.scheduled,
-        leased: counts.leased,
-        dead: counts.dead,
-        oldest_ready: counts.oldest_ready_ms.map_or(Duration::ZERO, |oldest| {
-            Duration::from_millis(counts.now_ms.saturating_sub(oldest))
-        }),
-        ..QueueDepths::default()
-    };
-    for lane in &counts.lanes {
-        depths.ready[band(lane.priority)] += lane.ready;
-    }
-    queue.metrics().set_depths(&depths);
-    Ok(())
 }
 
 fn jittered(duration: Duration) -> Duration {

@@ -14,6 +14,7 @@ mod lifecycle;
 mod mutants;
 mod pause;
 mod process;
+mod queues;
 mod retry;
 mod signals;
 mod subscribe;

@@ -72,9 +72,12 @@ pub async fn audit_all(connection: &mut MultiplexedConnection) -> BTreeMap<Strin
     let mut foreign = Vec::new();
     for key in dump(connection, "*").await {
         let name = String::from_utf8_lossy(&key.name).into_owned();
+        if name.starts_with("bn:{~queues}:") || name.starts_with("bn:{~brokers}:") {
+            continue;
+        }
         if let Some((routing_key, _)) = name.strip_prefix("bn:{").and_then(|rest| rest.split_once("}:")) {
             queues.insert(routing_key.to_owned());
-        } else if !(name == "bn:queues" || name == "bn:brokers" || name.starts_with("bn:broker:")) {
+        } else {
             foreign.push(name);
         }
     }

@@ -74,6 +74,7 @@ impl Operation for Enqueue {
             wake_in_doubt(queue, &unique);
         }
         let Stored { at_us, answers } = stored?;
+        queue.note_stored(&unique, at_us / 1_000);
         note_enqueued(queue, &unique, &answers, at_us);
         Ok(position
             .into_iter()
@@ -156,7 +157,9 @@ impl Operation for Ack {
     }
 
     async fn run(queue: &Arc<Queue>, items: &[&AckItem]) -> Result<Answers<Settled>, Error> {
-        queue.store().ack(queue.keys(), items).await
+        let answers = queue.store().ack(queue.keys(), items).await?;
+        queue.note_settled(answers.iter().filter(|answer| answer.is_ok()).count());
+        Ok(answers)
     }
 }
 
@@ -178,7 +181,13 @@ impl Operation for Nack {
     }
 
     async fn run(queue: &Arc<Queue>, items: &[&NackItem]) -> Result<Answers<NackOutcome>, Error> {
-        queue.store().nack(queue.keys(), items).await
+        let answers = queue.store().nack(queue.keys(), items).await?;
+        let applied = || answers.iter().flatten();
+        queue.note_settled(applied().count());
+        if let Some(ms) = applied().filter_map(NackOutcome::due_in_ms).min() {
+            queue.due_within(ms);
+        }
+        Ok(answers)
     }
 }
 
@@ -203,7 +212,11 @@ impl Operation for Extend {
     }
 
     async fn run(queue: &Arc<Queue>, items: &[&ExtendItem]) -> Result<Answers<Extended>, Error> {
-        queue.store().extend(queue.keys(), items).await
+        let answers = queue.store().extend(queue.keys(), items).await?;
+        if let Some(ms) = answers.iter().flatten().map(|extended| extended.remaining_ms).min() {
+            queue.due_within(ms);
+        }
+        Ok(answers)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// Even without a signal, a waiting call looks this often.
 const SAFETY_LOOK: Duration = Duration::from_secs(5);
+/// How long the entry of a cancelled job may stay in its lane where no worker passes it, in milliseconds.
+const TIDY_MS: u64 = 5_000;
 
 #[tonic::async_trait]
 impl JobService for Service {
@@ -60,12 +62,22 @@ impl JobService for Service {
             .grace
             .as_ref()
             .map_or(Ok(default), |grace| convert::duration_ms(grace, "grace", least, most))?;
-        let queue = self.0.queues.get(&key);
+        let broker = self.0.clone();
         // A task of its own: a caller that goes away does not cancel the cancel.
         let state = tokio::spawn(async move {
-            let state = queue.store().cancel(queue.keys(), id, &request.reason, grace_ms).await;
-            if matches!(state, Ok(Some(JobState::Cancelled))) {
-                queue.metrics().cancelled.inc();
+            let state = broker
+                .store
+                .cancel(&broker.store.keys(&key), id, &request.reason, grace_ms)
+                .await;
+            match state {
+                Ok(Some(JobState::Cancelled)) => {
+                    let queue = broker.queues.get(&key);
+                    queue.metrics().cancelled.inc();
+                    // Its entry stays in its lane: upkeep takes it away if no worker does.
+                    queue.due_within(TIDY_MS);
+                }
+                Ok(Some(JobState::Leased)) => broker.queues.get(&key).due_within(grace_ms),
+                _ => {}
             }
             state
         })
@@ -87,14 +99,25 @@ const fn is_final(state: pb::JobState) -> bool {
 
 impl Service {
     async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
-        let queue = self.0.queues.get(key);
-        let view = queue.store().look(queue.keys(), id).await?.ok_or(Error::JobNotFound)?;
+        let store = &self.0.store;
+        let view = store.look(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
         Ok(job(key, id, &view, full))
     }
 
     /// Waits until the job is in a final state or the time is up.
     async fn wait(&self, key: &RoutingKey, id: JobId, until: Instant) -> Result<(), Error> {
-        let queue = self.0.queues.get(key);
+        let wait_ms = (until.saturating_duration_since(Instant::now()) + SAFETY_LOOK).as_millis() as u64;
+        let queue = if let Some(queue) = self.0.queues.known(key) {
+            queue
+        } else {
+            // Only of a job that is there, anything is remembered.
+            match self.0.store.await_settled(&self.0.store.keys(key), id, wait_ms).await? {
+                None => return Err(Error::JobNotFound),
+                Some(true) => return Ok(()),
+                Some(false) => self.0.queues.get(key),
+            }
+        };
+        queue.due_within(wait_ms);
         let (settled, listening) = queue.wakers().on_settled(id);
         // Forgotten on every way out, also when the caller goes away.
         let _forget = Forget {

@@ -22,6 +22,27 @@ impl Page {
         })
     }
 
+    /// The last name of the page before; empty for the first.
+    pub(super) fn after(&self) -> &str {
+        &self.after
+    }
+
+    /// One entry more than the page may have: with it, there is a next page.
+    pub(super) fn and_one(&self) -> usize {
+        self.size + 1
+    }
+
+    /// This page of a list that was read in order from [`Page::after`], up to [`Page::and_one`] entries, and the token of the next; empty after the last.
+    pub(super) fn first<T>(&self, mut items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
+        let more = items.len() > self.size;
+        items.truncate(self.size);
+        let next = match items.last() {
+            Some(last) if more => token(&name(last)),
+            _ => String::new(),
+        };
+        (items, next)
+    }
+
     /// This page of a list, in the order of names, and the token of the next; empty after the last.
     pub(super) fn cut<T>(&self, items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let mut named: Vec<(String, T)> = items

@@ -1,6 +1,7 @@
 //! `QueueService`: depth of queues, pause and resume.
 
 use bananas_proto::server::{self as pb, queue_service_server::QueueService};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
 use super::{Service, convert, pages::Page};
@@ -8,6 +9,9 @@ use crate::{
     domain::{Error, RoutingKey},
     store::QueueCounts,
 };
+
+/// Queues of a page that are counted at the same time.
+const COUNTED_AT_ONCE: usize = 16;
 
 #[tonic::async_trait]
 impl QueueService for Service {
@@ -21,13 +25,18 @@ impl QueueService for Service {
             RoutingKey::parse(&request.prefix)
                 .map_err(|_| Error::invalid("prefix", "cannot be the beginning of a routing key"))?;
         }
-        let mut names: Vec<RoutingKey> = self.0.store.queue_names().await?;
-        names.retain(|name| name.as_str().starts_with(&request.prefix));
-        let (names, next_page_token) = page.cut(names, ToString::to_string);
-        let mut queues = Vec::with_capacity(names.len());
-        for name in &names {
-            queues.push(self.count(name).await?);
-        }
+        // Read in order of their names, this page and no more.
+        let names = self
+            .0
+            .store
+            .queue_names(&request.prefix, page.after(), page.and_one())
+            .await?;
+        let (names, next_page_token) = page.first(names, ToString::to_string);
+        let queues = stream::iter(names)
+            .map(|name| async move { self.count(&name).await })
+            .buffered(COUNTED_AT_ONCE)
+            .try_collect()
+            .await?;
         Ok(Response::new(pb::ListQueuesResponse {
             queues,
             next_page_token,
@@ -73,9 +82,10 @@ impl QueueService for Service {
         if !self.0.store.is_registered(&name).await? {
             return Err(Error::QueueNotFound(name.to_string()).into());
         }
-        let queue = self.0.queues.get(&name);
-        queue.store().resume(queue.keys()).await?;
-        queue.wakers().missed();
+        self.0.store.resume(&self.0.store.keys(&name)).await?;
+        if let Some(queue) = self.0.queues.known(&name) {
+            queue.wakers().missed();
+        }
         tracing::info!(queue = %name, "queue resumed");
         Ok(Response::new(pb::ResumeQueueResponse {
             queue: Some(self.count(&name).await?),

@@ -20,6 +20,7 @@ pub use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Queues that get a `routing_key` label value of their own; the rest is counted under `_other`.
 pub const MAX_ROUTING_KEYS: usize = 1_000;
@@ -122,7 +123,8 @@ impl Metrics {
         }
     }
 
-    /// The metrics of one queue. Takes a lock: keep the handle. Above [`MAX_ROUTING_KEYS`] the shared `_other` is returned.
+    /// The metrics of one queue. Takes a lock: keep the handle. Above [`MAX_ROUTING_KEYS`] the queue that has been unused and empty for longest gives up its
+    /// label; if there is none, the shared `_other` is returned.
     pub fn queue(&self, routing_key: &str) -> Arc<QueueMetrics> {
         if let Some(queue) = self
             .queues
@@ -130,11 +132,21 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner)
             .get(routing_key)
         {
+            queue.back_in_use();
             return queue.clone();
         }
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(queue) = queues.get(routing_key) {
+            queue.back_in_use();
             return queue.clone();
+        }
+        if queues.len() >= self.max_routing_keys {
+            let unused = queues
+                .iter()
+                .filter_map(|(name, queue)| Some((queue.unused_for()?, name)));
+            if let Some(name) = unused.max().map(|(_, name)| name.clone()) {
+                queues.remove(&name);
+            }
         }
         if queues.len() >= self.max_routing_keys {
             self.routing_keys_dropped.inc();
@@ -143,6 +155,23 @@ impl Metrics {
         let queue = Arc::new(QueueMetrics::new(routing_key, false));
         queues.insert(routing_key.into(), queue.clone());
         queue
+    }
+
+    /// Whether a queue that is not counted yet would get a label of its own.
+    pub fn has_free_labels(&self) -> bool {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner).len() < self.max_routing_keys
+    }
+
+    /// Forgets queues that nobody has used for this long and in which nothing is.
+    pub fn forget_unused(&self, longest: Duration) {
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| queue.unused_for().is_none_or(|unused| unused < longest));
+    }
+
+    /// Every queue with a label of its own.
+    pub fn own_queues(&self) -> Vec<Arc<QueueMetrics>> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        queues.values().cloned().collect()
     }
 
     /// Every known queue by name, and `_other` once something was counted there.
@@ -192,7 +221,6 @@ pub fn render(registry: &Registry) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn the_page_has_every_metric_of_the_table_with_the_names_of_the_table() {
@@ -236,6 +264,37 @@ mod tests {
             table::TABLE.len(),
             "a metric is rendered that the table lacks"
         );
+    }
+
+    #[test]
+    fn a_queue_that_is_unused_and_empty_gives_its_label_to_another() {
+        let metrics = Arc::new(Metrics::with_max_routing_keys(2));
+        let (first, second) = (metrics.queue("a"), metrics.queue("b"));
+        first.set_depths(&QueueDepths {
+            dead: 1,
+            ..QueueDepths::default()
+        });
+        first.retire();
+        second.retire();
+        assert_eq!(metrics.queue("c").routing_key(), "c", "b is empty and unused");
+        assert_eq!(metrics.queue("b").routing_key(), "_other", "a is not empty, c is used");
+        first.set_depths(&QueueDepths::default());
+        metrics.forget_unused(Duration::ZERO);
+        assert!(metrics.has_free_labels());
+        let page = render(&metrics.registry());
+        assert!(
+            !page.contains("routing_key=\"a\"") && page.contains("routing_key=\"c\""),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn a_histogram_without_a_value_takes_no_line() {
+        let metrics = Metrics::new();
+        metrics.queue("email").band(8).enqueued.inc();
+        let page = render(&metrics.registry());
+        assert!(page.contains("bananas_jobs_enqueued_total{priority=\"high\",routing_key=\"email\"} 1"));
+        assert!(!page.contains("bananas_job_duration_seconds_bucket"), "{page}");
     }
 
     #[test]

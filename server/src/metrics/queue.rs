@@ -3,7 +3,8 @@
 use super::histogram::{Histogram, JOB_SECONDS};
 use prometheus_client::metrics::counter::Counter;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Names of the priority bands, by the index that [`band`] yields.
 pub const BANDS: [&str; 3] = ["low", "normal", "high"];
@@ -63,6 +64,7 @@ impl BandMetrics {
 pub struct QueueMetrics {
     routing_key: Box<str>,
     shared: bool,
+    retired: Mutex<Option<Instant>>,
     bands: [BandMetrics; 3],
     /// Enqueues that found their job already there.
     pub deduplicated: Counter,
@@ -89,6 +91,7 @@ impl QueueMetrics {
         Self {
             routing_key: routing_key.into(),
             shared,
+            retired: Mutex::new(None),
             bands: std::array::from_fn(|_| BandMetrics::new()),
             deduplicated: Counter::default(),
             retried: Counter::default(),
@@ -111,6 +114,23 @@ impl QueueMetrics {
 
     pub(super) fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// Nobody uses the queue at the moment: its label may go to another when nothing is in it.
+    pub fn retire(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn back_in_use(&self) {
+        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// How long nobody has used the queue, if nothing is in it.
+    pub(super) fn unused_for(&self) -> Option<Duration> {
+        let retired = *self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_empty = self.depths() == (0, 0, 0) && self.bands.iter().all(|band| band.depth() == 0);
+        retired.filter(|_| is_empty).map(|since| since.elapsed())
     }
 
     /// Metrics of the band that this priority (1 to 9) belongs to.

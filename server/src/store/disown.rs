@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
+
 use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reply::Reply};
 use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS};
 
@@ -17,6 +19,11 @@ const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
 const STEP: u64 = 500;
 /// A queue with more leases is not walked for a worker that has come back: where many come back at once that would cost more than it saves.
 const MOST_LEASES: u64 = 5_000;
+
+/// Lost looks that are remembered. In a long outage each selector loses one at each try; the leases of the oldest have run out first.
+const MOST: usize = 1_000;
+/// Walks that are made at the same time.
+const AT_ONCE: usize = 8;
 
 /// A look whose answer was lost.
 #[derive(Debug)]
@@ -48,18 +55,28 @@ impl Store {
     /// Gives back what lost looks leased, as far as it is time for it; returns how many jobs. To be called about once a second.
     pub async fn disown_lost(&self) -> usize {
         let mut looks = std::mem::take(&mut *self.lost_looks.lock().unwrap_or_else(PoisonError::into_inner));
+        looks.retain(|look| look.walks < WALKS.len() && look.since.elapsed() < GIVE_UP_AFTER);
+        looks.drain(..looks.len().saturating_sub(MOST));
         let mut given_back = 0;
-        for look in looks.iter_mut().filter(|look| look.is_due()) {
-            match self.disown(&look.keys, look.nonce).await {
+        // In parts: where Redis is away, all of the first fail, and the others need not try.
+        for some in looks.chunks_mut(AT_ONCE) {
+            let due = some.iter_mut().filter(|look| look.is_due());
+            let walks = due.map(async |look| match self.disown(&look.keys, look.nonce).await {
                 Ok(jobs) => {
                     look.walks += 1;
-                    given_back += jobs;
+                    Some(jobs)
                 }
-                // Redis is still away: again next time.
-                Err(error) => tracing::debug!(%error, "lost leases could not be looked for"),
+                Err(error) => {
+                    tracing::debug!(%error, "lost leases could not be looked for");
+                    None
+                }
+            });
+            let found = join_all(walks).await;
+            given_back += found.iter().flatten().sum::<usize>();
+            if !found.is_empty() && found.iter().all(Option::is_none) {
+                break;
             }
         }
-        looks.retain(|look| look.walks < WALKS.len() && look.since.elapsed() < GIVE_UP_AFTER);
         self.lost_looks
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

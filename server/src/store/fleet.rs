@@ -1,7 +1,5 @@
 //! The list of brokers and their streams, so that any broker can name every worker.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use redis::Value;
 
@@ -10,6 +8,8 @@ use crate::domain::Error;
 
 /// A broker that has not reported for this long is not asked about any more, and its report expires.
 const FORGET_SECONDS: u64 = 15;
+/// Streams that one call reports.
+const STREAMS_AT_ONCE: usize = 500;
 /// Most brokers that a list reads.
 const MAX_BROKERS: usize = 1_000;
 
@@ -23,43 +23,34 @@ pub struct FleetEntry {
 }
 
 impl Store {
-    /// Reports that this broker lives, and what changed among its streams.
-    pub async fn report(&self, broker_id: &str, changes: &[FleetEntry]) -> Result<(), Error> {
-        let key = keys::broker(&self.prefix, broker_id);
+    /// Reports that this broker lives, and what changed among its streams; or, with `all`, which streams it has, and no others.
+    pub async fn report(&self, broker_id: &str, changes: &[FleetEntry], all: bool) -> Result<(), Error> {
         let gone: Vec<&str> = changes
             .iter()
             .filter(|entry| entry.worker.is_none())
             .map(|entry| entry.session_id.as_str())
             .collect();
-        if !gone.is_empty() {
-            let mut command = redis::cmd("HDEL");
-            command.arg(&key).arg(&gone);
-            self.reads.run(&command, true).await?;
-        }
         let there: Vec<&FleetEntry> = changes.iter().filter(|entry| entry.worker.is_some()).collect();
-        for some in there.chunks(500) {
-            let mut command = redis::cmd("HSET");
-            command.arg(&key);
-            for entry in some {
-                command
-                    .arg(&entry.session_id)
-                    .arg(entry.worker.as_deref().unwrap_or_default());
+        let calls = gone.len().max(there.len()).div_ceil(STREAMS_AT_ONCE).max(1);
+        let (mut gone, mut there) = (gone.chunks(STREAMS_AT_ONCE), there.chunks(STREAMS_AT_ONCE));
+        for number in 0..calls {
+            let keys = [keys::brokers(&self.prefix), keys::broker(&self.prefix, broker_id)];
+            let mut call = self.scripts.report.call_on(keys.into_iter(), 256);
+            let gone = gone.next().unwrap_or_default();
+            call.text(broker_id)
+                .int(FORGET_SECONDS)
+                .int(u64::from(all && number == 0))
+                .int(gone.len() as u64);
+            for session_id in gone {
+                call.text(session_id);
             }
-            self.reads.run(&command, true).await?;
+            for entry in there.next().unwrap_or_default() {
+                call.text(&entry.session_id)
+                    .bytes(entry.worker.as_deref().unwrap_or_default());
+            }
+            call.run(&self.reads, &self.metrics, true).await?;
         }
-        self.reads
-            .run(redis::cmd("EXPIRE").arg(&key).arg(FORGET_SECONDS), true)
-            .await?;
-        let now = now_seconds();
-        let mut command = redis::cmd("ZADD");
-        command.arg(keys::brokers(&self.prefix)).arg(now).arg(broker_id);
-        self.reads.run(&command, true).await?;
-        let mut command = redis::cmd("ZREMRANGEBYSCORE");
-        command
-            .arg(keys::brokers(&self.prefix))
-            .arg("-inf")
-            .arg(now.saturating_sub(20 * FORGET_SECONDS));
-        self.reads.run(&command, true).await.map(drop)
+        Ok(())
     }
 
     /// Takes this broker off the list.
@@ -99,10 +90,4 @@ impl Store {
         }
         Ok(workers)
     }
-}
-
-fn now_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs())
 }

@@ -25,8 +25,9 @@
 //! | `m` | hash | paused `pa ep pr pt`, dedupe generation `dg` since `ds`, somebody waits until `w` |
 //! | `w` | channel | wake-ups: store/signal.rs; `w<broker>` counts whether that broker listens |
 //!
-//! Beside the queues: `<prefix>:queues` (zset, names of all queues), `<prefix>:brokers` (zset, brokers by last sign of life) and
-//! `<prefix>:broker:<id>` (hash, the streams of one broker; expires).
+//! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every score 0, so in order of name),
+//! `<prefix>:{~queues}:due` (zset, the same names by when each is to be looked after: lua/agenda.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last
+//! sign of life) and `<prefix>:{~brokers}:<id>` (hash, the streams of one broker; expires).
 
 use crate::domain::RoutingKey;
 
@@ -89,8 +90,13 @@ impl QueueKeys {
 }
 
 /// The names of all queues.
-pub(super) fn queues(prefix: &str) -> String {
-    format!("{prefix}:queues")
+pub(super) fn names(prefix: &str) -> String {
+    format!("{prefix}:{{~queues}}:names")
+}
+
+/// When each queue is to be looked after.
+pub(super) fn due(prefix: &str) -> String {
+    format!("{prefix}:{{~queues}}:due")
 }
 
 /// The channel on which a broker tries at its start whether it may listen.
@@ -100,10 +106,10 @@ pub(super) fn start_channel(prefix: &str) -> String {
 
 /// Brokers by their last sign of life.
 pub(super) fn brokers(prefix: &str) -> String {
-    format!("{prefix}:brokers")
+    format!("{prefix}:{{~brokers}}:seen")
 }
 
 /// The streams of one broker.
 pub(super) fn broker(prefix: &str, id: &str) -> String {
-    format!("{prefix}:broker:{id}")
+    format!("{prefix}:{{~brokers}}:{id}")
 }

@@ -2,6 +2,7 @@
 //!
 //! Every state change of a job is one script call. A script reads and checks first, then writes; an expected outcome is data, not an error.
 
+mod agenda;
 mod connect;
 mod disown;
 mod enqueue;
@@ -15,10 +16,12 @@ mod reply;
 mod script;
 mod settle;
 mod signal;
+mod sweep;
 mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
+pub use agenda::{Agenda, MAX_TOLD, Next, Taken, Told};
 pub use connect::{Condition, Endpoint};
 pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
@@ -28,7 +31,8 @@ pub use lease::{Claim, LeaseAsk, Leased, Look, MAX_CLAIMS, Verdict};
 pub use queue::{LaneCount, Occupied, QueueCounts};
 pub use settle::{AckItem, ExtendItem, Extended, Extender, NackAction, NackItem, NackOutcome, Settled};
 pub use signal::{Interest, Signal, Signals};
-pub use upkeep::Round;
+pub use sweep::{FoundLane, Swept};
+pub use upkeep::{Due, Round};
 
 use tokio_util::task::TaskTracker;
 
@@ -186,6 +190,11 @@ impl Store {
     /// Tasks whose script calls outlive their callers: a broker that ends waits for them.
     pub fn flights(&self) -> &TaskTracker {
         &self.flights
+    }
+
+    /// Grows with every connection that is made: what Redis was told before may be lost with the one that it was told to.
+    pub fn generation(&self) -> u64 {
+        self.writes.iter().chain([&self.reads]).map(Link::generation).sum()
     }
 
     /// The names of the keys of a queue.

@@ -1,12 +1,10 @@
-//! counts.lua and pause.lua, and the list of queues.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! counts.lua and pause.lua.
 
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::{QueueKeys, Store, keys, keys::part, reply::Reply};
-use crate::domain::{Error, RoutingKey};
+use super::{QueueKeys, Store, keys::part, reply::Reply};
+use crate::domain::Error;
 
 /// Ready jobs of one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,52 +67,6 @@ impl QueueCounts {
 }
 
 impl Store {
-    /// Puts a queue on the list of queues. To be done before its first job is stored.
-    pub async fn register(&self, routing_key: &RoutingKey) -> Result<(), Error> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| now.as_secs());
-        let mut command = redis::cmd("ZADD");
-        command
-            .arg(keys::queues(&self.prefix))
-            .arg("NX")
-            .arg(now)
-            .arg(routing_key.as_str());
-        self.reads.run(&command, true).await.map(drop)
-    }
-
-    /// Whether a queue is on the list.
-    pub async fn is_registered(&self, routing_key: &RoutingKey) -> Result<bool, Error> {
-        let mut command = redis::cmd("ZSCORE");
-        command.arg(keys::queues(&self.prefix)).arg(routing_key.as_str());
-        Ok(!matches!(self.reads.run(&command, true).await?, Value::Nil))
-    }
-
-    /// The names of all queues, in order. Names are short and there are at most some ten thousand; read in steps, never in one.
-    pub async fn queue_names(&self) -> Result<Vec<RoutingKey>, Error> {
-        const STEP: usize = 1_000;
-        let mut names = Vec::new();
-        loop {
-            let mut command = redis::cmd("ZRANGE");
-            command
-                .arg(keys::queues(&self.prefix))
-                .arg(names.len())
-                .arg(names.len() + STEP - 1);
-            let mut reply = Reply::new(self.reads.run(&command, true).await?)?;
-            let got = reply.left();
-            while reply.left() > 0 {
-                if let Ok(name) = RoutingKey::parse(&reply.text()?) {
-                    names.push(name);
-                }
-            }
-            if got < STEP {
-                names.sort();
-                names.dedup();
-                return Ok(names);
-            }
-        }
-    }
-
     /// Whether queues may have jobs to hand out; asked all at once, each answered for itself.
     pub async fn occupied<'a>(&self, queues: impl Iterator<Item = &'a QueueKeys>) -> Vec<Result<Occupied, Error>> {
         join_all(queues.map(async |keys| {
@@ -172,6 +124,23 @@ impl Store {
             });
         }
         Ok(counts)
+    }
+
+    /// Whether jobs are scheduled, ready or leased in a queue, and how many are dead: without a script, for queues in which nothing happens.
+    pub async fn is_in_use(&self, keys: &QueueKeys) -> Result<(bool, u64), Error> {
+        let mut exists = redis::cmd("EXISTS");
+        exists
+            .arg(keys.key(part::LANES))
+            .arg(keys.key(part::SCHEDULED))
+            .arg(keys.key(part::LEASES));
+        let mut dead = redis::cmd("ZCARD");
+        dead.arg(keys.key(part::DEAD));
+        let (exists, dead) =
+            futures_util::future::try_join(self.reads.run(&exists, true), self.reads.run(&dead, true)).await?;
+        match (exists, dead) {
+            (Value::Int(exists), Value::Int(dead)) => Ok((exists > 0, dead.unsigned_abs())),
+            _ => Err(super::reply::malformed()),
+        }
     }
 
     /// Pauses a queue.

@@ -79,6 +79,9 @@ scripts! {
     pause: "#!lua flags=allow-oom\n",
     counts: "#!lua flags=no-writes\n",
     upkeep: "#!lua flags=allow-oom\n",
+    reindex: "#!lua flags=allow-oom\n",
+    agenda: "#!lua flags=allow-oom\n",
+    report: "#!lua flags=allow-oom\n",
 }
 
 impl Scripts {
@@ -111,10 +114,15 @@ impl Script {
 
     /// Starts a call on the keys of a queue, the meta key first.
     pub(super) fn call<'a>(&'a self, keys: &QueueKeys, parts: &[&str], data_bytes: usize) -> Call<'a> {
-        let mut command = Cmd::with_capacity(16 + parts.len(), 256 + data_bytes);
-        command.arg("EVALSHA").arg(&self.sha).arg(parts.len());
-        for part in parts {
-            command.arg(keys.key(part));
+        self.call_on(parts.iter().map(|part| keys.key(part)), data_bytes)
+    }
+
+    /// Starts a call on keys that are not those of a queue.
+    pub(super) fn call_on(&self, keys: impl ExactSizeIterator<Item = String>, data_bytes: usize) -> Call<'_> {
+        let mut command = Cmd::with_capacity(16 + keys.len(), 256 + data_bytes);
+        command.arg("EVALSHA").arg(&self.sha).arg(keys.len());
+        for key in keys {
+            command.arg(key);
         }
         Call { script: self, command }
     }
@@ -354,8 +362,13 @@ mod tests {
             ("pause", include_str!("lua/pause.lua")),
             ("counts", include_str!("lua/counts.lua")),
             ("upkeep", include_str!("lua/upkeep.lua")),
+            ("reindex", include_str!("lua/reindex.lua")),
+            ("agenda", include_str!("lua/agenda.lua")),
+            ("report", include_str!("lua/report.lua")),
         ] {
-            for word in ["-- KEYS  meta", "-- ARGV  ", "-- RETURNS ", "-- MOVES  "] {
+            let of_no_queue = ["agenda", "report"].contains(&name);
+            let keys = if of_no_queue { "-- KEYS  " } else { "-- KEYS  meta" };
+            for word in [keys, "-- ARGV  ", "-- RETURNS ", "-- MOVES  "] {
                 assert!(text.contains(word), "{name}.lua has no line {word:?}");
             }
         }

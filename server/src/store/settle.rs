@@ -115,6 +115,13 @@ pub struct NackOutcome {
     pub due_ms: Option<u64>,
 }
 
+impl NackOutcome {
+    /// How long until a scheduled job becomes ready, in milliseconds.
+    pub fn due_in_ms(&self) -> Option<u64> {
+        Some(self.due_ms?.saturating_sub(self.settled.now_ms))
+    }
+}
+
 /// How an extension went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extended {

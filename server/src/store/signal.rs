@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use redis::{
+    RedisError,
+    aio::{PubSubSink, PubSubStream},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Store;
@@ -15,6 +19,14 @@ use crate::domain::JobId;
 const LINGER: Duration = Duration::from_secs(10);
 /// How often channels are given up.
 const TIDY_EVERY: Duration = Duration::from_secs(2);
+
+/// Names in one SUBSCRIBE: some ten thousand channels are listened to again with a few dozen commands.
+const NAMES_AT_ONCE: usize = 500;
+/// For the answer to each of them.
+const STEP: Duration = Duration::from_secs(5);
+/// After a failure, and after many.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A message on a queue's channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,70 +116,125 @@ impl Store {
     }
 }
 
+/// The channels to listen to, and since when nobody has cared for them.
+#[derive(Debug)]
+struct Channels {
+    tag: String,
+    all: BTreeMap<String, Option<Instant>>,
+}
+
+impl Channels {
+    /// A second channel for each, which only we listen to, tells the scripts that we are among the listeners of the first: both come and go in one command.
+    fn both(&self, channel: &str) -> [String; 2] {
+        [channel.to_owned(), format!("{channel}{}", self.tag)]
+    }
+
+    /// Takes notes of a change; the names to subscribe to, if the channel is new.
+    fn change(&mut self, change: Interest, new: &mut Vec<String>, told: &mut Vec<oneshot::Sender<()>>) {
+        match change {
+            Interest::Listen(channel, sure) => {
+                let both = self.both(&channel);
+                if self.all.insert(channel, None).is_none() {
+                    new.extend(both);
+                }
+                told.push(sure);
+            }
+            Interest::Forget(channel) => drop(self.all.insert(channel, Some(Instant::now()))),
+        }
+    }
+
+    /// Gives up those that nobody has cared for for long; their names.
+    fn tidy(&mut self) -> Vec<String> {
+        let is_over = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() > LINGER);
+        let over = self.all.iter().filter(|(_, since)| is_over(since));
+        let names = over.flat_map(|(channel, _)| self.both(channel)).collect();
+        self.all.retain(|_, since| !is_over(since));
+        names
+    }
+}
+
+/// Subscribes with many names in a command and all commands on their way at once; each has its own deadline, counted from the answer before it.
+async fn subscribe(sink: &PubSubSink, names: &[String]) -> Result<(), RedisError> {
+    let mut answers: FuturesOrdered<_> = names
+        .chunks(NAMES_AT_ONCE)
+        .map(|some| {
+            let mut sink = sink.clone();
+            async move { sink.subscribe(some).await }
+        })
+        .collect();
+    while let Some(answer) = step(answers.next()).await? {
+        answer?;
+    }
+    Ok(())
+}
+
+/// One step towards a connection that listens to everything, which must not take longer than Redis may take to answer.
+async fn step<T>(work: impl Future<Output = T>) -> Result<T, RedisError> {
+    let late = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    tokio::time::timeout(STEP, work).await.map_err(late)
+}
+
+async fn connect(endpoint: &super::Endpoint, channels: &Channels) -> Result<(PubSubSink, PubSubStream), RedisError> {
+    let pubsub = step(endpoint.client()?.get_async_pubsub()).await??;
+    let (sink, stream) = pubsub.split();
+    let names: Vec<String> = channels.all.keys().flat_map(|channel| channels.both(channel)).collect();
+    subscribe(&sink, &names).await?;
+    Ok((sink, stream))
+}
+
 async fn listen(
     endpoint: super::Endpoint,
     tag: String,
     mut asked: mpsc::UnboundedReceiver<Interest>,
     heard: mpsc::UnboundedSender<(String, Signal)>,
 ) {
-    // A second channel for each, which only we listen to, tells the scripts that we are among the listeners of the first: both come and go in one command.
-    let both = |channel: &String| [channel.clone(), format!("{channel}{tag}")];
-    // Since when nobody has cared.
-    let mut channels: BTreeMap<String, Option<Instant>> = BTreeMap::new();
+    let mut channels = Channels {
+        tag: tag.clone(),
+        all: BTreeMap::new(),
+    };
     let mut tidy = tokio::time::interval(TIDY_EVERY);
     tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut pause = Duration::from_millis(100);
+    let mut pause = SHORTEST_PAUSE;
     loop {
-        let connected = async {
-            let mut pubsub = endpoint.client()?.get_async_pubsub().await?;
-            for channel in channels.keys() {
-                pubsub.subscribe(&both(channel)).await?;
-            }
-            Ok::<_, redis::RedisError>(pubsub)
-        };
-        let Ok(Ok(pubsub)) = tokio::time::timeout(Duration::from_secs(5), connected).await else {
-            // Interest that comes meanwhile is remembered.
-            let wait = tokio::time::sleep(pause.mul_f64(1.0 + fastrand::f64() * 0.2));
-            tokio::pin!(wait);
-            loop {
-                tokio::select! {
-                    () = &mut wait => break,
-                    ask = asked.recv() => match ask {
-                        Some(Interest::Listen(channel, _)) => { channels.insert(channel, None); }
-                        Some(Interest::Forget(channel)) => { channels.remove(&channel); }
-                        None => return,
-                    },
+        let (sink, mut stream) = match connect(&endpoint, &channels).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                tracing::debug!(%error, channels = channels.all.len(), "Redis is not listened to");
+                if !remember_until(&mut asked, &mut channels, pause.mul_f64(1.0 + fastrand::f64() * 0.2)).await {
+                    return;
                 }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
             }
-            pause = (pause * 2).min(Duration::from_secs(2));
-            continue;
         };
-        pause = Duration::from_millis(100);
+        pause = SHORTEST_PAUSE;
+        // Everything is listened to: what is seen from now on is complete.
         if heard.send((String::new(), Signal::Missed)).is_err() {
             return;
         }
-        let (mut sink, mut stream) = pubsub.split();
+        let mut changes = Vec::new();
         loop {
             tokio::select! {
-                ask = asked.recv() => match ask {
-                    Some(Interest::Listen(channel, sure)) => {
-                        let names = both(&channel);
-                        if channels.insert(channel, None).is_none() && sink.subscribe(&names).await.is_err() {
-                            break;
-                        }
+                count = asked.recv_many(&mut changes, NAMES_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    let (mut new, mut told) = (Vec::new(), Vec::new());
+                    for change in changes.drain(..) {
+                        channels.change(change, &mut new, &mut told);
+                    }
+                    if !new.is_empty() && subscribe(&sink, &new).await.is_err() {
+                        break;
+                    }
+                    for sure in told {
                         // Whoever asked may be gone.
                         let _ = sure.send(());
                     }
-                    Some(Interest::Forget(channel)) => {
-                        channels.insert(channel, Some(Instant::now()));
-                    }
-                    None => return,
-                },
+                }
                 _ = tidy.tick() => {
-                    let is_over = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() > LINGER);
-                    let over: Vec<String> = channels.iter().filter(|(_, since)| is_over(since)).flat_map(|(channel, _)| both(channel)).collect();
-                    channels.retain(|_, since| !is_over(since));
-                    if !over.is_empty() && sink.unsubscribe(&over).await.is_err() {
+                    let over = channels.tidy();
+                    let mut sink = sink.clone();
+                    if !over.is_empty() && !matches!(step(sink.unsubscribe(&over)).await, Ok(Ok(()))) {
                         break;
                     }
                 }
@@ -180,6 +247,27 @@ async fn listen(
                     }
                 }
             }
+        }
+    }
+}
+
+/// Remembers for a while what is asked; `false` if nobody asks any more.
+async fn remember_until(
+    asked: &mut mpsc::UnboundedReceiver<Interest>,
+    channels: &mut Channels,
+    pause: Duration,
+) -> bool {
+    let wait = tokio::time::sleep(pause);
+    tokio::pin!(wait);
+    loop {
+        tokio::select! {
+            () = &mut wait => return true,
+            ask = asked.recv() => match ask {
+                Some(Interest::Forget(channel)) => drop(channels.all.remove(&channel)),
+                // Not told that it is sure: it is not, yet.
+                Some(Interest::Listen(channel, _)) => drop(channels.all.insert(channel, None)),
+                None => return false,
+            },
         }
     }
 }

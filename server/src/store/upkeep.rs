@@ -1,5 +1,8 @@
 //! upkeep.lua: what nobody asks for; and the rehearsal of all scripts at start.
 
+use futures_util::future::try_join_all;
+use redis::Value;
+
 use super::{
     AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part,
     reply::Reply,
@@ -8,6 +11,8 @@ use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
 const ITEMS_PER_ROUND: u64 = 100;
+/// What is only tidied up may wait this long for others of its kind; upkeep.lua says the same.
+const TIDY_MS: u64 = 5_000;
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -38,15 +43,95 @@ pub struct Round {
     pub cursor: u64,
     /// Jobs that could not be read and were set aside.
     pub quarantined: Vec<JobId>,
-    /// There is work in the queue: look again soon.
+    /// There is work in the queue.
     pub busy: bool,
     /// Leases that ended before any worker had confirmed the job.
     pub unconfirmed: u64,
+    /// Nothing was left in the queue, and every key of it is gone.
+    pub forgotten: bool,
+    /// Nothing is in the queue; from this time on, in milliseconds, it may be forgotten.
+    pub forget_ms: Option<u64>,
+}
+
+/// What falls due in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// When, in milliseconds, by the clock of Redis.
+    pub next_ms: Option<u64>,
+    /// There is something to tidy up now.
+    pub untidy: bool,
+}
+
+impl Round {
+    /// Something was done that is counted.
+    pub fn is_eventful(&self) -> bool {
+        let counted = [
+            self.promoted,
+            self.timed_out,
+            self.lost,
+            self.unconfirmed,
+            self.dead,
+            self.expired,
+            self.cancelled,
+            self.repaired,
+        ];
+        counted.iter().any(|number| *number > 0) || !self.quarantined.is_empty()
+    }
 }
 
 impl Store {
+    /// Asks when something falls due in a queue, without a script: most queues that are asked have nothing to do.
+    pub async fn next_due(&self, keys: &QueueKeys) -> Result<Due, Error> {
+        let first = |part: &str| {
+            let mut command = redis::cmd("ZRANGE");
+            command.arg(keys.key(part)).arg(0).arg(0).arg("WITHSCORES");
+            command
+        };
+        let exists = |part: &str| {
+            let mut command = redis::cmd("EXISTS");
+            command.arg(keys.key(part));
+            command
+        };
+        let commands = [
+            first(part::SCHEDULED),
+            first(part::DEADLINES),
+            first(part::START_BY),
+            first(part::SETTLED),
+            first(part::WAITERS),
+            exists(part::LEASES),
+            exists(part::TOMBSTONES),
+        ];
+        let answers = try_join_all(commands.iter().map(|command| self.reads.run(command, true))).await?;
+        let time = |answer: &Value| match answer {
+            Value::Array(pair) => pair.get(1).and_then(|score| match score {
+                Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse::<f64>().ok(),
+                Value::Double(score) => Some(*score),
+                _ => None,
+            }),
+            _ => None,
+        };
+        let is_there = |answer: &Value| matches!(answer, Value::Int(1));
+        let finite = |answer: &Value| time(answer).filter(|ms| ms.is_finite()).map(|ms| ms.max(0.0) as u64);
+        let exact = answers[..3].iter().filter_map(finite);
+        let tidy = answers[3..5].iter().filter_map(finite).map(|ms| ms + TIDY_MS);
+        Ok(Due {
+            next_ms: exact.chain(tidy).min(),
+            // Leases without any deadline; tombstones that may have come to the head of their lane.
+            untidy: is_there(&answers[6]) || (is_there(&answers[5]) && finite(&answers[1]).is_none()),
+        })
+    }
+
     /// Runs one bounded round over a queue.
     pub async fn upkeep(&self, keys: &QueueKeys, cursor: u64) -> Result<Round, Error> {
+        self.round(keys, cursor, false).await
+    }
+
+    /// Runs one bounded round over a queue that nobody has used for a while: if nothing is in it, its last keys go.
+    pub async fn upkeep_or_forget(&self, keys: &QueueKeys, cursor: u64) -> Result<Round, Error> {
+        self.round(keys, cursor, true).await
+    }
+
+    async fn round(&self, keys: &QueueKeys, cursor: u64, may_forget: bool) -> Result<Round, Error> {
         let parts = [
             part::META,
             part::LANES,
@@ -77,7 +162,8 @@ impl Store {
             .int(policy.retained_max)
             .int(cursor)
             .text(&format!("{:.4}", fastrand::f64()))
-            .int(u64::from(policy.max_unconfirmed));
+            .int(u64::from(policy.max_unconfirmed))
+            .int(u64::from(may_forget));
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let mut round = Round {
             now_ms: reply.uint()?,
@@ -95,6 +181,8 @@ impl Store {
             quarantined: Vec::new(),
             busy: false,
             unconfirmed: 0,
+            forgotten: false,
+            forget_ms: None,
         };
         let mut quarantined = reply.list()?;
         while quarantined.left() > 0 {
@@ -102,6 +190,8 @@ impl Store {
         }
         round.busy = reply.int()? == 1;
         round.unconfirmed = reply.uint()?;
+        round.forgotten = reply.int()? == 1;
+        round.forget_ms = reply.maybe_uint()?;
         Ok(round)
     }
 
@@ -165,6 +255,9 @@ impl Store {
         self.disown(&keys, nonce).await?;
         self.counts(&keys).await?;
         self.resume(&keys).await?;
-        self.upkeep(&keys, 0).await.map(drop)
+        self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
+        self.next_due(&keys).await?;
+        self.agenda(0, &[]).await?;
+        self.upkeep_or_forget(&keys, 0).await.map(drop)
     }
 }

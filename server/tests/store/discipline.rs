@@ -14,7 +14,7 @@ use bananas_broker::store::{AckItem, NackAction};
 use futures_util::StreamExt as _;
 
 use crate::{
-    cancelling, counting, disowning, enqueueing, extending, leasing, nacking, outcomes,
+    agenda, cancelling, counting, disowning, enqueueing, extending, forgetting, leasing, nacking, outcomes,
     redis_process::RedisProcess,
     settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
@@ -44,6 +44,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("ZRANGE", false, Keys::First),
     ("ZRANGEBYSCORE", false, Keys::First),
     ("ZSCORE", false, Keys::First),
+    ("EXPIRE", true, Keys::First),
     ("HDEL", true, Keys::First),
     ("HINCRBY", true, Keys::First),
     ("HSET", true, Keys::First),
@@ -77,9 +78,12 @@ enum Keys {
 const NEXT_MOVES: &[(&str, &str, &[u8])] = &[
     ("upkeep", "ZRANGEBYSCORE", b"l"),
     ("upkeep", "ZRANGEBYSCORE", b"b"),
+    ("upkeep", "EXISTS", b"c"),
+    ("upkeep", "ZRANGEBYSCORE", b"wt"),
     ("upkeep", "ZRANGEBYSCORE", b"x"),
     ("upkeep", "ZRANGEBYSCORE", b"f"),
     ("upkeep", "HSCAN", b"t"),
+    ("upkeep", "EXISTS", b"i"),
     // Due jobs were promoted by the look; what follows is the lease.
     ("lease", "ZRANGE", b"i"),
 ];
@@ -237,6 +241,8 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         extending::FACTS,
         cancelling::FACTS,
         upkeep::FACTS,
+        agenda::FACTS,
+        forgetting::FACTS,
         counting::FACTS,
     ];
     files.into_iter().flatten().copied()

@@ -14,7 +14,12 @@ fn the_page_names_every_key() {
             "docs/redis.md does not name the key {name}"
         );
     }
-    for name in ["<prefix>:queues", "<prefix>:brokers", "<prefix>:broker:<id>"] {
+    for name in [
+        "<prefix>:{~queues}:names",
+        "<prefix>:{~queues}:due",
+        "<prefix>:{~brokers}:seen",
+        "<prefix>:{~brokers}:<id>",
+    ] {
         assert!(
             PAGE.contains(&format!("`{name}`")),
             "docs/redis.md does not name the key {name}"

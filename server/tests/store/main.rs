@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod agenda;
 mod audit;
 mod bounds;
 mod cancelling;
@@ -17,6 +18,7 @@ mod documents;
 mod enqueueing;
 mod extending;
 mod faults;
+mod forgetting;
 mod leasing;
 mod model;
 mod nacking;

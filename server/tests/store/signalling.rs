@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bananas_broker::store::Interest;
+use bananas_broker::store::{Interest, Signal};
 use futures_util::StreamExt as _;
 use tokio::{sync::oneshot, time::timeout};
 
@@ -73,4 +73,57 @@ async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn many_channels_are_heard_again_with_few_commands() {
+    const CHANNELS: usize = 10_000;
+    let server = RedisProcess::start(&[]);
+    let space = Space::new(&server).await;
+    let mut signals = space.store.listen();
+    let channel = |number: usize| format!("test:{{queue{number}}}:w");
+    let mut all_sure = Vec::new();
+    for number in 0..CHANNELS {
+        let (sure, listening) = oneshot::channel();
+        signals.interest.send(Interest::Listen(channel(number), sure)).unwrap();
+        all_sure.push(listening);
+    }
+    for listening in all_sure {
+        timeout(Duration::from_secs(10), listening).await.unwrap().unwrap();
+    }
+    let missed = async |signals: &mut bananas_broker::store::Signals| {
+        let heard = timeout(Duration::from_secs(10), signals.incoming.recv()).await;
+        assert_eq!(heard.unwrap().unwrap().1, Signal::Missed);
+    };
+    missed(&mut signals).await;
+
+    let () = space.command("CONFIG", &[b"RESETSTAT"]).await;
+    let _: i64 = space.command("CLIENT", &[b"KILL", b"TYPE", b"pubsub"]).await;
+    // Said once everything is heard again.
+    missed(&mut signals).await;
+    for number in [0, 1, CHANNELS / 2, CHANNELS - 1] {
+        let name = channel(number);
+        let (_, listeners): (String, i64) = space.command("PUBSUB", &[b"NUMSUB", name.as_bytes()]).await;
+        assert_eq!(listeners, 1, "{name}");
+    }
+    let info: String = space.command("INFO", &[b"commandstats"]).await;
+    let line = info
+        .lines()
+        .find(|line| line.starts_with("cmdstat_subscribe:"))
+        .unwrap();
+    let calls: usize = line.split(['=', ',']).nth(1).unwrap().parse().unwrap();
+    assert!(
+        calls <= 2 * CHANNELS / 500 + 1,
+        "{calls} commands: one round trip for each takes too long"
+    );
+    let () = space
+        .command("PUBLISH", &[channel(7).as_bytes(), b"r00000000" as &[u8]])
+        .await;
+    let lane = [b"r--------5:send".as_slice()].concat();
+    let () = space.command("PUBLISH", &[channel(7).as_bytes(), &lane]).await;
+    let (heard, _) = timeout(Duration::from_secs(10), signals.incoming.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(heard, channel(7));
 }

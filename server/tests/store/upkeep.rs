@@ -190,7 +190,7 @@ async fn a_job_that_nobody_leased_in_time_expires(space: &Space) {
         "it was started in time"
     );
     let all = space.snapshot().await;
-    assert!(all.unique.is_empty() && all.tombstones.len() == 1);
+    assert!(all.unique.is_empty() && all.tombstones.is_empty());
     assert_eq!(all.start_by.len(), 1, "the worker may give it back unstarted");
     let again = space.enqueue(&[ready.item(), scheduled.item()]).await;
     assert!(again.iter().all(|answer| answer.as_ref().unwrap().deduplicated));

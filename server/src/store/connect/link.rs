@@ -64,6 +64,11 @@ struct Live {
 }
 
 impl Link {
+    /// Connections made so far.
+    pub(in crate::store) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
     pub(in crate::store) fn new(endpoint: Endpoint, response_timeout: Duration, condition: Arc<Condition>) -> Self {
         Self {
             endpoint,

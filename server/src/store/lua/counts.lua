@@ -12,12 +12,13 @@ local answer = {
 local buried = call('EXISTS', KEYS[8]) == 1
 for _, lane in ipairs(lanes) do
   local key = base .. 'r:' .. lane
-  local length = call('LLEN', key)
+  -- A lane of another type holds nothing of ours.
+  local length = try('LLEN', key) or 0
   if buried then length = length - tonumber(call('HGET', KEYS[8], lane) or 0) end
   if length > 0 then
-    local head = call('LINDEX', key, 0)
-    local ms = unpack_ms(head, 2)
-    if answer[12] < 0 or ms < answer[12] then answer[12] = ms end
+    local head = try('LINDEX', key, 0)
+    local ms = head and #head == 23 and unpack_ms(head, 2)
+    if ms and (answer[12] < 0 or ms < answer[12]) then answer[12] = ms end
     answer[#answer + 1] = lane
     answer[#answer + 1] = length
   end

@@ -1,9 +1,10 @@
--- One round of what nobody asks for: due jobs, dead leases, late starts, old records, lost entries. Bounded; run again while `more` is 1.
+-- One round of what nobody asks for: due jobs, dead leases, late starts, dead heads of lanes, old records, lost entries. Bounded; run again while `more` is 1.
 -- KEYS  meta, lane index, scheduled, leases, lease deadlines, start_by, dead, settled, tombstones, lane tombstone counts
 -- ARGV  items at most, dedupe window ms, dedupe ids at most, failure retention ms, max attempts, max losses, initial backoff ms, longest backoff ms,
 --       multiplier in thousandths, jitter in thousandths, attempt timeout ms, dead retention ms, dead at most, settled at most,
---       cursor of the repair sweep, random number in [0, 1), max unconfirmed
--- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1, unconfirmed}
+--       cursor of the repair sweep, random number in [0, 1), max unconfirmed, '1' if the queue may be forgotten
+-- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1, unconfirmed,
+--         forgotten 0/1, ms from which the queue may be forgotten or -1}
 -- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED, READY → EXPIRED, SCHEDULED → EXPIRED
 local limit = tonumber(ARGV[1])
 local window_ms, max_ids, failure_retention = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -163,6 +164,52 @@ if #late > 0 then
   tell_waiters(meta[3], ids)
 end
 
+-- Entries at the head of a lane whose jobs have ended: where no worker comes, nobody skips them.
+if call('EXISTS', KEYS[9]) == 1 then
+  local lanes = call('ZRANGE', KEYS[2], '0', LANES_PER_LOOK)
+  local buried = #lanes > 0 and call('HMGET', KEYS[10], unpack(lanes)) or {}
+  local trims, left = {}, limit
+  for k, lane in ipairs(lanes) do
+    if buried[k] and left > 0 then
+      local key, graves = base .. 'r:' .. lane, {}
+      local entries = try('LRANGE', key, '0', left) or {}
+      for n = 1, min(left, #entries) do graves[n] = sub(entries[n], 8) .. lane end
+      local counts = #graves > 0 and call('HMGET', KEYS[9], unpack(graves)) or {}
+      local left_of, dead_heads = {}, 0
+      for n, grave in ipairs(graves) do
+        local count = left_of[grave] or tonumber(counts[n] or 0)
+        if count <= 0 then break end
+        left_of[grave], dead_heads = count - 1, n
+      end
+      if dead_heads > 0 then
+        trims[#trims + 1] = { lane = lane, key = key, count = dead_heads, left_of = left_of, following = entries[dead_heads + 1] }
+        left = left - dead_heads
+      end
+    end
+  end
+  if left == 0 then more = 1 end
+  touch(KEYS[2], KEYS[9], KEYS[10])
+  for _, trim in ipairs(trims) do
+    call('LTRIM', trim.key, trim.count, '-1')
+    local gone = {}
+    for grave, count in pairs(trim.left_of) do
+      if count > 0 then call('HSET', KEYS[9], grave, count) else gone[#gone + 1] = grave end
+    end
+    if #gone > 0 then call('HDEL', KEYS[9], unpack(gone)) end
+    if call('HINCRBY', KEYS[10], trim.lane, -trim.count) <= 0 then call('HDEL', KEYS[10], trim.lane) end
+    if not trim.following then
+      call('ZREM', KEYS[2], trim.lane)
+    elseif #trim.following == 23 then
+      call('ZADD', KEYS[2], lane_score(trim.lane, unpack_ms(trim.following, 2)), trim.lane)
+    end
+  end
+end
+
+-- Those who have waited long enough for the end of a job.
+local waited = call('ZRANGEBYSCORE', base .. 'wt', '-inf', now, 'LIMIT', 0, limit)
+if #waited >= limit then more = 1 end
+if #waited > 0 then call('ZREM', base .. 'wt', unpack(waited)) end
+
 -- Old records: by age, then by count, oldest first.
 local function prune(key, age_limit, most)
   local old = call('ZRANGEBYSCORE', key, '-inf', age_limit, 'LIMIT', 0, limit)
@@ -184,7 +231,7 @@ local pruned = prune(KEYS[7], now - dead_retention, dead_max) + prune(KEYS[8], n
 
 -- The memory of settled ids.
 if meta[1] then
-  local gen, start = tonumber(meta[1]), tonumber(meta[2])
+  local gen, start = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0
   local too_old = now - start >= window_ms and call('EXISTS', base .. 'd' .. gen, base .. 'd' .. (gen - 1)) > 0
   local held = call('HLEN', base .. 'd' .. gen)
   if too_old or held > 0 and held >= max_ids then begin(next_generation(gen, start, window_ms)) end
@@ -211,10 +258,31 @@ local function sooner(key, add)
     if next_ms < 0 or ms < next_ms then next_ms = ms end
   end
 end
+-- What is only tidied up may wait for others.
+local TIDY_MS = 5000
 sooner(KEYS[3], 0)
 sooner(KEYS[5], 0)
 sooner(KEYS[6], 0)
-sooner(KEYS[7], dead_retention)
-sooner(KEYS[8], 0)
+sooner(KEYS[7], dead_retention + TIDY_MS)
+sooner(KEYS[8], TIDY_MS)
+sooner(base .. 'wt', TIDY_MS)
 local busy = (call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0) and 1 or 0
-return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, unconfirmed }
+
+-- A queue in which nothing is left, not even the memory of settled ids, and of which nothing is said, goes without a trace.
+local forgotten, forget_ms = 0, -1
+if busy == 0 and next_ms < 0
+  and call('EXISTS', KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], base .. 'u', base .. 'q', base .. 'nv', base .. 'wt') == 0 then
+  local about = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
+  local fields = (about[1] and 1 or 0) + (about[2] and 1 or 0) + (about[3] and 1 or 0)
+  local gen, start = tonumber(about[1]) or 0, tonumber(about[2]) or 0
+  if call('HLEN', KEYS[1]) == fields then
+    local remembers = call('EXISTS', base .. 'd' .. gen, base .. 'd' .. (gen - 1)) > 0
+    forget_ms = remembers and start + 2 * window_ms or now
+    if ARGV[18] == '1' and not remembers then
+      touch(KEYS[5])
+      call('UNLINK', KEYS[1], KEYS[5])
+      forgotten = 1
+    end
+  end
+end
+return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, unconfirmed, forgotten, forget_ms }

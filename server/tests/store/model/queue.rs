@@ -371,6 +371,12 @@ impl Queue {
             let retention = self.failure_retention(id);
             self.end(id, Event::Expire, now, retention);
         }
+        self.lanes.retain(|_, lane| {
+            while lane.front().is_some_and(|slot| slot.buried) {
+                lane.pop_front();
+            }
+            !lane.is_empty()
+        });
         let before = self.jobs.len();
         self.jobs.retain(|_, job| {
             let kept = job.state.is_final() && job.state != JobState::Dead;

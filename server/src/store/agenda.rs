@@ -1,0 +1,171 @@
+//! agenda.lua: the list of queues, and when each is to be looked after.
+
+use redis::Value;
+
+use super::{Store, keys, reply::Reply};
+use crate::domain::{Error, RoutingKey};
+
+/// Most queues that one call tells something of.
+pub const MAX_TOLD: usize = 500;
+/// A queue that was taken is left to its taker for this long; then it is anybody's again.
+const LEFT_MS: u64 = 10_000;
+/// A queue that is used is looked after this long after it was listed, even if nobody says that something falls due in it.
+const USED_MS: u64 = 60_000;
+
+/// What is told of a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A job is about to be stored: the queue is listed from now on.
+    Used,
+    /// It is there, and is listed if it is not.
+    Known,
+    /// Something falls due in it, so many milliseconds from now.
+    Due(u64),
+    /// It was looked after.
+    Visited {
+        /// The score that it was taken with; empty if nobody gave it out.
+        taken: String,
+        /// When, in milliseconds, by the clock of Redis.
+        at_ms: u64,
+        /// When to come again. `None`: it is gone.
+        next: Option<Next>,
+    },
+}
+
+/// When a queue is to be looked after again, in milliseconds, by the clock of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// When.
+    pub at_ms: u64,
+    /// Nothing falls due then: a visit to tidy up, which may find the queue empty and forget it.
+    pub may_forget: bool,
+}
+
+/// A queue to look after.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Which.
+    pub routing_key: RoutingKey,
+    /// Under what it was given out.
+    pub score: String,
+    /// Nobody has used it since this visit was planned.
+    pub may_forget: bool,
+}
+
+/// What the list said.
+#[derive(Clone, Debug, Default)]
+pub struct Agenda {
+    /// When, in milliseconds, by the clock of Redis.
+    pub now_ms: u64,
+    /// How many queues there are.
+    pub queues: u64,
+    /// How long until the first that was not taken is due, in milliseconds.
+    pub next_in_ms: Option<u64>,
+    /// Due, and left to this broker for ten seconds.
+    pub taken: Vec<Taken>,
+}
+
+impl Store {
+    /// Tells the list of queues what happened, at most [`MAX_TOLD`] things, and takes up to `most` queues that are due. May be repeated.
+    pub async fn agenda(&self, most: usize, told: &[(RoutingKey, Told)]) -> Result<Agenda, Error> {
+        let keys = [keys::names(&self.prefix), keys::due(&self.prefix)];
+        let mut call = self.scripts.agenda.call_on(keys.into_iter(), told.len() * 64);
+        call.int(most as u64).int(LEFT_MS).int(USED_MS);
+        for (name, what) in told {
+            match what {
+                Told::Used => call.text("u").text(name.as_str()),
+                Told::Known => call.text("k").text(name.as_str()),
+                Told::Due(ms) => call.text("d").text(name.as_str()).int(*ms),
+                Told::Visited { taken, at_ms, next } => {
+                    call.text("v").text(name.as_str()).text(taken).int(*at_ms);
+                    match next {
+                        None => call.text(""),
+                        Some(next) if next.may_forget => call.text(&format!("{}.5", next.at_ms)),
+                        Some(next) => call.int(next.at_ms),
+                    }
+                }
+            };
+        }
+        let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
+        let mut agenda = Agenda {
+            now_ms: reply.uint()?,
+            queues: reply.uint()?,
+            next_in_ms: reply.maybe_uint()?,
+            taken: Vec::new(),
+        };
+        while reply.left() > 0 {
+            let (name, score) = (reply.text()?, reply.text()?);
+            // A name that somebody else wrote there is nobody's queue.
+            if let Ok(routing_key) = RoutingKey::parse(&name) {
+                agenda.taken.push(Taken {
+                    routing_key,
+                    may_forget: score.ends_with(".5"),
+                    score,
+                });
+            }
+        }
+        Ok(agenda)
+    }
+
+    /// Puts a queue on the list of queues. To be done before its first job is stored.
+    pub async fn register(&self, routing_key: &RoutingKey) -> Result<(), Error> {
+        self.agenda(0, &[(routing_key.clone(), Told::Used)]).await.map(drop)
+    }
+
+    /// Which of these queues are not on the list.
+    pub async fn unlisted(&self, names: Vec<RoutingKey>) -> Result<Vec<RoutingKey>, Error> {
+        if names.is_empty() {
+            return Ok(names);
+        }
+        let mut command = redis::cmd("ZMSCORE");
+        command.arg(keys::due(&self.prefix));
+        for name in &names {
+            command.arg(name.as_str());
+        }
+        let mut scores = Reply::new(self.reads.run(&command, true).await?)?;
+        let mut unlisted = Vec::new();
+        for name in names {
+            if scores.next()? == Value::Nil {
+                unlisted.push(name);
+            }
+        }
+        Ok(unlisted)
+    }
+
+    /// Whether a queue is on the list.
+    pub async fn is_registered(&self, routing_key: &RoutingKey) -> Result<bool, Error> {
+        let mut command = redis::cmd("ZSCORE");
+        command.arg(keys::names(&self.prefix)).arg(routing_key.as_str());
+        Ok(!matches!(self.reads.run(&command, true).await?, Value::Nil))
+    }
+
+    /// The first `most` names of queues that begin with `start` and come after `after`, in order.
+    pub async fn queue_names(&self, start: &str, after: &str, most: usize) -> Result<Vec<RoutingKey>, Error> {
+        let from = if after >= start && !after.is_empty() {
+            format!("({after}")
+        } else {
+            format!("[{start}")
+        };
+        let to = if start.is_empty() {
+            b"+".to_vec()
+        } else {
+            [b"(", start.as_bytes(), b"\xff"].concat()
+        };
+        let mut command = redis::cmd("ZRANGEBYLEX");
+        command
+            .arg(keys::names(&self.prefix))
+            .arg(from)
+            .arg(to)
+            .arg("LIMIT")
+            .arg(0)
+            .arg(most);
+        let mut reply = Reply::new(self.reads.run(&command, true).await?)?;
+        let mut names = Vec::with_capacity(reply.left());
+        while reply.left() > 0 {
+            if let Ok(name) = RoutingKey::parse(&reply.text()?) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,217 @@
+//! agenda.lua, reindex.lua and report.lua: the list of queues, and what is found when it is lost.
+
+use bananas_broker::{
+    domain::RoutingKey,
+    store::{Agenda, FleetEntry, Next, Told},
+};
+
+use crate::space::{LONG_MS, Space, draft, plain};
+
+crate::facts![
+    a_queue_is_listed_when_it_is_used,
+    what_is_due_is_given_out_once,
+    a_visit_plans_the_next_but_not_past_what_was_told_meanwhile,
+    a_queue_that_was_used_meanwhile_stays_listed,
+    names_are_read_in_order_page_by_page,
+    queues_and_lanes_that_are_on_no_list_are_found,
+    a_report_replaces_or_changes_the_streams_of_a_broker,
+];
+
+fn name(text: &str) -> RoutingKey {
+    RoutingKey::parse(text).unwrap()
+}
+
+async fn tell(space: &Space, most: usize, told: &[(&str, Told)]) -> Agenda {
+    let told: Vec<_> = told.iter().map(|(key, what)| (name(key), what.clone())).collect();
+    space.store.agenda(most, &told).await.unwrap()
+}
+
+fn names(agenda: &Agenda) -> Vec<&str> {
+    agenda.taken.iter().map(|taken| taken.routing_key.as_str()).collect()
+}
+
+/// A visit to tidy up that is due at once.
+async fn due_to_be_forgotten(space: &Space, key: &str) -> String {
+    let now = space.now_ms().await;
+    let next = Some(Next {
+        at_ms: now - 1,
+        may_forget: true,
+    });
+    let visited = Told::Visited {
+        taken: String::new(),
+        at_ms: now + LONG_MS,
+        next,
+    };
+    let agenda = tell(space, 1, &[(key, visited)]).await;
+    assert!(names(&agenda) == [key] && agenda.taken[0].may_forget);
+    agenda.taken[0].score.clone()
+}
+
+fn gone(score: &str) -> Told {
+    Told::Visited {
+        taken: score.to_owned(),
+        at_ms: 0,
+        next: None,
+    }
+}
+
+async fn a_queue_is_listed_when_it_is_used(space: &Space) {
+    assert!(!space.store.is_registered(&name("a")).await.unwrap());
+    space.store.register(&name("a")).await.unwrap();
+    let agenda = tell(space, 0, &[("b", Told::Known)]).await;
+    space.reached(("agenda", "known"));
+    assert_eq!(agenda.queues, 2);
+    assert!(space.store.is_registered(&name("a")).await.unwrap());
+    let wait = agenda.next_in_ms.unwrap();
+    assert!((1..=60_000).contains(&wait), "looked after within a minute: {wait}");
+    space.reached(("agenda", "listed"));
+    let unlisted = space
+        .store
+        .unlisted(vec![name("a"), name("c"), name("b")])
+        .await
+        .unwrap();
+    assert_eq!(unlisted, [name("c")]);
+}
+
+async fn what_is_due_is_given_out_once(space: &Space) {
+    tell(space, 0, &[("late", Told::Due(LONG_MS)), ("soon", Told::Due(0))]).await;
+    space.reached(("agenda", "due"));
+    let agenda = tell(space, 9, &[("late", Told::Due(2 * LONG_MS))]).await;
+    assert_eq!(names(&agenda), ["soon"]);
+    space.reached(("agenda", "taken"));
+    assert!(tell(space, 9, &[]).await.taken.is_empty(), "it is left to its taker");
+    let agenda = tell(space, 9, &[("late", Told::Due(0))]).await;
+    assert_eq!(names(&agenda), ["late"], "what is sooner counts");
+    space.reached(("agenda", "due, later than planned"));
+}
+
+async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Space) {
+    let agenda = tell(space, 9, &[("a", Told::Due(0))]).await;
+    let later = |at_ms| {
+        Some(Next {
+            at_ms,
+            may_forget: false,
+        })
+    };
+    let visited = Told::Visited {
+        taken: agenda.taken[0].score.clone(),
+        at_ms: agenda.now_ms,
+        next: later(agenda.now_ms + LONG_MS),
+    };
+    let planned = tell(space, 9, &[("a", visited.clone())]).await;
+    assert!(planned.next_in_ms.unwrap() > LONG_MS / 2);
+    space.reached(("agenda", "visited"));
+    // The visit knew nothing of a lease that was made since.
+    tell(space, 0, &[("a", Told::Due(1_000))]).await;
+    let planned = tell(space, 9, &[("a", visited)]).await;
+    assert!(planned.next_in_ms.unwrap() <= 1_000);
+    space.reached(("agenda", "visited, but sooner meanwhile"));
+}
+
+async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
+    let score = due_to_be_forgotten(space, "a").await;
+    space.store.register(&name("a")).await.unwrap();
+    tell(space, 0, &[("a", gone(&score))]).await;
+    assert!(space.store.is_registered(&name("a")).await.unwrap());
+    space.reached(("agenda", "gone, but used meanwhile"));
+    // Planned to be forgotten, and used before that visit.
+    let next = Some(Next {
+        at_ms: space.now_ms().await + 500,
+        may_forget: true,
+    });
+    let visited = Told::Visited {
+        taken: String::new(),
+        at_ms: space.now_ms().await + LONG_MS,
+        next,
+    };
+    tell(space, 0, &[("b", visited), ("b", Told::Used)]).await;
+    space.pass(next.unwrap().at_ms).await;
+    let agenda = tell(space, 9, &[]).await;
+    let taken = agenda
+        .taken
+        .iter()
+        .find(|taken| taken.routing_key == name("b"))
+        .unwrap();
+    assert!(!taken.may_forget);
+    space.reached(("agenda", "used lately"));
+    let score = due_to_be_forgotten(space, "c").await;
+    let agenda = tell(space, 0, &[("c", gone(&score))]).await;
+    assert_eq!(agenda.queues, 2);
+    assert!(!space.store.is_registered(&name("c")).await.unwrap());
+    space.reached(("agenda", "gone"));
+}
+
+async fn names_are_read_in_order_page_by_page(space: &Space) {
+    let all = ["b.2", "a", "b.1", "c", "b", "b.10", "B"];
+    let told: Vec<_> = all.iter().map(|key| (*key, Told::Known)).collect();
+    tell(space, 0, &told).await;
+    let read = async |start: &str, after: &str, most| {
+        let names = space.store.queue_names(start, after, most).await.unwrap();
+        names.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(read("", "", 9).await, ["B", "a", "b", "b.1", "b.10", "b.2", "c"]);
+    assert_eq!(read("", "a", 2).await, ["b", "b.1"]);
+    assert_eq!(read("b.", "", 9).await, ["b.1", "b.10", "b.2"]);
+    assert_eq!(read("b.", "b.1", 9).await, ["b.10", "b.2"]);
+    assert_eq!(read("b.", "a", 9).await, ["b.1", "b.10", "b.2"]);
+    assert_eq!(read("", "c", 9).await, [""; 0]);
+}
+
+async fn queues_and_lanes_that_are_on_no_list_are_found(space: &Space) {
+    space.fill(&plain(2)).await;
+    let mut urgent = draft();
+    (urgent.priority, urgent.job_type) = (9, "page");
+    space.fill(&[urgent.item()]).await;
+    let index = space.keys.key("i");
+    let () = space.command("ZREM", &[index.as_bytes(), b"5:send"]).await;
+    assert_eq!(space.lease(9).await.jobs.len(), 1, "the lane is out of sight");
+    let (mut cursor, mut found, mut lanes) = (0, Vec::new(), Vec::new());
+    loop {
+        let step = space.store.sweep(cursor).await.unwrap();
+        found.extend(step.queues);
+        lanes.extend(step.lanes.into_iter().map(|found| found.lane));
+        cursor = step.cursor;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert!(
+        found
+            .iter()
+            .any(|(found, has_jobs)| *found == name("main") && *has_jobs)
+    );
+    assert_eq!(lanes, [b"5:send"]);
+    lanes.push(b"5:gone".to_vec());
+    assert_eq!(space.store.reindex(&name("main"), &lanes).await.unwrap(), 1);
+    space.reached(("reindex", "missing lane found"));
+    assert_eq!(space.store.reindex(&name("main"), &lanes[..1]).await.unwrap(), 0);
+    space.reached(("reindex", "nothing missing"));
+    assert_eq!(space.lease(9).await.jobs.len(), 2);
+}
+
+async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
+    let entry = |session: &str, worker: Option<&'static str>| FleetEntry {
+        session_id: session.to_owned(),
+        worker: worker.map(|worker| worker.as_bytes().into()),
+    };
+    let fleet = async || {
+        let mut fleet = space.store.fleet().await.unwrap();
+        fleet.sort();
+        fleet
+    };
+    let there = [entry("1", Some("one")), entry("2", Some("two"))];
+    space.store.report("me", &there, false).await.unwrap();
+    let changes = [entry("1", None), entry("3", Some("three"))];
+    space.store.report("me", &changes, false).await.unwrap();
+    assert_eq!(fleet().await, ["three", "two"]);
+    space.reached(("report", "changes"));
+    space
+        .store
+        .report("me", &[entry("4", Some("four"))], true)
+        .await
+        .unwrap();
+    assert_eq!(fleet().await, ["four"]);
+    space.reached(("report", "all"));
+    space.store.retire("me").await.unwrap();
+    assert!(fleet().await.is_empty());
+}

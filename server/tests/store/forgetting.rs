@@ -1,0 +1,140 @@
+//! What upkeep.lua clears away: dead heads of lanes, waiters, and queues in which nothing is left.
+
+use std::time::Duration;
+
+use bananas_broker::store::Start;
+
+use crate::space::{LONG_MS, Space, draft, plain};
+
+crate::facts![
+    dead_heads_of_a_lane_go_without_a_worker,
+    waiters_go_when_their_time_is_over,
+    an_empty_queue_leaves_no_key,
+    a_queue_in_which_something_is_left_is_not_forgotten,
+    what_falls_due_is_seen_without_a_script,
+];
+
+async fn dead_heads_of_a_lane_go_without_a_worker(space: &Space) {
+    let items = plain(250);
+    space.fill(&items).await;
+    for item in items[..201].iter().chain(&items[240..]) {
+        space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
+    }
+    assert!(space.store.next_due(&space.keys).await.unwrap().untidy);
+    while space.store.upkeep(&space.keys, 0).await.unwrap().more {}
+    let all = space.snapshot().await;
+    assert_eq!(all.lanes["5:send"].len(), 49, "those behind living jobs stay");
+    assert_eq!((all.tombstones.len(), all.tombstone_counts["5:send"]), (10, 10));
+    assert_eq!(all.lanes["5:send"][0].id, items[201].id.0);
+    space.reached(("upkeep", "dead head trimmed"));
+    for item in &items[201..240] {
+        space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
+    }
+    while space.store.upkeep(&space.keys, 0).await.unwrap().more {}
+    let all = space.snapshot().await;
+    assert!(all.lanes.is_empty() && all.index.is_empty() && all.tombstones.is_empty());
+}
+
+async fn waiters_go_when_their_time_is_over(space: &Space) {
+    let items = plain(3);
+    space.fill(&items).await;
+    for (item, ms) in items.iter().zip([1, 1, LONG_MS]) {
+        space.store.await_settled(&space.keys, item.id, ms).await.unwrap();
+    }
+    space.pass(space.now_ms().await + 1).await;
+    space.store.upkeep(&space.keys, 0).await.unwrap();
+    assert_eq!(space.snapshot().await.waiters.len(), 1);
+    space.reached(("upkeep", "waiters pruned"));
+}
+
+/// How many keys the queue has.
+async fn keys(space: &Space) -> usize {
+    crate::snapshot::dump(&mut space.raw(), space.keys.base()).await.len()
+}
+
+async fn an_empty_queue_leaves_no_key(space: &Space) {
+    let space = &space
+        .with("brief", |policy| policy.dedupe_window = Duration::from_millis(20))
+        .await;
+    space.fill(&plain(3)).await;
+    let look = space.lease(3).await;
+    for job in &look.jobs {
+        space.ack(job.job_id, look.nonce).await.unwrap();
+    }
+    let round = space.store.upkeep_or_forget(&space.keys, 0).await.unwrap();
+    if !round.forgotten {
+        assert!(
+            round.forget_ms.is_some(),
+            "ids are remembered, and for how long is known"
+        );
+    }
+    let started = std::time::Instant::now();
+    while !space.store.upkeep_or_forget(&space.keys, 0).await.unwrap().forgotten {
+        assert!(started.elapsed() < Duration::from_secs(10), "never forgotten");
+    }
+    assert_eq!(keys(space).await, 0);
+    space.reached(("upkeep", "forgotten"));
+    // It can be used again.
+    space.fill(&plain(1)).await;
+    let (job, nonce) = space.lease_one().await;
+    space.ack(job.job_id, nonce).await.unwrap();
+}
+
+async fn a_queue_in_which_something_is_left_is_not_forgotten(space: &Space) {
+    let kept = async |space: &Space, what: &str| {
+        // What was due is done first.
+        space.store.upkeep(&space.keys, 0).await.unwrap();
+        let before = keys(space).await;
+        let round = space.store.upkeep_or_forget(&space.keys, 0).await.unwrap();
+        assert!(!round.forgotten && keys(space).await == before, "{what}: {round:?}");
+    };
+    let no_memory = |policy: &mut bananas_broker::domain::Policy| policy.dedupe_window = Duration::ZERO;
+    let ready = &space.with("ready", no_memory).await;
+    ready.fill(&plain(1)).await;
+    kept(ready, "a ready job").await;
+    ready.lease_one().await;
+    kept(ready, "a leased job").await;
+    let scheduled = &space.with("scheduled", no_memory).await;
+    let mut job = draft();
+    job.start = Start::In(LONG_MS);
+    scheduled.fill(&[job.item()]).await;
+    kept(scheduled, "a scheduled job").await;
+    let retained = &space.with("retained", no_memory).await;
+    retained.fill(&plain(1)).await;
+    let (job, nonce) = retained.lease_one().await;
+    retained.ack_with(job.job_id, nonce, Some("x")).await.unwrap();
+    kept(retained, "a result").await;
+    let paused = &space.with("paused", no_memory).await;
+    paused.store.pause(&paused.keys, "lunch", false).await.unwrap();
+    kept(paused, "a pause").await;
+    let unknown = &space.with("unknown", no_memory).await;
+    let () = unknown
+        .command("HSET", &[unknown.keys.key("m").as_bytes(), b"pv", b"1"])
+        .await;
+    kept(unknown, "a field of a newer version").await;
+    let set_aside = &space.with("aside", no_memory).await;
+    let () = set_aside
+        .command("HSET", &[set_aside.keys.key("q").as_bytes(), &[7; 16], b"why"])
+        .await;
+    kept(set_aside, "a record that was set aside").await;
+    let () = set_aside.command("DEL", &[set_aside.keys.key("q").as_bytes()]).await;
+    let () = unknown.command("DEL", &[unknown.keys.key("m").as_bytes()]).await;
+    space.reached(("upkeep", "not forgotten: something is left"));
+}
+
+async fn what_falls_due_is_seen_without_a_script(space: &Space) {
+    let due = async || space.store.next_due(&space.keys).await.unwrap();
+    assert_eq!(due().await, bananas_broker::store::Due::default());
+    let (mut later, mut latest) = (draft(), draft());
+    (later.start, latest.start_by_ms) = (Start::In(LONG_MS), Some(space.now_ms().await + LONG_MS / 2));
+    space.fill(&[later.item()]).await;
+    assert_eq!(due().await.next_ms, space.job(later.id).await.due_ms);
+    space.fill(&[latest.item()]).await;
+    assert_eq!(due().await.next_ms, latest.start_by_ms);
+    let (job, _) = space.lease_one_for(60_000).await;
+    assert_eq!(due().await.next_ms, space.job(job.job_id).await.lease_expires_ms);
+    assert!(!due().await.untidy);
+    let () = space.command("DEL", &[space.keys.key("l").as_bytes()]).await;
+    assert!(due().await.untidy, "a lease without any deadline");
+    space.store.upkeep(&space.keys, 0).await.unwrap();
+}
