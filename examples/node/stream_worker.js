@@ -107,7 +107,7 @@ class Worker {
       // Everything that no broker has confirmed an answer for, whether the work still runs or not.
       this.named = [...this.running.keys(), ...this.answers.keys()].slice(0, 10_000);
       const open = {
-        worker: { sdk: 'stream_worker.js' },
+        worker: { worker_id: this.opened?.worker_id ?? '', sdk: 'stream_worker.js' },
         selector: this.selector,
         flow: { max_jobs: this.stopping ? 0 : CONCURRENCY },
         lease_duration: { seconds: LEASE_SECONDS },

@@ -85,7 +85,7 @@ class Worker:
             self.named = [*self.running, *self.answers][:10_000]
         first = pb.SubscribeRequest(
             open=pb.Open(
-                worker={"sdk": "stream_worker.py"},
+                worker={"worker_id": self.opened.worker_id, "sdk": "stream_worker.py"},
                 selector=self.selector,
                 flow={"max_jobs": 0 if self.stopping.is_set() else CONCURRENCY},
                 lease_duration={"seconds": LEASE_SECONDS},

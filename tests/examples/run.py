@@ -77,6 +77,7 @@ class Broker:
         command = [os.environ["BANANAS_TEST_BROKER_BIN"], "serve", "--redis-url", os.environ["BANANAS_TEST_REDIS_URL"]]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BANANAS_TEST_")}
         environment["METRICS_PORT"] = str(self.http)
+        environment["BANANAS_STREAM_HEARTBEAT_INTERVAL"] = "1s"
         environment["BANANAS_LIMITS_MAX_BATCH_ITEMS"] = str(MAX_BATCH_ITEMS)
         command += ["--listen", f"127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
@@ -148,6 +149,7 @@ def slow_jobs_survive_brokers_that_die_and_stop(client, broker, worker):
         client.done([client.enqueue("upper", b"after the restart") for _ in range(20)])
     client.done(slow)
     assert all(worker.started(job_id) == 1 for job_id in slow), "a job was run twice"
+    assert "no frame from the worker" not in worker.path.read_text(), "the worker forgot its heartbeats"
     result = client.get(quick[0]).result.data
     assert result == b"QUICK 0", result
 

@@ -181,7 +181,7 @@ func (w *worker) first() ([]string, *pb.Open) {
 		flow.MaxJobs = 0
 	}
 	return named, &pb.Open{
-		Worker: &pb.WorkerInfo{Sdk: "stream_worker.go"}, Selector: w.selector, Flow: flow,
+		Worker: &pb.WorkerInfo{WorkerId: w.opened.GetWorkerId(), Sdk: "stream_worker.go"}, Selector: w.selector, Flow: flow,
 		LeaseDuration: durationpb.New(lease), SessionId: w.sessionID, HeldTokens: held,
 	}
 }
