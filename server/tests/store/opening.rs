@@ -87,7 +87,7 @@ async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_l
     signals.interest.send(Interest::Listen(keys.channel(), sure)).unwrap();
     listens.await.unwrap();
     store.cancel(&keys, item.id, "", 0).await.unwrap();
-    store.report("broker", &[]).await.unwrap();
+    store.report("broker", &[], false).await.unwrap();
     store.fleet().await.unwrap();
     store.retire("broker").await.unwrap();
     store.pause(&keys, "", false).await.unwrap();
