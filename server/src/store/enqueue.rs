@@ -105,7 +105,7 @@ impl Store {
         let data_bytes = items.iter().map(|item| item.record.len() + 48).sum();
         let parts = [part::META, part::LANES, part::SCHEDULED, part::UNIQUE, part::START_BY];
         let mut call = self.scripts.enqueue.call(keys, &parts, data_bytes);
-        call.text(&self.tag);
+        call.text(&self.tag).int(Self::ms(self.policy.dedupe_window));
         let mut order = Vec::with_capacity(items.len());
         for group in &groups {
             let first = items[group[0]];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bananas_broker::store::Start;
+use bananas_broker::{domain::JobId, store::Start};
 
 use crate::space::{LONG_MS, Space, draft, plain};
 
@@ -12,6 +12,7 @@ crate::facts![
     an_empty_queue_leaves_no_key,
     a_queue_in_which_something_is_left_is_not_forgotten,
     what_falls_due_is_seen_without_a_script,
+    an_id_is_free_after_two_windows_even_if_nobody_cleared_it_away,
 ];
 
 async fn dead_heads_of_a_lane_go_without_a_worker(space: &Space) {
@@ -137,4 +138,30 @@ async fn what_falls_due_is_seen_without_a_script(space: &Space) {
     let () = space.command("DEL", &[space.keys.key("l").as_bytes()]).await;
     assert!(due().await.untidy, "a lease without any deadline");
     space.store.upkeep(&space.keys, 0).await.unwrap();
+}
+
+async fn an_id_is_free_after_two_windows_even_if_nobody_cleared_it_away(space: &Space) {
+    let settled = async |space: &Space| {
+        let item = draft().item();
+        space.fill(std::slice::from_ref(&item)).await;
+        let (job, nonce) = space.lease_one().await;
+        space.ack(job.job_id, nonce).await.unwrap();
+        item
+    };
+    let knows = async |space: &Space, id: JobId| {
+        let all = space.snapshot().await;
+        all.memory.values().any(|ids| ids.contains_key(&id.0.to_vec()))
+    };
+    let short = &space
+        .with("short", |policy| policy.dedupe_window = Duration::from_millis(1))
+        .await;
+    let item = settled(short).await;
+    short.pass(short.now_ms().await + 2).await;
+    assert!(knows(short, item.id).await, "it is still there");
+    short.fill(&[item]).await;
+    let long = &space
+        .with("long", |policy| policy.dedupe_window = Duration::from_hours(1))
+        .await;
+    let item = settled(long).await;
+    assert!(long.enqueue(&[item]).await[0].as_ref().unwrap().deduplicated);
 }

@@ -1,16 +1,18 @@
 -- Stores jobs, in groups that share a lane.
 -- KEYS  meta, lane index, scheduled, unique keys, start_by
--- ARGV  broker, then groups: kind, lane, flags, count and per job
+-- ARGV  broker, dedupe window ms, then groups: kind, lane, flags, count and per job
 --         kind 'n' (ids made by the broker) and 'p' (ids made by the caller): id, record
 --         kind 'x': id, record, due ('' now, 'd<ms>' from now, 'a<ms>' absolute), start_by ms or '', unique key or '', scope ('L' until leased, 'S' until settled)
 -- RETURNS {now us, {number of each job that was there already, id of the job that lives, its state}; nothing if there is none}, or {now us, {}, pause reason}
 -- MOVES  - → READY, - → SCHEDULED
 local broker = ARGV[1]
-local meta = call('HMGET', KEYS[1], 'ep', 'dg', 'pr')
+local meta = call('HMGET', KEYS[1], 'ep', 'dg', 'pr', 'ds')
 if meta[1] then return { now_us, {}, meta[3] or '' } end
+-- After two windows nothing is remembered any more, even if upkeep has not cleared it away yet.
+if meta[2] and now - (tonumber(meta[4]) or 0) >= 2 * tonumber(ARGV[2]) then meta[2] = nil end
 
 -- decide
-local groups, duplicates, retained, at, number = {}, nil, {}, 2, 0
+local groups, duplicates, retained, at, number = {}, nil, {}, 3, 0
 local seen_keys, body_of = nil, base .. 'j'
 while ARGV[at] do
   local kind, lane, flags, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
