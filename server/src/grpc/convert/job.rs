@@ -218,11 +218,11 @@ fn own_policy(spec: &pb::JobSpec) -> Result<(Option<OwnPolicy>, u8), Error> {
         if retry.multiplier != 0.0 && !(1.0..=100.0).contains(&retry.multiplier) {
             return Err(Error::invalid("retry_policy.multiplier", "must be 1 to 100"));
         }
-        own.multiplier_milli = (retry.multiplier * 1_000.0) as u32;
+        own.multiplier_milli = (retry.multiplier * 1_000.0).round() as u32;
         own.jitter_milli = match retry.jitter {
             0.0 => JITTER_UNSET,
             jitter if jitter < 0.0 => 0,
-            jitter if jitter <= 1.0 => (jitter * 1_000.0) as u16,
+            jitter if jitter <= 1.0 => (jitter * 1_000.0).round() as u16,
             _ => return Err(Error::invalid("retry_policy.jitter", "must be at most 1")),
         };
         if retry.non_retryable_types.len() > bound::NON_RETRYABLE_TYPES {
@@ -320,6 +320,24 @@ mod tests {
             refused(|job| job.retry_policy = Some(policy(f64::NAN))),
             "retry_policy.multiplier"
         );
+    }
+
+    #[test]
+    fn fractions_are_kept_to_a_thousandth() {
+        // 1.001 * 1,000 is a little less than 1,001.
+        let policy = pb::RetryPolicy {
+            multiplier: 1.001,
+            jitter: 0.057,
+            ..pb::RetryPolicy::default()
+        };
+        let new = job(
+            &spec_with(|job| job.retry_policy = Some(policy)),
+            None,
+            &Limits::default(),
+        )
+        .unwrap();
+        let own = Head::decode(&new.item.record).unwrap().0.policy.unwrap();
+        assert_eq!((own.multiplier_milli, own.jitter_milli), (1_001, 57));
     }
 
     #[test]
