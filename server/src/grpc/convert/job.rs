@@ -277,8 +277,7 @@ mod tests {
 
     fn refused(change: impl FnOnce(&mut pb::JobSpec)) -> String {
         match job(&spec_with(change), None, &Limits::default()) {
-            Err(Error::Invalid { field, .. }) => field,
-            Err(Error::PayloadTooLarge { field, .. }) => field,
+            Err(Error::Invalid { field, .. } | Error::PayloadTooLarge { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }
@@ -391,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_job_is_bounded_beside_its_payload() {
-        let junk = [&[0xc2, 0x02, 0xf0, 0xa2, 0x04][..], &[0; 70_000]].concat();
+        let junk = [&[0xc2, 0x02, 0xf0, 0xa2, 0x04][..], &vec![0; 70_000]].concat();
         let with = |field: &[u8]| [&spec_with(|job| job.payload = "hi".into())[..], field].concat();
         // A field of a newer version; and an unknown one inside of retry_policy.
         let nested = [&[0x6a, 0xf5, 0xa2, 0x04][..], &junk].concat();
