@@ -429,7 +429,7 @@ mod tests {
                 let type_name = field.type_name().replace("JobSpec.", "LeasedJob.");
                 assert_eq!((field.label(), type_name.as_str()), (there.label(), there.type_name()));
             }
-            // Who adds one above 15 has to tell record.rs: what is known is written again by `once_each`, what is not is copied.
+            // Who adds one above 15 has to tell record/fields.rs: what is known is written again by `once_each`, what is not is copied.
             assert!(
                 field.number() <= 15,
                 "SpecFields::of_newer takes {} for unknown",
