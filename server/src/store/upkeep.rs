@@ -102,12 +102,15 @@ impl Store {
             exists(part::TOMBSTONES),
         ];
         let answers = try_join_all(commands.iter().map(|command| self.reads.run(command, true))).await?;
+        // RESP3 answers with pairs of member and score.
         let time = |answer: &Value| match answer {
-            Value::Array(pair) => pair.get(1).and_then(|score| match score {
-                Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse::<f64>().ok(),
-                Value::Double(score) => Some(*score),
+            Value::Array(pairs) => match pairs.first()? {
+                Value::Array(pair) => match pair.get(1)? {
+                    Value::Double(score) => Some(*score),
+                    _ => None,
+                },
                 _ => None,
-            }),
+            },
             _ => None,
         };
         let is_there = |answer: &Value| matches!(answer, Value::Int(1));
