@@ -50,12 +50,12 @@ impl Bench {
     async fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("redis.sock");
-        let server = Command::new("redis-server")
+        let server = Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .stdout(Stdio::null())
             .spawn()
-            .context("redis-server does not start")?;
+            .context("redis-server (or the program that REDIS_SERVER names) does not start")?;
         let url = format!("redis+unix://{}", socket.display());
         let client = redis::Client::open(url.as_str())?;
         let raw = loop {
