@@ -46,12 +46,12 @@ async fn an_idle_queue_needs_nothing(space: &Space) {
 async fn due_jobs_become_ready_in_order_of_their_time(space: &Space) {
     let mut jobs = [draft(), draft(), draft()];
     let now = space.now_ms().await;
-    for (job, ms) in jobs.iter_mut().zip([now + 6, now + 4, now + 5]) {
+    for (job, ms) in jobs.iter_mut().zip([now + 306, now + 304, now + 305]) {
         job.start = Start::At(ms);
     }
     let items = jobs.each_ref().map(super::space::Draft::item);
     space.fill(&items).await;
-    space.pass(now + 6).await;
+    space.pass(now + 306).await;
     let round = space.store.upkeep(&space.keys, 0).await.unwrap();
     assert!(round.promoted == 3 && round.busy);
     space.reached(("upkeep", "promoted"));
