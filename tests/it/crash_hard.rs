@@ -183,7 +183,7 @@ async fn a_broker_that_is_cut_off_from_redis_says_so_before_somebody_else_has_th
     let healthy = BrokerProcess::start(BrokerOptions::on(&redis, &hurried())).await;
     let key = unique_key("cut-off");
     let short = |window| bananas_proto::v1::Open {
-        lease_duration: Some(seconds(3)),
+        lease_duration: Some(seconds(5)),
         ..open(&key, window)
     };
     let mut first = Session::open(&cut_off.api(), short(1)).await.unwrap();
