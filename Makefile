@@ -51,4 +51,4 @@ docs: ## Build the API documentation of all crates
 
 clean: ## Remove what was built and downloaded
 	cargo clean
-	rm -rf .tools tests/node/node_modules benches/peers/bullmq/node_modules tests/python/stubs
+	rm -rf .tools tests/node/node_modules examples/go/stream_worker/gen examples/go/stream_worker/stream_worker benches/peers/bullmq/node_modules tests/python/stubs

@@ -48,7 +48,7 @@ part() {
 counts() {
   awk '
     /^test result: / { for (i = 1; i < NF; i++) { if ($(i+1) == "passed;") p += $i; if ($(i+1) == "failed;") f += $i } }
-    /^(python|node|grpcurl|deploy|scripts): [0-9]+ passed, [0-9]+ failed$/ { p += $2; f += $4 }
+    /^(python|node|grpcurl|deploy|scripts|(example|balancer)-[a-z]+): [0-9]+ passed, [0-9]+ failed$/ { p += $2; f += $4 }
     END { print p + 0, f + 0 }' "$1"
 }
 
@@ -104,6 +104,10 @@ part redis-8 on_server redis-8 "redis 8.2.3"
 part redis-6 refusal
 part python needs python "$root/scripts/with-broker.sh" "$venv/bin/python" "$root/tests/python/client_test.py"
 part node needs node "$root/scripts/with-broker.sh" node "$root/tests/node/client_test.js"
+part ex-readme needs python "$root/tests/examples/example.sh" readme
+part ex-python needs python "$root/tests/examples/example.sh" python
+part ex-node needs node "$root/tests/examples/example.sh" node
+part ex-go needs python "$root/tests/examples/example.sh" go
 part grpcurl needs grpcurl "$root/scripts/with-broker.sh" "$root/tests/grpcurl/every_rpc.sh"
 part scripts needs python "$root/scripts/lint-scripts.sh"
 part deploy needs python "$root/deploy/lint.sh"

@@ -62,6 +62,16 @@ pub struct Due {
     pub untidy: bool,
 }
 
+/// The score of the only element of an answer with scores: behind its member, or in a pair with it (RESP3).
+fn score(answer: &Value) -> Option<f64> {
+    match answer {
+        Value::Array(items) => score(items.last()?),
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        Value::Double(score) => Some(*score),
+        _ => None,
+    }
+}
+
 impl Round {
     /// Something was done that is counted.
     pub fn is_eventful(&self) -> bool {
@@ -102,19 +112,8 @@ impl Store {
             exists(part::TOMBSTONES),
         ];
         let answers = try_join_all(commands.iter().map(|command| self.reads.run(command, true))).await?;
-        // RESP3 answers with pairs of member and score.
-        let time = |answer: &Value| match answer {
-            Value::Array(pairs) => match pairs.first()? {
-                Value::Array(pair) => match pair.get(1)? {
-                    Value::Double(score) => Some(*score),
-                    _ => None,
-                },
-                _ => None,
-            },
-            _ => None,
-        };
         let is_there = |answer: &Value| matches!(answer, Value::Int(1));
-        let finite = |answer: &Value| time(answer).filter(|ms| ms.is_finite()).map(|ms| ms.max(0.0) as u64);
+        let finite = |answer: &Value| score(answer).filter(|ms| ms.is_finite()).map(|ms| ms.max(0.0) as u64);
         let exact = answers[..3].iter().filter_map(finite);
         let tidy = answers[3..5].iter().filter_map(finite).map(|ms| ms + TIDY_MS);
         Ok(Due {
