@@ -1,6 +1,6 @@
 # One entry for everything a developer does. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help dev test demo bench bench-peers build fmt lint docs clean
+.PHONY: help dev test test-faults soak demo bench bench-peers build fmt lint docs clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,14 @@ dev: ## Start a broker with a private Redis on this machine, and say what to try
 
 test: ## Get the tools, then run every check and every test (PARTS="fmt cargo" for some)
 	@scripts/test.sh $(PARTS)
+
+test-faults: ## Everything that dies, breaks or is cut off, and the planted bugs (ROUNDS=3 repeats it)
+	@scripts/setup.sh redis
+	@scripts/faults.sh --rounds $(or $(ROUNDS),1)
+
+soak: ## The same again and again for MINUTES (default 30), on SERVER if given (a path, or the name of one in .tools/servers)
+	@scripts/setup.sh redis
+	@scripts/faults.sh --minutes $(or $(MINUTES),30) $(SERVER)
 
 demo: ## Hash a directory tree through the queue, kill a worker on the way, compare (DEMO_DIR=... for another tree)
 	@scripts/setup.sh redis

@@ -64,7 +64,7 @@ broker_accepts_redis() {
   local redis_port http_port
   redis_port=$(free_port)
   http_port=$(free_port)
-  redis-server "$root/deploy/redis.conf" --port "$redis_port" --bind 127.0.0.1 --dir "$work" --requirepass 'p@ss/w:rd' >"$work/redis.log" 2>&1 &
+  "$redis_server" "$root/deploy/redis.conf" --port "$redis_port" --bind 127.0.0.1 --dir "$work" --requirepass 'p@ss/w:rd' >"$work/redis.log" 2>&1 &
   redis_pid=$!
   printf '%s\n' 'p@ss/w:rd' >"$work/password"
   export REDISCLI_AUTH='p@ss/w:rd'

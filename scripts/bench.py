@@ -21,6 +21,8 @@ DURATION = float(os.environ.get("DURATION") or 3)
 AOF = os.environ.get("REDIS_AOF") or "everysec"
 OUT = os.environ.get("OUT")
 
+# The worker library with its own window (twice its handlers), and a stream with a window of a thousand jobs.
+LARGE = [f"{life} --payload {bytes}" for bytes in [64 << 10, 1 << 20] for life in ["handlers", "life --window 1000"]]
 # In this order, so that what is compared with each other is measured within seconds.
 RUNS = [
     "life",
@@ -35,6 +37,9 @@ RUNS = [
     "memory",
     "delayed",
     "subscribers",
+    "spread",
+    "fairness --workers 8",
+    *LARGE,
 ]
 LIVES = ["life", "combine", "handlers", "unary-life"]
 DIRECT = [run for run in RUNS if run.startswith("direct ")]
@@ -152,12 +157,13 @@ def latencies(figures):
 
 
 def costs(figures):
-    idle, memory = figures["subscribers"].get, figures["memory"].get
+    idle, memory, fairness = figures["subscribers"].get, figures["memory"].get, figures["fairness --workers 8"].get
     streams = f"{idle('streams')['median']:.0f}"
     return table(
         [
             [f"{streams} idle streams, % of a core of the broker", shown(idle("cpu_cores.broker"), 2, 100)],
             [f"{streams} idle streams, bytes of the broker for each", shown(idle("broker_bytes_per_stream"))],
+            ["8 equal streams, jobs one by one: spread of the shares, % of an equal one", shown(fairness("shares.spread_percent"), 1)],
             ["a waiting job, bytes of Redis, payload included", shown(memory("redis_bytes_per_job"))],
         ]
     )

@@ -6,6 +6,9 @@ tools=$root/.tools
 # shellcheck disable=SC2034 # for those who source this
 venv=$tools/venv
 PATH=$tools/bin:$PATH
+# The server under every test and measurement: a path to another redis-server, or to a valkey-server.
+# shellcheck disable=SC2034 # for those who source this
+redis_server=${REDIS_SERVER:-redis-server}
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }

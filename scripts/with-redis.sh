@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs a command beside a private Redis, and ends that with it.
 #
-# usage: [REDIS_AOF=everysec|always|no] with-redis.sh COMMAND...
+# usage: [REDIS_AOF=everysec|always|no] [REDIS_SERVER=PATH] with-redis.sh COMMAND...
+# REDIS_SERVER: the program to start; default redis-server of the PATH.
 # REDIS_AOF: how the append-only file is written; no: there is none. Default everysec.
 # The command finds in its environment: BANANAS_TEST_REDIS_URL, BANANAS_TEST_REDIS_PID and BANANAS_TEST_DIR (removed afterwards).
 set -euo pipefail
@@ -26,9 +27,9 @@ finish() {
 trap finish EXIT
 
 port=$(free_port)
-redis-server --port "$port" --bind 127.0.0.1 --dir "$dir" --save "" "${durability[@]}" >"$dir/redis.log" 2>&1 &
+"$redis_server" --port "$port" --bind 127.0.0.1 --dir "$dir" --save "" "${durability[@]}" >"$dir/redis.log" 2>&1 &
 redis_pid=$!
-until_true 10 redis-cli -p "$port" ping || die "redis-server does not answer: $(tail -n 5 "$dir/redis.log")"
+until_true 10 redis-cli -p "$port" ping || die "$redis_server does not answer: $(tail -n 5 "$dir/redis.log")"
 
 export BANANAS_TEST_REDIS_URL=redis://127.0.0.1:$port BANANAS_TEST_REDIS_PID=$redis_pid BANANAS_TEST_DIR=$dir
 "$@"

@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager
 from urllib.request import urlopen
 
+# As in scripts/lib.sh.
+REDIS_SERVER = os.environ.get("REDIS_SERVER") or "redis-server"
 PATIENCE_SECONDS = 20
 
 
@@ -54,7 +56,7 @@ def process(command, log, ready, environment=None):
 def redis(directory, append_only):
     """Yields port and process id of a Redis. No rewrites of the append-only file: one would meet only some of those compared."""
     port = free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
+    command = [REDIS_SERVER, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
     command += ["--maxmemory-policy", "noeviction", "--auto-aof-rewrite-percentage", "0"]
     command += ["--appendonly", "yes" if append_only else "no", "--appendfsync", "everysec"]
     with process(command, directory / "redis.log", lambda: answers(port, b"PING\r\n", b"+PONG")) as pid:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers import Failed, broker, disk_bytes, nats, redis, redis_bytes, resident_bytes
+from servers import REDIS_SERVER, Failed, broker, disk_bytes, nats, redis, redis_bytes, resident_bytes
 
 HERE = Path(__file__).resolve().parent
 PATIENCE_SECONDS = 600
@@ -79,7 +79,7 @@ class Bananas(System):
     def missing(self, settings):
         if not (settings.bananas_bin / "bananas").exists() or not (settings.bananas_bin / "bananas-broker").exists():
             return "its release build is missing"
-        return None if shutil.which("redis-server") else "redis-server is missing"
+        return None if shutil.which(REDIS_SERVER) else f"{REDIS_SERVER} is missing"
 
     def measure(self, variant, settings, directory):
         with redis(directory, variant == "aof") as (redis_port, redis_pid):

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from servers import REDIS_SERVER
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -14,7 +16,7 @@ def versions(settings):
     packages = json.loads((HERE / "bullmq" / "package-lock.json").read_text())["packages"]
     return {
         "bananas": said(settings.bananas_bin / "bananas-broker", "--version"),
-        "redis": said("redis-server", "--version"),
+        "redis": said(REDIS_SERVER, "--version"),
         "nats-server": said("nats-server", "--version"),
         "bullmq": packages["node_modules/bullmq"]["version"],
         "ioredis": packages["node_modules/ioredis"]["version"],

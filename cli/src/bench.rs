@@ -42,7 +42,7 @@ the worker is counted from their run time, so the clocks of this machine and of 
 they call is counted once more under its own name. --metrics-url adds the broker's figure for each
 script, round trip included.
 
-Worth a look: life --payload 1048576; drain --jobs 1000000 --delay 60s, a million jobs that fall
+Worth a look: life --payload 1048576 --window 1000; handlers --payload 65536; fairness --workers 8; drain --jobs 1000000 --delay 60s, a million jobs that fall
 due at once; subscribers --streams 10000 --connections 20; subscribers --selectors 200.";
 
 /// An open loop that nobody gave a rate: jobs per second.
@@ -76,7 +76,7 @@ pub(crate) struct BenchArgs {
     /// life, batch: jobs of one call
     #[arg(long, default_value_t = 100)]
     batch: usize,
-    /// calls: workers that lease and settle one job at a time; handlers: jobs that the worker process handles at once
+    /// calls: workers that lease and settle one job at a time; handlers: jobs that the worker process handles at once; fairness: streams
     #[arg(long, default_value_t = 50)]
     workers: usize,
     /// Beside the worker so many slow ones, which take 100 ms for each frame of jobs; where there are streams
@@ -168,6 +168,8 @@ enum Scenario {
     Subscribers,
     /// Redis memory for each waiting job; needs --redis-url
     Memory,
+    /// Whole life of jobs that are enqueued one after the other, and how evenly --workers equal streams share them
+    Fairness,
     /// Whole life over many routing keys, at most one job in each on average
     Spread,
 }

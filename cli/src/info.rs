@@ -29,6 +29,7 @@ fn as_json(info: &GetBrokerInfoResponse) -> Value {
         "start_time": info.start_time.as_ref().map(timestamp),
         "streams": info.streams,
         "redis": {
+            "server": redis.server_name,
             "version": redis.version,
             "address": redis.address,
             "role": redis.role,
@@ -61,8 +62,16 @@ fn describe(info: &GetBrokerInfoResponse) -> String {
         (
             "redis",
             format!(
-                "{} version {}, {}, {connected}",
-                redis.address, redis.version, redis.role
+                "{} {}version {}, {}, {connected}",
+                redis.address,
+                // A broker before 0.2 does not say what kind of server it is.
+                if redis.server_name.is_empty() {
+                    String::new()
+                } else {
+                    format!("{} ", redis.server_name)
+                },
+                redis.version,
+                redis.role
             ),
         ),
         (

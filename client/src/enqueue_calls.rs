@@ -1,9 +1,10 @@
 //! The two calls that store jobs, as one attempt each.
 
 use bananas_proto::v1::{BatchEnqueueResponse, EnqueueResponse};
+use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::time::Instant;
-use tonic::{Response, Status, client::Grpc, codegen::http::uri::PathAndQuery};
+use tonic::{Response, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
 use crate::{

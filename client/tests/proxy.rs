@@ -58,27 +58,21 @@ impl Proxy {
             .job_id;
         self.seen.lock().unwrap().push(id.clone());
         let next = self.answers.lock().unwrap().pop_front();
-        let mut answer = match next {
-            Some((status, content_type)) => {
-                let page = format!("<html><h1>{status}</h1></html>");
-                let mut answer = Response::new(Full::from(page).boxed());
-                *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-                answer
-                    .headers_mut()
-                    .insert("content-type", HeaderValue::from_static(content_type));
-                return Ok(answer);
-            }
-            None => {
-                let message = EnqueueResponse {
-                    job_id: id,
-                    ..EnqueueResponse::default()
-                }
-                .encode_to_vec();
-                let frame = [&[0, 0, 0, 0, message.len() as u8][..], &message].concat();
-                let ok = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
-                Response::new(Full::from(frame).with_trailers(async { Some(Ok(ok)) }).boxed())
-            }
-        };
+        if let Some((status, content_type)) = next {
+            let mut page = Response::new(Full::from(format!("<html><h1>{status}</h1></html>")).boxed());
+            *page.status_mut() = StatusCode::from_u16(status).unwrap();
+            let content_type = HeaderValue::from_static(content_type);
+            page.headers_mut().insert("content-type", content_type);
+            return Ok(page);
+        }
+        let message = EnqueueResponse {
+            job_id: id,
+            ..EnqueueResponse::default()
+        }
+        .encode_to_vec();
+        let frame = [&[0, 0, 0, 0, message.len() as u8][..], &message].concat();
+        let ok = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
+        let mut answer = Response::new(Full::from(frame).with_trailers(async { Some(Ok(ok)) }).boxed());
         let grpc = HeaderValue::from_static("application/grpc+proto");
         answer.headers_mut().insert("content-type", grpc);
         Ok(answer)

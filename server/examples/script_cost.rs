@@ -1,6 +1,7 @@
 //! What the scripts cost Redis: microseconds per job and call size, bytes per job and state. Prints the tables of docs/redis.md.
 //!
-//! `cargo run --release -p bananas-broker --example script_cost`, on a machine that does nothing else.
+//! `cargo run --release -p bananas-broker --example script_cost`, on a machine that does nothing else. With `-- --large`: what jobs of
+//! 64 KiB and 1 MiB cost, a look for a thousand of them included (takes 3 GiB of memory).
 
 use std::{
     process::{Child, Command, Stdio},
@@ -50,12 +51,12 @@ impl Bench {
     async fn start() -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let socket = directory.path().join("redis.sock");
-        let server = Command::new("redis-server")
+        let server = Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .stdout(Stdio::null())
             .spawn()
-            .context("redis-server does not start")?;
+            .context("redis-server (or the program that REDIS_SERVER names) does not start")?;
         let url = format!("redis+unix://{}", socket.display());
         let client = redis::Client::open(url.as_str())?;
         let raw = loop {
@@ -189,8 +190,20 @@ impl Bench {
 
 /// A plain job, changed.
 fn job(change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
-    let mut spec = vec![0x2a, (PAYLOAD_BYTES & 0x7f) as u8 | 0x80, (PAYLOAD_BYTES >> 7) as u8];
-    spec.resize(spec.len() + PAYLOAD_BYTES, b'.');
+    job_of(PAYLOAD_BYTES, change)
+}
+
+/// A job with a payload of that size, changed.
+fn job_of(payload_bytes: usize, change: impl FnOnce(&mut EnqueueItem, &mut Head)) -> EnqueueItem {
+    // The field `payload` as a producer writes it: its tag, its length as a varint, its bytes.
+    let mut spec = vec![0x2a];
+    let mut length = payload_bytes;
+    while length > 0x7f {
+        spec.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    spec.push(length as u8);
+    spec.resize(spec.len() + payload_bytes, b'.');
     let job_type = JobType::parse("send").expect("a valid name");
     let mut head = Head {
         flags: 0,
@@ -335,8 +348,100 @@ async fn memory(place: Place) -> Result<f64> {
     Ok((bench.used_memory().await? - before) / MEMORY_JOBS as f64 - payload as f64)
 }
 
+/// Looks at large jobs: how many each brings, what it costs, and what Redis takes for it beside what is stored.
+struct LargeLook {
+    jobs: usize,
+    calls: usize,
+    script_micros_per_job: f64,
+    longest_micros: i64,
+    peak_bytes: f64,
+}
+
+impl Bench {
+    /// Leases `jobs` jobs of that size, asking for `ask` at a time.
+    async fn large_look(payload_bytes: usize, jobs: usize, ask: usize) -> Result<LargeLook> {
+        let bench = Self::start().await?;
+        for _ in 0..jobs {
+            bench.enqueue(&[job_of(payload_bytes, |_, _| {})]).await?;
+        }
+        for (name, value) in [("slowlog-max-len", "100000"), ("slowlog-log-slower-than", "0")] {
+            redis::cmd("CONFIG")
+                .arg(&["SET", name, value])
+                .query_async::<()>(&mut bench.raw.clone())
+                .await?;
+        }
+        let before = (bench.script_micros().await?, bench.used_memory().await?);
+        redis::cmd("SLOWLOG")
+            .arg("RESET")
+            .query_async::<()>(&mut bench.raw.clone())
+            .await?;
+        let (mut leased, mut calls) = (0, 0);
+        while leased < jobs {
+            leased += bench.lease(ask.min(jobs - leased)).await?.jobs.len();
+            calls += 1;
+        }
+        let peak = bench.info("memory", "used_memory_peak:").await?;
+        Ok(LargeLook {
+            jobs,
+            calls,
+            script_micros_per_job: (bench.script_micros().await? - before.0) / jobs as f64,
+            longest_micros: bench.longest_script_micros().await?,
+            peak_bytes: (peak - before.1).max(0.0),
+        })
+    }
+
+    /// The longest script call that the slow log has.
+    async fn longest_script_micros(&self) -> Result<i64> {
+        let entries: Vec<redis::Value> = redis::cmd("SLOWLOG")
+            .arg(&["GET", "-1"])
+            .query_async(&mut self.raw.clone())
+            .await?;
+        let mut longest = 0;
+        for entry in entries {
+            // Id, time, microseconds, arguments, and who called.
+            let (_, _, micros, arguments, _, _): (i64, i64, i64, Vec<redis::Value>, String, String) =
+                redis::from_redis_value(entry)?;
+            let name: String = redis::from_redis_value(arguments.into_iter().next().context("a command has a name")?)?;
+            if name.eq_ignore_ascii_case("evalsha") {
+                longest = longest.max(micros);
+            }
+        }
+        Ok(longest)
+    }
+}
+
+async fn large() -> Result<()> {
+    println!(
+        "| payload | jobs asked for | looks | µs of script per job | longest call, ms | peak of Redis over what is stored, MiB |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for (payload_bytes, jobs, ask) in [
+        (64 << 10, 500, 1),
+        (64 << 10, 500, 100),
+        (64 << 10, 1_000, 1_000),
+        (1 << 20, 100, 1),
+        (1 << 20, 100, 100),
+        (1 << 20, 1_000, 1_000),
+    ] {
+        let look = Bench::large_look(payload_bytes, jobs, ask).await?;
+        println!(
+            "| {} KiB | {ask} of {} | {} | {:.1} | {:.1} | {:.1} |",
+            payload_bytes >> 10,
+            look.jobs,
+            look.calls,
+            look.script_micros_per_job,
+            look.longest_micros as f64 / 1e3,
+            look.peak_bytes / f64::from(1 << 20),
+        );
+    }
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("--large") {
+        return large().await;
+    }
     println!("| script | 1 job per call | 10 jobs per call | 100 jobs per call |\n|---|---|---|---|");
     let costs = [cost(1).await?, cost(10).await?, cost(100).await?];
     let row = |name: &str, cell: &dyn Fn(usize) -> (f64, f64)| {

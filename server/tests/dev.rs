@@ -117,8 +117,29 @@ fn without_redis_server_it_says_how_to_get_one() {
             "--set",
             "http.enabled=false",
         ],
-        &[("PATH", "/nowhere")],
+        &[("PATH", "/nowhere"), ("REDIS_SERVER", "")],
     );
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("apt install redis-server"));
+}
+
+#[test]
+fn a_redis_server_that_is_not_there_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = run(
+        &[
+            "dev",
+            "--data-dir",
+            directory.path().to_str().unwrap(),
+            "--set",
+            "http.enabled=false",
+        ],
+        &[("REDIS_SERVER", "/nowhere/valkey-server")],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("REDIS_SERVER=/nowhere/valkey-server: there is no such program"),
+        "{said}"
+    );
 }

@@ -18,7 +18,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 /// Streams that break lose their jobs soon, and dead connections are noticed soon, so that a test does not wait for them.
-fn hurried() -> Vec<(&'static str, String)> {
+pub(crate) fn hurried() -> Vec<(&'static str, String)> {
     vec![
         ("stream.grace", "1s".to_owned()),
         ("stream.heartbeat_interval", "1s".to_owned()),
@@ -26,7 +26,7 @@ fn hurried() -> Vec<(&'static str, String)> {
     ]
 }
 
-async fn cluster(persistent: bool) -> Stand {
+pub(crate) async fn cluster(persistent: bool) -> Stand {
     let redis = RedisOptions {
         persistent,
         ..RedisOptions::default()

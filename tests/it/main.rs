@@ -7,6 +7,7 @@ mod cancel;
 mod cli;
 mod config;
 mod crash;
+mod crash_hard;
 mod dedupe;
 mod drain;
 mod lease;

@@ -464,5 +464,8 @@ fn check_attempts(
     }
 }
 
+mod fairness;
 #[cfg(test)]
 mod tests;
+
+pub use fairness::{Shares, shares};

@@ -80,6 +80,8 @@ pub enum What {
 /// A job in a worker's hands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
+    /// Who got it: workers of a load have numbers, those on streams first.
+    pub worker: u32,
     /// The job's id.
     pub job: String,
     /// The hash of what arrived.

@@ -64,6 +64,14 @@ pub struct LoadOptions {
     pub at_once: u32,
     /// How many of a hundred jobs are held for longer than their lease.
     pub held_too_long: u8,
+    /// How long the leases of streams run. The default is longer than any outage in the tests, so that a live stream never loses one by accident.
+    pub stream_lease: Duration,
+    /// How many jobs a stream has at once, at most.
+    pub window: u32,
+    /// Bytes of a payload, at most.
+    pub max_payload: usize,
+    /// Bytes of a payload, at least.
+    pub min_payload: usize,
     /// Whether workers ack everything at once and come back after every break.
     pub well_behaved: bool,
 }
@@ -83,6 +91,10 @@ impl LoadOptions {
             settle_twice: false,
             at_once: 19,
             held_too_long: 2,
+            stream_lease: Duration::from_secs(6),
+            window: 30,
+            max_payload: 600,
+            min_payload: 0,
             well_behaved: false,
         }
     }
@@ -142,11 +154,14 @@ impl Load {
         for _ in 0..crew.options.producers {
             tasks.spawn(produce(Arc::clone(&crew)));
         }
-        for _ in 0..crew.options.unary_workers {
-            tasks.spawn(unary_worker::work(Arc::clone(&crew)));
+        for worker in 0..crew.options.stream_workers {
+            tasks.spawn(stream_worker::work(Arc::clone(&crew), worker));
         }
-        for _ in 0..crew.options.stream_workers {
-            tasks.spawn(stream_worker::work(Arc::clone(&crew)));
+        for worker in 0..crew.options.unary_workers {
+            tasks.spawn(unary_worker::work(
+                Arc::clone(&crew),
+                crew.options.stream_workers + worker,
+            ));
         }
         Self { history, crew, tasks }
     }
@@ -272,7 +287,7 @@ async fn produce(crew: Arc<Crew>) {
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
         .is_ok()
     {
-        let spec = job(&crew.options.routing_key);
+        let spec = job(&crew.options);
         sleep(PACE).await;
         loop {
             let from = crew.history.now();
@@ -320,12 +335,13 @@ async fn enqueue(crew: &Crew, spec: JobSpec) -> Result<bool, Status> {
     Ok(answer.into_inner().deduplicated)
 }
 
-fn job(routing_key: &str) -> JobSpec {
-    let payload: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
-        .take(fastrand::usize(0..600))
-        .collect();
+fn job(options: &LoadOptions) -> JobSpec {
+    let bytes = fastrand::usize(options.min_payload..=options.max_payload);
+    // A large payload repeats itself, which still tells every job from every other.
+    let pattern: [u8; 599] = std::array::from_fn(|_| fastrand::u8(..));
+    let payload: Vec<u8> = pattern.iter().copied().cycle().take(bytes).collect();
     JobSpec {
-        routing_key: routing_key.to_owned(),
+        routing_key: options.routing_key.clone(),
         job_type: format!("type-{}", fastrand::u8(0..3)),
         job_id: Uuid::now_v7().to_string(),
         priority: fastrand::u32(0..10),

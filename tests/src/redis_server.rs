@@ -1,5 +1,6 @@
 //! A redis-server process of a test's own: free port, directory of its own, killed and started again on the same data at will.
 use std::{
+    ffi::OsString,
     fs::File,
     path::Path,
     process::{Child, Command, Stdio},
@@ -17,6 +18,13 @@ pub struct RedisOptions {
     pub persistent: bool,
     /// More settings, as on the command line of redis-server without the dashes.
     pub settings: Vec<(String, String)>,
+}
+
+/// The server that tests run on: the program that `REDIS_SERVER` names, else redis-server of the PATH.
+pub fn program() -> OsString {
+    std::env::var_os("REDIS_SERVER")
+        .filter(|path| !path.is_empty())
+        .unwrap_or_else(|| "redis-server".into())
 }
 
 /// A running (or killed) redis-server. Ends with its value.
@@ -110,7 +118,7 @@ impl RedisServer {
             .create(true)
             .open(self.log_path())
             .expect("the directory is writable");
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program());
         command
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .arg("--dir")

@@ -1,7 +1,10 @@
 //! The workers of a bench: they take every job and settle it, as workers do that have nothing else to do.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,8 @@ pub(super) struct Stream {
     incoming: Streaming<SubscribeResponse>,
     /// How often the broker wants to hear something.
     pub heartbeat: Duration,
+    /// How many jobs came.
+    pub taken: Arc<AtomicU64>,
 }
 
 impl Stream {
@@ -71,6 +76,7 @@ impl Stream {
             frames,
             incoming,
             heartbeat: heartbeat.unwrap_or(Duration::from_secs(1)),
+            taken: Arc::default(),
         })
     }
 
@@ -92,6 +98,7 @@ impl Stream {
             match frame {
                 Some(Down::Jobs(jobs)) => {
                     let mut jobs = jobs.jobs;
+                    self.taken.fetch_add(jobs.len() as u64, Relaxed);
                     for job in &jobs {
                         arrived(job, &counters);
                     }

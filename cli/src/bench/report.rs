@@ -26,6 +26,32 @@ pub(super) struct Figures {
     /// What Redis grew by.
     pub redis_bytes: Option<u64>,
     pub streams: Option<Streams>,
+    pub shares: Option<Shares>,
+}
+
+/// How many jobs each of several equal streams got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shares {
+    streams: usize,
+    least: u64,
+    most: u64,
+    jobs: u64,
+}
+
+impl Shares {
+    pub(super) fn of(taken: impl Iterator<Item = u64> + Clone) -> Option<Self> {
+        Some(Self {
+            streams: taken.clone().count(),
+            least: taken.clone().min()?,
+            most: taken.clone().max()?,
+            jobs: taken.sum(),
+        })
+    }
+
+    /// The largest share less the smallest, in percent of an equal one.
+    fn spread_percent(self) -> f64 {
+        (self.most - self.least) as f64 * 100.0 * self.streams as f64 / self.jobs.max(1) as f64
+    }
 }
 
 /// Idle streams, and what the broker grew by.
@@ -47,6 +73,7 @@ impl Figures {
             due_to_stored: None,
             redis_bytes: None,
             streams: None,
+            shares: None,
         }
     }
 
@@ -104,6 +131,12 @@ impl Figures {
             "redis_bytes_per_job": self.per_job(self.redis_bytes),
             "streams": self.streams.map(|streams| streams.count),
             "broker_bytes_per_stream": self.streams.map(Streams::bytes_each),
+            "shares": self.shares.map(|shares| json!({
+                "streams": shares.streams,
+                "least": shares.least,
+                "most": shares.most,
+                "spread_percent": shares.spread_percent(),
+            })),
             "due_to_worker_us": self.due_to_worker.map(latency),
             "due_to_stored_us": self.due_to_stored.map(latency),
         })
@@ -175,6 +208,16 @@ impl Report {
             let jobs = figures.jobs;
             Some(format!(
                 "{name}: {per_job:.0} bytes of Redis for each of {jobs} waiting jobs"
+            ))
+        }));
+        parts.extend(self.scenarios.iter().filter_map(|(name, figures)| {
+            let shares = figures.shares?;
+            Some(format!(
+                "{name}: {} equal streams got {} to {} jobs; the spread is {:.1} % of an equal share",
+                shares.streams,
+                shares.least,
+                shares.most,
+                shares.spread_percent()
             ))
         }));
         parts.extend(self.scenarios.iter().filter_map(|(name, figures)| {
@@ -366,6 +409,20 @@ mod tests {
             ["subscribers", "0", "2.0", "-", "-", "-", "-"]
         );
         assert!(report.as_json()["scenarios"][0]["jobs_per_second"].is_null());
+    }
+
+    #[test]
+    fn the_spread_of_shares_is_that_of_an_equal_one() {
+        let shares = Shares::of([10, 20, 30].into_iter()).unwrap();
+        assert_eq!(shares.spread_percent(), 100.0);
+        let mut figures = measured(60);
+        figures.shares = Some(shares);
+        let text = report("fairness", figures).as_text(false);
+        assert!(
+            text.ends_with("fairness: 3 equal streams got 10 to 30 jobs; the spread is 100.0 % of an equal share"),
+            "{text}"
+        );
+        assert_eq!(Shares::of(std::iter::empty()), None);
     }
 
     #[test]

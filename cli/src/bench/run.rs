@@ -17,7 +17,7 @@ use super::{
     handlers::Process,
     meter::Meter,
     produce::{Counters, How, Load, Start},
-    report::Figures,
+    report::{Figures, Shares},
     subscribers,
     times::Times,
 };
@@ -86,6 +86,7 @@ impl Bench {
                 self.whole_life(load, Workers::Streams).await
             }
             Scenario::Subscribers => subscribers::measure(self).await,
+            Scenario::Fairness => self.fairness().await,
             Scenario::Memory => self.memory().await,
             Scenario::Spread => {
                 let load = Load {
@@ -140,18 +141,29 @@ impl Bench {
                 }
             }
         }
-        tokio::spawn(async move {
-            match running.join_next().await {
-                Some(ended) => ended.map_err(Failure::of_task)?,
-                None => Ok(()),
-            }
-        })
+        first_to_end(running)
     }
 
     async fn whole_life(&self, load: Load, workers: Workers) -> Result<Figures> {
         let counters = Counters::of(&load);
         let workers = self.workers(workers, &load.queues, &counters);
         self.lives(load, counters, workers, &self.meter).await
+    }
+
+    /// Equal streams, and jobs that come one after the other: the next is enqueued when the last one is stored.
+    async fn fairness(&self) -> Result<Figures> {
+        let load = self.load(How::Tasks(1));
+        let counters = Counters::of(&load);
+        let mut taken = Vec::new();
+        let mut running: JoinSet<Result> = JoinSet::new();
+        for _ in 0..self.args.workers {
+            let stream = Stream::open(&self.client, &load.queues, self.args.window).await?;
+            taken.push(stream.taken.clone());
+            running.spawn(stream.work(counters.clone(), Duration::ZERO));
+        }
+        let mut figures = self.lives(load, counters, first_to_end(running), &self.meter).await?;
+        figures.shares = Shares::of(taken.iter().map(|taken| taken.load(Relaxed)));
+        Ok(figures)
     }
 
     async fn with_handlers(&self, load: Load) -> Result<Figures> {
@@ -301,4 +313,14 @@ impl Bench {
             }
         }
     }
+}
+
+/// Ends as the first of the workers does.
+fn first_to_end(mut running: JoinSet<Result>) -> JoinHandle<Result> {
+    tokio::spawn(async move {
+        match running.join_next().await {
+            Some(ended) => ended.map_err(Failure::of_task)?,
+            None => Ok(()),
+        }
+    })
 }

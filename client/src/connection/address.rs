@@ -102,7 +102,7 @@ fn parse(text: &str) -> Result<Address, Error> {
         }
         None => text,
     };
-    let authority: tonic::codegen::http::uri::Authority = rest
+    let authority: http::uri::Authority = rest
         .trim_end_matches('/')
         .parse()
         .map_err(|_| refused(text, "not of the form http://host:port"))?;

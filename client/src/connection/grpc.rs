@@ -8,12 +8,8 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use tonic::{
-    Code,
-    body::Body,
-    codegen::http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE},
-    transport::Channel,
-};
+use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
+use tonic::{Code, body::Body, transport::Channel};
 use tower::Service;
 
 use super::Addresses;

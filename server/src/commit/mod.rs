@@ -179,12 +179,11 @@ async fn fly<O: Operation>(queue: Arc<Queue>) {
         let mut answers = Vec::new();
         let mut given_up = None;
         for portion in portions(&load) {
-            let result = match &given_up {
-                Some(error) => Err(Error::clone(error)),
-                None => {
-                    O::group(&queue).sizes.record(portion.len() as u64);
-                    unless_it_panics(O::run(&queue, &portion)).await
-                }
+            let result = if let Some(error) = &given_up {
+                Err(Error::clone(error))
+            } else {
+                O::group(&queue).sizes.record(portion.len() as u64);
+                unless_it_panics(O::run(&queue, &portion)).await
             };
             given_up = given_up.or_else(|| of_the_rest(result.as_ref().err()?));
             append(&mut answers, result, portion.len());

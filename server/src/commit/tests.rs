@@ -103,7 +103,7 @@ fn portion_sizes(load: &[Call<Fake>]) -> Vec<usize> {
 #[tokio::test]
 async fn no_script_call_carries_more_than_its_bounds_unless_the_items_go_all_or_none() {
     let group = group();
-    let many: Vec<usize> = (0..2 * MAX_GROUP_ITEMS + 1).collect();
+    let many: Vec<usize> = (0..=2 * MAX_GROUP_ITEMS).collect();
     let third = MAX_GROUP_BYTES / 3;
     let pending = [
         group.submit(many.clone()),

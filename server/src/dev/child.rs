@@ -109,7 +109,9 @@ fn working_in(directory: &Directory) -> Vec<Pid> {
 
 fn is_redis_in(process: &Path, directory: &Path) -> bool {
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    let is_redis = name.starts_with("redis-server") || name.starts_with("setpriv");
+    let is_redis = ["redis-server", "valkey-server", "setpriv"]
+        .iter()
+        .any(|ours| name.starts_with(ours));
     is_redis && fs::read_link(process.join("cwd")).is_ok_and(|path| path == directory)
 }
 

@@ -17,7 +17,7 @@ const RESTART_PAUSE: Duration = Duration::from_millis(300);
 /// A child that was asked to stop writes its last data first; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-const NO_REDIS: &str = "redis-server is not on the PATH. Install it (Debian and Ubuntu: apt install redis-server; Fedora: dnf install redis; \
+const NO_REDIS: &str = "redis-server is not on the PATH, and REDIS_SERVER does not name one. Install it (Debian and Ubuntu: apt install redis-server; Fedora: dnf install redis; \
                         macOS: brew install redis), or start the broker on a Redis elsewhere: bananas-broker serve --redis-url redis://HOST:6379";
 
 /// What `dev` was asked for.
@@ -27,6 +27,22 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// Begin without the jobs of last time.
     pub fresh: bool,
+}
+
+/// The server to start: the program that `REDIS_SERVER` names (a Valkey, or a Redis outside the PATH), else redis-server of the PATH.
+fn server_program(environment: &Environment) -> anyhow::Result<PathBuf> {
+    let Some(named) = environment.get("REDIS_SERVER") else {
+        return environment.find_program("redis-server").context(NO_REDIS);
+    };
+    let program = if named.contains('/') {
+        // It starts in a directory of its own, where a relative path would mean another file.
+        std::path::absolute(named).ok().filter(|path| path.is_file())
+    } else {
+        environment.find_program(named)
+    };
+    program.with_context(|| {
+        format!("REDIS_SERVER={named}: there is no such program; set it to the path of a redis-server or valkey-server, or unset it")
+    })
 }
 
 /// A running private Redis. It is started again if it ends while nobody asked it to.
@@ -41,7 +57,7 @@ pub struct Redis {
 impl Redis {
     /// Starts it and waits until it answers.
     pub async fn start(options: Options, environment: &Environment) -> anyhow::Result<Self> {
-        let program = environment.find_program("redis-server").context(NO_REDIS)?;
+        let program = server_program(environment)?;
         let path = options
             .data_dir
             .or_else(|| environment.data_home().map(|home| home.join("bananas/dev")));

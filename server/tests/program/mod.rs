@@ -8,12 +8,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
-/// The program, in an environment without our variables.
+/// The program, in an environment without our variables; which server `dev` starts is the choice of who runs the tests.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bananas-broker"));
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if [
+        let ours = [
             "BANANAS_",
             "REDIS_",
             "LOG_",
@@ -23,8 +23,8 @@ pub fn command() -> Command {
             "OTEL_",
         ]
         .iter()
-        .any(|ours| text.starts_with(ours))
-        {
+        .any(|ours| text.starts_with(ours));
+        if ours && text != "REDIS_SERVER" {
             command.env_remove(&name);
         }
     }

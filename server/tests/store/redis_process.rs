@@ -8,9 +8,8 @@ use std::{
 
 use tempfile::TempDir;
 
-/// Starts redis-server and kills it when its own input ends, which is when this process is gone.
-const KEEPER: &str =
-    r#"redis-server "$@" >/dev/null 2>&1 & child=$!; cat >/dev/null; kill -9 $child; rm -rf "$DIRECTORY""#;
+/// Starts redis-server (or the program that REDIS_SERVER names) and kills it when its own input ends, which is when this process is gone.
+const KEEPER: &str = r#""${REDIS_SERVER:-redis-server}" "$@" >/dev/null 2>&1 & child=$!; cat >/dev/null; kill -9 $child; rm -rf "$DIRECTORY""#;
 
 /// How long a redis-server may take to answer before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bananas_proto::v1::JobState;
 use bytes::Bytes;
 
-use super::{Ending, check};
+use super::{Ending, Shares, check, shares};
 use crate::history::{Delivery, Event, Outcome, What};
 
 const CONTENT: u64 = 7;
@@ -37,6 +37,7 @@ fn token(name: &'static str) -> Bytes {
 /// A delivery under a lease of 100 ms.
 fn delivery(job: &str, name: &'static str, fence: u64) -> Delivery {
     Delivery {
+        worker: 0,
         job: job.into(),
         content: CONTENT,
         token: token(name),
@@ -375,4 +376,26 @@ fn a_loss_that_did_not_happen_is_found() {
         ok(4, 5, ack("a", "one")),
     ];
     assert_eq!(found(&events, SUCCEEDED), ["attempts"]);
+}
+
+#[test]
+fn shares_count_leases_by_worker_and_those_who_got_nothing() {
+    let to = |worker, name, fence| {
+        let delivery = Delivery {
+            worker,
+            ..delivery("a", name, fence)
+        };
+        ok(fence, fence + 1, What::Deliver(delivery))
+    };
+    let unfair = [
+        to(2, "one", 1),
+        to(2, "one", 1),
+        to(2, "two", 2),
+        to(0, "three", 3),
+        to(7, "four", 4),
+    ];
+    let found = shares(&unfair, 3);
+    assert_eq!(found, Shares(vec![1, 0, 2]));
+    assert_eq!((found.spread(), found.jobs()), (2, 3));
+    assert_eq!(shares(&[to(0, "one", 1), to(1, "two", 2)], 2).spread(), 0);
 }

@@ -18,16 +18,10 @@ use super::{
     unary_worker::{Habit, delivery},
 };
 use crate::{
-    api::{seconds, selector},
+    api::{proto_duration, selector},
     history::{Outcome, What},
     session::{Session, ack, nack},
 };
-
-/// Longer than any outage in the tests, so that a live stream never loses a lease by accident.
-const LEASE_SECONDS: i64 = 6;
-
-/// Jobs at once.
-const WINDOW: u32 = 30;
 
 /// Settlements on their way, by sequence.
 type Pending = HashMap<u64, (Duration, Vec<Settlement>)>;
@@ -35,6 +29,7 @@ type Pending = HashMap<u64, (Duration, Vec<Settlement>)>;
 /// What a worker has of the broker's, over all its streams.
 #[derive(Default)]
 struct Hands {
+    worker: u32,
     session_id: String,
     /// When the broker last had the stream for certain: the beginning of the last exchange that it answered. A frame alone may have been
     /// on its way for long. Before that moment no lease can have been lost.
@@ -43,16 +38,20 @@ struct Hands {
     held: HashMap<Bytes, String>,
 }
 
-pub(super) async fn work(crew: Arc<Crew>) {
-    let mut hands = Hands::default();
+pub(super) async fn work(crew: Arc<Crew>, worker: u32) {
+    let nothing = || Hands {
+        worker,
+        ..Hands::default()
+    };
+    let mut hands = nothing();
     while !crew.stopped() {
         let open = Open {
             selector: Some(selector(&crew.options.routing_key)),
             flow: Some(Flow {
-                max_jobs: WINDOW,
+                max_jobs: crew.options.window,
                 max_bytes: 0,
             }),
-            lease_duration: Some(seconds(LEASE_SECONDS)),
+            lease_duration: Some(proto_duration(crew.options.stream_lease)),
             session_id: hands.session_id.clone(),
             held_tokens: hands.held.keys().cloned().collect(),
             ..Open::default()
@@ -78,7 +77,7 @@ pub(super) async fn work(crew: Arc<Crew>) {
             for token in hands.held.keys().cloned().collect::<Vec<_>>() {
                 hands.abandon(&crew, &token);
             }
-            hands = Hands::default();
+            hands = nothing();
         }
     }
     for token in hands.held.keys().cloned().collect::<Vec<_>>() {
@@ -122,7 +121,7 @@ async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
                 continue;
             }
         };
-        if hands.held.len() > WINDOW as usize / 2 {
+        if hands.held.len() > crew.options.window as usize / 2 {
             settle_rest(crew, hands, &mut session, &mut pending).await;
         }
         match frame {
@@ -133,7 +132,7 @@ async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
                 let mut answers = Vec::new();
                 for job in &jobs.jobs {
                     crew.history
-                        .record(hands.last_sign, Outcome::Ok, What::Deliver(delivery(job)));
+                        .record(hands.last_sign, Outcome::Ok, What::Deliver(delivery(hands.worker, job)));
                     hands.held.insert(job.lease_token.clone(), job.job_id.clone());
                     answers.extend(answer(crew.habit(), &job.lease_token));
                 }

@@ -41,7 +41,7 @@ impl Habit {
     }
 }
 
-pub(super) async fn work(crew: Arc<Crew>) {
+pub(super) async fn work(crew: Arc<Crew>, worker: u32) {
     // The first job is held for too long by every worker, so that no load goes by without a lease that is lost.
     let mut first = !crew.options.well_behaved;
     while !crew.stopped() {
@@ -65,7 +65,7 @@ pub(super) async fn work(crew: Arc<Crew>) {
                     let delivery = Delivery {
                         lease: LEASE,
                         kept: false,
-                        ..delivery(job)
+                        ..delivery(worker, job)
                     };
                     crew.history.record(from, Outcome::Ok, What::Deliver(delivery));
                 }
@@ -85,9 +85,10 @@ pub(super) async fn work(crew: Arc<Crew>) {
     }
 }
 
-pub(super) fn delivery(job: &LeasedJob) -> Delivery {
+pub(super) fn delivery(worker: u32, job: &LeasedJob) -> Delivery {
     let note = job.headers.get("note").map(String::as_str).unwrap_or_default();
     Delivery {
+        worker,
         job: job.job_id.clone(),
         content: content_hash(&job.routing_key, &job.job_type, &job.payload, note),
         token: job.lease_token.clone(),

@@ -218,11 +218,11 @@ fn own_policy(spec: &pb::JobSpec) -> Result<(Option<OwnPolicy>, u8), Error> {
         if retry.multiplier != 0.0 && !(1.0..=100.0).contains(&retry.multiplier) {
             return Err(Error::invalid("retry_policy.multiplier", "must be 1 to 100"));
         }
-        own.multiplier_milli = (retry.multiplier * 1_000.0) as u32;
+        own.multiplier_milli = (retry.multiplier * 1_000.0).round() as u32;
         own.jitter_milli = match retry.jitter {
             0.0 => JITTER_UNSET,
             jitter if jitter < 0.0 => 0,
-            jitter if jitter <= 1.0 => (jitter * 1_000.0) as u16,
+            jitter if jitter <= 1.0 => (jitter * 1_000.0).round() as u16,
             _ => return Err(Error::invalid("retry_policy.jitter", "must be at most 1")),
         };
         if retry.non_retryable_types.len() > bound::NON_RETRYABLE_TYPES {
@@ -277,8 +277,7 @@ mod tests {
 
     fn refused(change: impl FnOnce(&mut pb::JobSpec)) -> String {
         match job(&spec_with(change), None, &Limits::default()) {
-            Err(Error::Invalid { field, .. }) => field,
-            Err(Error::PayloadTooLarge { field, .. }) => field,
+            Err(Error::Invalid { field, .. } | Error::PayloadTooLarge { field, .. }) => field,
             other => panic!("{other:?}"),
         }
     }
@@ -320,6 +319,24 @@ mod tests {
             refused(|job| job.retry_policy = Some(policy(f64::NAN))),
             "retry_policy.multiplier"
         );
+    }
+
+    #[test]
+    fn fractions_are_kept_to_a_thousandth() {
+        // 1.001 * 1,000 is a little less than 1,001.
+        let policy = pb::RetryPolicy {
+            multiplier: 1.001,
+            jitter: 0.057,
+            ..pb::RetryPolicy::default()
+        };
+        let new = job(
+            &spec_with(|job| job.retry_policy = Some(policy)),
+            None,
+            &Limits::default(),
+        )
+        .unwrap();
+        let own = Head::decode(&new.item.record).unwrap().0.policy.unwrap();
+        assert_eq!((own.multiplier_milli, own.jitter_milli), (1_001, 57));
     }
 
     #[test]
@@ -373,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_job_is_bounded_beside_its_payload() {
-        let junk = [&[0xc2, 0x02, 0xf0, 0xa2, 0x04][..], &[0; 70_000]].concat();
+        let junk = [&[0xc2, 0x02, 0xf0, 0xa2, 0x04][..], &vec![0; 70_000]].concat();
         let with = |field: &[u8]| [&spec_with(|job| job.payload = "hi".into())[..], field].concat();
         // A field of a newer version; and an unknown one inside of retry_policy.
         let nested = [&[0x6a, 0xf5, 0xa2, 0x04][..], &junk].concat();
@@ -412,7 +429,7 @@ mod tests {
                 let type_name = field.type_name().replace("JobSpec.", "LeasedJob.");
                 assert_eq!((field.label(), type_name.as_str()), (there.label(), there.type_name()));
             }
-            // Who adds one above 15 has to tell record.rs: what is known is written again by `once_each`, what is not is copied.
+            // Who adds one above 15 has to tell record/fields.rs: what is known is written again by `once_each`, what is not is copied.
             assert!(
                 field.number() <= 15,
                 "SpecFields::of_newer takes {} for unknown",

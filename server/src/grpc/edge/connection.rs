@@ -49,9 +49,10 @@ async fn serve(stream: TcpStream, peer: SocketAddr, edge: &Arc<Edge>) {
 /// A client that breaks the protocol, or is taken for an attack, loses all its calls at once: the operator should see why.
 fn log_end(ended: hyper::Result<()>, peer: SocketAddr) {
     let Err(error) = ended else { return };
-    match misbehaviour(&error) {
-        Some(reason) => tracing::warn!(%peer, reason, "a connection was closed because of what its client sent"),
-        None => tracing::debug!(%error, %peer, "connection ended"),
+    if let Some(reason) = misbehaviour(&error) {
+        tracing::warn!(%peer, reason, "a connection was closed because of what its client sent");
+    } else {
+        tracing::debug!(%error, %peer, "connection ended");
     }
 }
 

@@ -64,7 +64,7 @@ pub(in crate::store) struct Failure {
 }
 
 impl Failure {
-    fn new(class: Class, what: &'static str, unknown: bool, detail: impl ToString) -> Self {
+    fn new(class: Class, what: &'static str, unknown: bool, detail: &(impl ToString + ?Sized)) -> Self {
         Self {
             class,
             error: Error::StoreUnavailable { what, unknown },
@@ -133,7 +133,7 @@ fn is_denied_in_a_script(error: &RedisError) -> bool {
 
 /// Of a connection that could not be made: nothing of the caller's was sent, and the cause is worth a sentence.
 pub(super) fn of_dialling(error: &RedisError) -> Failure {
-    let unreachable = |what, detail: String| Failure::new(Class::Unreachable, what, false, detail);
+    let unreachable = |what, detail: String| Failure::new(Class::Unreachable, what, false, &detail);
     if error.is_timeout() {
         let detail = "no answer within redis.connect_timeout: is the address right, and is a firewall in between?";
         return Failure::new(Class::Timeout, "no answer in time", false, detail);
@@ -164,7 +164,7 @@ pub(super) fn of_dialling(error: &RedisError) -> Failure {
             "redis.url: there is no such database: {}",
             error.detail().unwrap_or(&text)
         );
-        return Failure::new(Class::WrongAddress, "no such database", false, detail);
+        return Failure::new(Class::WrongAddress, "no such database", false, &detail);
     }
     if matches!(error.kind(), ErrorKind::Parse | ErrorKind::UnexpectedReturnType) {
         let detail = "redis.url: what answers there is no Redis: is it the right port?";
@@ -172,7 +172,7 @@ pub(super) fn of_dialling(error: &RedisError) -> Failure {
     }
     let failure = failure(error).not_applied();
     match failure.class {
-        Class::Unexpected => Failure::new(Class::Unexpected, "cannot log in", false, failure.detail),
+        Class::Unexpected => Failure::new(Class::Unexpected, "cannot log in", false, &failure.detail),
         _ => failure,
     }
 }
