@@ -137,7 +137,7 @@ async fn look_after_queues(broker: &Arc<Broker>) {
                 for visit in visits_of(&list, worked) {
                     visits.spawn(visit.make(broker.clone()));
                 }
-                if room > 0 && list.taken.len() == room || agenda.is_waiting() {
+                if (room > 0 && list.taken.len() == room) || agenda.is_waiting() {
                     Duration::ZERO
                 } else {
                     list.next_in_ms.map_or(POLL, |ms| Duration::from_millis(ms).min(POLL))

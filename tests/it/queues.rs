@@ -8,7 +8,6 @@ use bananas_proto::v1::{
 };
 use bananas_tests::{
     api::{Api, lease_request, millis, seconds, spec, unique_key},
-    audit,
     eventually::{PATIENCE, eventually, succeeds},
     http,
     session::{Session, ack},
@@ -457,13 +456,11 @@ async fn ten_thousand_queues_outlive_the_broker_that_leased_from_them() {
         }
     }
     settle_all(&api, &again).await;
-    let audits = audit::audit_all(&mut stand.redis.connection().await).await;
-    let waiting: usize = audits
-        .values()
-        .map(|audit| audit.ready + audit.scheduled + audit.leased)
-        .sum();
-    assert_eq!(
-        (waiting, audits.values().map(|audit| audit.dead).sum::<usize>()),
-        (0, 0)
-    );
+    // Nothing is ready, scheduled, leased or dead in any of them; some are looked at closely.
+    let redis = stand.redis.connection().await;
+    let left: Vec<String> = command(&redis, &["KEYS", "bn:{many-*}:[iztx]"]).await;
+    assert!(left.is_empty(), "{left:?}");
+    for key in keys.iter().step_by(500) {
+        stand.audit(key).await;
+    }
 }
