@@ -209,7 +209,7 @@ async fn a_worker_that_comes_back_keeps_its_jobs_at_another_broker_too() {
     let mut resumed = Session::open(&stand.other_api(), request).await.unwrap();
     let verdicts = resumed.opened.held.clone();
     assert_eq!(verdicts.len(), 3);
-    assert_item_refused(verdicts[0].error.as_ref(), Code::FailedPrecondition, reason::LEASE_LOST);
+    assert_item_refused(verdicts[0].error.as_ref(), Code::FailedPrecondition, reason::ALREADY_SETTLED);
     assert!(verdicts[1].error.is_none() && verdicts[2].error.is_none());
     // Longer than the grace: the new stream keeps them. Another worker would get them otherwise.
     let mut other = Session::on(&api, &key, 5).await;
@@ -244,7 +244,7 @@ async fn a_token_that_is_lost_gets_its_verdict_when_the_session_resumes() {
         panic!("{:?}", session.opened.held)
     };
     assert_item_refused(junk.error.as_ref(), Code::InvalidArgument, reason::MALFORMED_TOKEN);
-    assert_item_refused(settled.error.as_ref(), Code::FailedPrecondition, reason::LEASE_LOST);
+    assert_item_refused(settled.error.as_ref(), Code::FailedPrecondition, reason::ALREADY_SETTLED);
 }
 
 #[tokio::test]
@@ -265,7 +265,7 @@ async fn the_broker_keeps_the_leases_of_a_live_stream() {
     tokio::select! {
         // It beats while it waits, and nothing comes.
         _ = session.is_quiet_for(Duration::from_mins(1)) => {}
-        again = other.leased(&marker) => assert_eq!(again.losses, 1),
+        again = other.leased(&marker) => assert_eq!(again.losses, 0, "nobody had said that it arrived"),
     }
     assert_eq!(api.state(&key, &id).await, JobState::Leased);
     assert_eq!(api.get(&key, &id).await.unwrap().losses, 0);
@@ -299,7 +299,7 @@ async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
     api.enqueued(&marker).await;
     api.leased_for(&marker, Duration::from_secs(5)).await;
     // Leased later and as long: when it is lost, so is every lease that nobody keeps.
-    assert_eq!(stand.other_api().leased(&marker).await.losses, 1);
+    stand.other_api().leased(&marker).await;
     for job in &jobs {
         assert_eq!(api.get(&key, &job.job_id).await.unwrap().losses, 0);
     }

@@ -71,7 +71,7 @@ pub enum Error {
     #[error("the lease is over or belongs to someone else; nothing was changed")]
     LeaseLost,
     /// The same lease was settled with another outcome.
-    #[error("the lease was settled with another outcome before")]
+    #[error("the lease was settled before; nothing was changed")]
     AlreadySettled,
     /// The queue takes no new jobs.
     #[error("the queue is paused for new jobs: {0}")]

@@ -110,7 +110,9 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
         Habit::Retry => nack(crew, job, NackAction::Retry).await,
         Habit::GiveBack => nack(crew, job, NackAction::Release).await,
         Habit::HoldTooLong => {
-            sleep(LEASE + Duration::from_millis(fastrand::u64(200..800))).await;
+            // It says that it has the job, so that the end of the lease counts as a loss.
+            extend(crew, job).await;
+            sleep(2 * LEASE + Duration::from_millis(fastrand::u64(200..800))).await;
             if fastrand::bool() {
                 somebody_else_has(crew, job).await;
             }
@@ -120,8 +122,12 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
                 _ => ack(crew, job).await,
             }
         }
-        // Nothing is said; the lease runs out.
-        Habit::Forget => {}
+        // Nothing more is said; the lease runs out.
+        Habit::Forget => {
+            if fastrand::bool() {
+                extend(crew, job).await;
+            }
+        }
     }
 }
 
