@@ -209,7 +209,11 @@ async fn a_worker_that_comes_back_keeps_its_jobs_at_another_broker_too() {
     let mut resumed = Session::open(&stand.other_api(), request).await.unwrap();
     let verdicts = resumed.opened.held.clone();
     assert_eq!(verdicts.len(), 3);
-    assert_item_refused(verdicts[0].error.as_ref(), Code::FailedPrecondition, reason::ALREADY_SETTLED);
+    assert_item_refused(
+        verdicts[0].error.as_ref(),
+        Code::FailedPrecondition,
+        reason::ALREADY_SETTLED,
+    );
     assert!(verdicts[1].error.is_none() && verdicts[2].error.is_none());
     // Longer than the grace: the new stream keeps them. Another worker would get them otherwise.
     let mut other = Session::on(&api, &key, 5).await;
@@ -244,7 +248,11 @@ async fn a_token_that_is_lost_gets_its_verdict_when_the_session_resumes() {
         panic!("{:?}", session.opened.held)
     };
     assert_item_refused(junk.error.as_ref(), Code::InvalidArgument, reason::MALFORMED_TOKEN);
-    assert_item_refused(settled.error.as_ref(), Code::FailedPrecondition, reason::ALREADY_SETTLED);
+    assert_item_refused(
+        settled.error.as_ref(),
+        Code::FailedPrecondition,
+        reason::ALREADY_SETTLED,
+    );
 }
 
 #[tokio::test]
