@@ -71,7 +71,10 @@ fn run(arguments: Arguments) -> Result {
     let result = match command {
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
-        Command::GuardCommands => worker::guard::run(),
+        Command::GuardCommands => {
+            worker::guard::run();
+            Ok(())
+        }
         Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
         Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),

@@ -154,7 +154,7 @@ async fn look_after_queues(broker: &Arc<Broker>) {
         if pause > COLLECT {
             tokio::select! {
                 () = agenda.nudged() => {}
-                () = tokio::time::sleep(pause - COLLECT) => {}
+                () = tokio::time::sleep(pause.saturating_sub(COLLECT)) => {}
             }
         } else if pause.is_zero() && visits.len() >= AT_ONCE {
             // All hands are full.

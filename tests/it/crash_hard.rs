@@ -145,7 +145,7 @@ async fn streams_that_move_between_draining_brokers_lose_no_lease() {
         unary_workers: 0,
         stream_workers: 6,
         // A lease that is not given back is missed: nobody waits for its end.
-        stream_lease: Duration::from_secs(60),
+        stream_lease: Duration::from_mins(1),
         well_behaved: true,
         ..LoadOptions::new(stand.endpoints(), &key)
     });

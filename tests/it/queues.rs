@@ -272,7 +272,7 @@ async fn reading_and_forging_make_no_queue() {
     let after: Vec<Vec<u8>> = command(&redis, &["KEYS", "bn:{[a-z]*"]).await;
     assert_eq!(before.len(), after.len());
     let listed: Vec<String> = command(&redis, &["ZRANGE", NAMES, "0", "-1"]).await;
-    assert_eq!(listed, [real.clone()]);
+    assert_eq!(listed, std::slice::from_ref(&real));
     let (_, metrics) = http::get(stand.brokers[0].http_port(), "/metrics").await.unwrap();
     assert!(metrics.contains(&real));
     let values = metrics.lines().filter(|line| !line.starts_with('#'));
@@ -343,7 +343,7 @@ async fn the_gauges_of_an_idle_queue_follow_its_dead_letters() {
     let is = async |wanted: f64| {
         eventually("the gauge is right", || async {
             let (_, page) = http::get(port, "/metrics").await.ok()?;
-            (http::metric(&page, "bananas_dead_letter_queue_depth", &key)? == wanted).then_some(())
+            ((http::metric(&page, "bananas_dead_letter_queue_depth", &key)? - wanted).abs() < 0.5).then_some(())
         })
         .await;
     };

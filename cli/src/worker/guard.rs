@@ -13,8 +13,6 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::exit::Result;
-
 /// The hidden subcommand that [`run`] is.
 pub(crate) const COMMAND: &str = "guard-commands";
 
@@ -63,7 +61,7 @@ impl Guard {
 }
 
 /// What the process does.
-pub(crate) fn run() -> Result {
+pub(crate) fn run() {
     let mut groups = HashSet::new();
     for line in stdin().lock().lines() {
         let Ok(line) = line else { break };
@@ -77,5 +75,4 @@ pub(crate) fn run() -> Result {
     for group in groups {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    Ok(())
 }

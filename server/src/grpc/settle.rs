@@ -112,8 +112,11 @@ pub(super) async fn settle(broker: &Arc<Broker>, settlements: Vec<pb::Settlement
 fn waves(mut settlements: Vec<Read>) -> Vec<Vec<Read>> {
     let acks = |read: &Read| matches!(read, Ok((_, Answer::Ack(_))));
     let is_mixed = settlements.iter().any(acks) && settlements.iter().any(|read| read.is_ok() && !acks(read));
+    if !is_mixed {
+        return vec![settlements];
+    }
     let mut waves = Vec::with_capacity(1);
-    while is_mixed {
+    loop {
         let mut seen = HashSet::with_capacity(settlements.len());
         let again = settlements
             .iter()

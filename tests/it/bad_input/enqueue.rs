@@ -271,7 +271,7 @@ async fn a_payload_of_a_batch_is_named_by_its_place() {
     };
     let answer = api.broker.clone().batch_enqueue(request).await;
     assert_eq!(
-        fields_of(answer.as_ref().err().expect("a refusal")),
+        fields_of(answer.as_ref().expect_err("a refusal")),
         ["jobs[1].payload"],
         "{answer:?}"
     );

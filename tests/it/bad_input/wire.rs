@@ -139,7 +139,7 @@ async fn a_job_that_says_its_fields_again_and_again_is_kept_once() {
         job.headers = HashMap::from([("h".to_owned(), header.to_owned())]);
         job.encode_to_vec()
     };
-    let mut bytes = with(&[7; 1 << 20], "first").repeat(3);
+    let mut bytes = with(&vec![7; 1 << 20], "first").repeat(3);
     bytes.extend(with(b"hi", "last").repeat(500));
     let id = enqueue_raw(&api.channel, &bytes).await.unwrap();
     let request = GetJobRequest {

@@ -215,7 +215,7 @@ impl Driver {
                 }
             }
             FromWorker::Extend(mut frame) => {
-                let refused = over_limit(&mut frame.leases, |lease| lease.encoded_len(), &self.broker.limits);
+                let refused = over_limit(&mut frame.leases, pb::LeaseExtension::encoded_len, &self.broker.limits);
                 let (broker, session) = (self.broker.clone(), self.session.clone());
                 session.begin_work();
                 tokio::spawn(async move {
@@ -246,11 +246,7 @@ impl Driver {
             session.begins_settling(&frame.settlements);
         }
         let jobs = settle::jobs_of(&frame.settlements);
-        let refused = over_limit(
-            &mut frame.settlements,
-            |settlement| settlement.encoded_len(),
-            &self.broker.limits,
-        );
+        let refused = over_limit(&mut frame.settlements, pb::Settlement::encoded_len, &self.broker.limits);
         tokio::spawn(async move {
             let verdicts = settle::settle(&broker, frame.settlements).await;
             let ended = verdicts

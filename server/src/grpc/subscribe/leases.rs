@@ -10,6 +10,7 @@ use super::{Opening, Session, session::Held};
 use crate::{
     broker::Broker,
     clock::now_ms,
+    commit::Answers,
     domain::{Error, JobId, Keeper, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
     grpc::settle::wire_extended,
     queue::{PerQueue, Queue},
@@ -57,7 +58,7 @@ impl Session {
             });
         }
         let asked = Instant::now();
-        let mut answers: Vec<(Arc<Queue>, Vec<Result<Extended, Error>>)> = Vec::new();
+        let mut answers: Vec<(Arc<Queue>, Answers<Extended>)> = Vec::new();
         for (queue, items) in queues {
             let results = queue.extend.submit(items).all().await;
             answers.push((queue, results));
@@ -82,7 +83,7 @@ impl Session {
             verdicts.push(wire_extended(result));
         }
         self.taker().hold(jobs, bytes);
-        let kept_by = |(_, results): &(_, Vec<Result<Extended, Error>>)| {
+        let kept_by = |(_, results): &(_, Answers<Extended>)| {
             let mut keepers = results.iter().flatten().filter_map(|extended| extended.kept_by);
             keepers.find(|keeper| ![Keeper::NONE, self.keeper].contains(keeper))
         };
@@ -296,7 +297,7 @@ async fn give_back_unnamed(broker: Arc<Broker>, queues: Vec<Arc<Queue>>, before:
         match broker.store.give_back_unnamed(queue.keys(), before).await {
             Ok(0) => {}
             Ok(jobs) => {
-                tracing::info!(queue = %queue.routing_key(), jobs, "jobs that a worker did not get before its stream broke went back")
+                tracing::info!(queue = %queue.routing_key(), jobs, "jobs that a worker did not get before its stream broke went back");
             }
             Err(error) => tracing::debug!(%error, "what a worker did not get could not be given back"),
         }
