@@ -70,7 +70,10 @@ fn section(text: &mut String, command: &mut Command, name: &str) {
         help.drain(start..end);
     }
     let _ = write!(text, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end());
-    for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+    for inner in command
+        .get_subcommands_mut()
+        .filter(|inner| inner.get_name() != "help" && !inner.is_hide_set())
+    {
         let name = format!("{name} {}", inner.get_name());
         section(text, inner, &name);
     }

@@ -60,7 +60,10 @@ fn run(arguments: Arguments) -> Result {
         let _entered = runtime.enter();
         Ok(connection.builder().build_lazy()?)
     };
-    let offline = matches!(command, Command::Completions(_) | Command::Man(_) | Command::Worker(_));
+    let offline = matches!(
+        command,
+        Command::Completions(_) | Command::Man(_) | Command::Worker(_) | Command::GuardCommands
+    );
     let runs_commands = matches!(command, Command::Worker(_));
     let notice = (!offline)
         .then(|| client().map(|client| runtime.spawn(say_if_unreachable(client))))
@@ -68,6 +71,7 @@ fn run(arguments: Arguments) -> Result {
     let result = match command {
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
+        Command::GuardCommands => worker::guard::run(),
         Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
         Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),

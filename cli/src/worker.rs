@@ -1,6 +1,7 @@
 //! `bananas worker`: a ready worker that runs a command, or posts to a URL, for every job.
 
 mod exec;
+pub(crate) mod guard;
 mod http;
 mod log;
 
@@ -9,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use bananas_worker::{Mode, Worker, WorkerConfig};
 use clap::Args;
 
-use self::{exec::Exec, http::Http};
+use self::{exec::Exec, guard::Guard, http::Http};
 use crate::{
     args::Connection,
     exit::{Exit, Failure, Result},
@@ -31,7 +32,8 @@ and TRACEPARENT and TRACESTATE where the producer sent them.
 
 It runs in a process group of its own. The group gets SIGTERM when the job is cancelled or its
 lease is lost, and SIGKILL --kill-after later; SIGKILL at the attempt timeout; and SIGKILL for
-what is left of it when the command has ended.
+what is left of it when the command or the worker has ended. A process that leaves the group lives
+on; its output is read for one more second.
 
 With --http an answer of 2xx is the end of the job and its body the result. 408, 429, 5xx and no
 answer mean another attempt, after Retry-After if there is one; any other answer sends the job to
@@ -42,8 +44,8 @@ Examples:
   bananas worker -q files --concurrency 4 -- sha256sum -
   bananas worker -q email,bulk --http http://127.0.0.1:3000/jobs
 
-LOG_LEVEL (info), LOG_FORMAT (text, json) and METRICS_PORT are honoured as well. SIGTERM lets
-finish what runs; a second one ends at once.";
+LOG_LEVEL (info), LOG_FORMAT (text, json) and METRICS_PORT are honoured as well. SIGTERM,
+SIGINT, SIGHUP and SIGQUIT let finish what runs; a second one ends at once.";
 
 #[derive(Debug, Args)]
 #[command(after_help = DETAILS)]
@@ -162,6 +164,7 @@ pub(crate) async fn run(connection: &Connection, args: WorkerArgs) -> Result {
         snooze: args.snooze,
         kill_after: args.kill_after,
         max_result_bytes: args.max_result,
+        guard: Arc::new(Guard::start()?),
     };
     let exec = Arc::new(exec);
     let handler = move |job, payload| {

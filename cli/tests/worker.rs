@@ -139,6 +139,55 @@ async fn a_second_signal_ends_the_worker_and_its_job_at_once() {
 }
 
 #[tokio::test]
+async fn a_closed_terminal_and_ctrl_backslash_let_a_running_job_finish() {
+    for signal in [Signal::HUP, Signal::QUIT] {
+        let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+        let mut worker = Worker::start(&broker, &gate.command());
+        let mut stream = broker.stream().await;
+        stream.job().await;
+        let job = gate.open().await;
+        worker.signal(signal);
+        assert!(matches!(stream.next().await, Some(Frame::Drain(_))), "{signal:?}");
+        drop(job);
+        assert!(matches!(stream.settled().await, Outcome::Ack(_)));
+        assert_eq!(worker.exit_code().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_command_and_its_children_end_with_a_worker_that_was_killed() {
+    let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+    // The shell waits for its child, so the reader is not the process that the worker started.
+    let mut worker = Worker::start(&broker, &format!("{}; true", gate.command()));
+    let stream = broker.stream().await;
+    stream.job().await;
+    let job = gate.open().await;
+    worker.signal(Signal::KILL);
+    assert_eq!(worker.exit_code().await, None);
+    spawn_blocking(move || until_nobody_reads(&job)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_daemon_that_holds_the_output_does_not_hold_the_job() {
+    let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+    let ready = gate.path.with_file_name("ready");
+    let (gate_path, ready) = (gate.path.display(), ready.display());
+    let command = format!(
+        "setsid sh -c 'echo >{ready}; cat {gate_path}' & while ! [ -e {ready} ]; do sleep 0.01; done; echo done"
+    );
+    let _worker = Worker::start(&broker, &command);
+    let mut stream = broker.stream().await;
+    stream.job().await;
+    let daemon = gate.open().await;
+    match stream.settled().await {
+        Outcome::Ack(ack) => assert_eq!(ack.result.unwrap().data, "done\n"),
+        other @ Outcome::Nack(_) => panic!("{other:?}"),
+    }
+    // It still reads, so it was not its end that ended the job; closing the pipe ends it.
+    drop(daemon);
+}
+
+#[tokio::test]
 async fn the_port_shows_readiness_and_what_was_done() {
     let mut broker = Broker::start().await;
     let mut worker = Worker::start(&broker, "cat");

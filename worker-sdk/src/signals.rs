@@ -1,4 +1,4 @@
-//! SIGTERM and ctrl-c: the first asks to finish, the second ends at once.
+//! SIGTERM, SIGINT (ctrl-c), SIGHUP (a closed terminal) and SIGQUIT: the first asks to finish, the second ends at once.
 
 use std::{future::pending, io};
 
@@ -9,6 +9,10 @@ pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hang_up: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    quit: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
@@ -18,6 +22,8 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -25,6 +31,8 @@ impl Signals {
         let (name, alive) = tokio::select! {
             signal = self.terminate.recv() => ("SIGTERM", signal.is_some()),
             signal = self.interrupt.recv() => ("SIGINT", signal.is_some()),
+            signal = self.hang_up.recv() => ("SIGHUP", signal.is_some()),
+            signal = self.quit.recv() => ("SIGQUIT", signal.is_some()),
         };
         if alive { name } else { pending().await }
     }

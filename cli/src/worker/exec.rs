@@ -2,7 +2,9 @@
 
 use std::{
     os::unix::process::ExitStatusExt,
+    pin::pin,
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,12 +17,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::guard::Guard;
+
 /// The data are wrong: no other attempt will do better. From sysexits.h.
 const EX_DATAERR: i32 = 65;
 /// It does not work now, but may later. From sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
 /// How much of stderr is kept; the broker keeps no more of a stack.
 const MAX_STDERR_BYTES: usize = 16 << 10;
+/// How long the pipes are read after the program has ended, for what it wrote last.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -30,6 +36,7 @@ pub(super) struct Exec {
     pub snooze: Duration,
     pub kill_after: Duration,
     pub max_result_bytes: usize,
+    pub guard: Arc<Guard>,
 }
 
 impl Exec {
@@ -37,17 +44,28 @@ impl Exec {
         let mut child = self
             .spawn(&job)
             .map_err(|error| HandlerError::retry("SpawnFailed", format!("{}: {error}", self.program[0])))?;
-        let mut group = Group::of(&child);
-        let input = feed(child.stdin.take(), payload);
-        let output = head(child.stdout.take(), self.max_result_bytes);
-        let errors = tail(child.stderr.take());
-        // The pipes are read until the whole group is gone, so this comes to an end only when somebody ends the group.
-        let ended = async {
-            let ended = self.ended(&mut child, &job, &mut group).await;
-            group.kill();
-            ended
+        let mut group = Group::of(&child, self.guard.clone());
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let ended = {
+            let mut pipes = pin!(async {
+                tokio::join!(
+                    feed(stdin, payload),
+                    head(stdout, self.max_result_bytes, &mut output),
+                    tail(stderr, &mut errors)
+                )
+            });
+            let mut ended = pin!(self.ended(&mut child, &job, &mut group));
+            tokio::select! {
+                ended = &mut ended => {
+                    // Who left the group, a daemon of the command, may hold the pipes for ever.
+                    let _ = timeout(LAST_OUTPUT, pipes).await;
+                    ended
+                }
+                _ = &mut pipes => ended.await,
+            }
         };
-        let (ended, (), output, errors) = tokio::join!(ended, input, output, errors);
+        let output = (output.len() <= self.max_result_bytes).then_some(output);
         let status = ended.map_err(|error| HandlerError::retry("WaitFailed", error))?;
         self.verdict(status, output, &errors)
     }
@@ -85,17 +103,20 @@ impl Exec {
             .spawn()
     }
 
-    /// Waits for the program to end by itself, or makes it end when the job is cancelled.
+    /// Waits for the program to end by itself, or makes it end when the job is cancelled. What is left of its group ends with it.
     async fn ended(&self, child: &mut Child, job: &JobContext, group: &mut Group) -> std::io::Result<ExitStatus> {
-        tokio::select! {
-            status = child.wait() => return status,
-            _ = job.cancelled() => group.signal(Signal::TERM),
+        let status = tokio::select! {
+            status = child.wait() => Some(status),
+            _ = job.cancelled() => {
+                group.signal(Signal::TERM);
+                timeout(self.kill_after, child.wait()).await.ok()
+            }
+        };
+        group.kill();
+        match status {
+            Some(status) => status,
+            None => child.wait().await,
         }
-        if let Ok(status) = timeout(self.kill_after, child.wait()).await {
-            return status;
-        }
-        group.signal(Signal::KILL);
-        child.wait().await
     }
 
     fn verdict(&self, status: ExitStatus, output: Option<Vec<u8>>, errors: &[u8]) -> Result<Outcome, HandlerError> {
@@ -137,17 +158,22 @@ impl Exec {
     }
 }
 
-/// The process group of a program. It dies with this value, so that nothing goes on after the job is over.
+/// The process group of a program. It dies with this value, so that nothing goes on after the job is over, and with the worker.
 #[derive(Debug)]
-struct Group(Option<Pid>);
+struct Group {
+    id: Option<Pid>,
+    guard: Arc<Guard>,
+}
 
 impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| Pid::from_raw(id as i32)))
+    fn of(child: &Child, guard: Arc<Guard>) -> Self {
+        let id = child.id().and_then(|id| Pid::from_raw(id as i32));
+        id.inspect(|&id| guard.watch(id));
+        Self { id, guard }
     }
 
     fn signal(&self, signal: Signal) {
-        if let Some(group) = self.0 {
+        if let Some(group) = self.id {
             // It may be gone already.
             let _ = kill_process_group(group, signal);
         }
@@ -155,7 +181,9 @@ impl Group {
 
     fn kill(&mut self) {
         self.signal(Signal::KILL);
-        self.0 = None;
+        if let Some(group) = self.id.take() {
+            self.guard.forget(group);
+        }
     }
 }
 
@@ -172,29 +200,25 @@ async fn feed(stdin: Option<ChildStdin>, payload: Bytes) {
     }
 }
 
-/// Everything, or None if there is more than `max_bytes`; then the rest is read all the same, so that the program can end.
-async fn head(pipe: Option<impl AsyncRead + Unpin>, max_bytes: usize) -> Option<Vec<u8>> {
-    let mut data = Vec::new();
-    let mut pipe = pipe?;
+/// Everything, up to one byte more than `max_bytes`; then the rest is read all the same, so that the program can end.
+async fn head(pipe: Option<impl AsyncRead + Unpin>, max_bytes: usize, data: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
+    let mut kept = (&mut pipe).take(max_bytes as u64 + 1);
     // A pipe that breaks ends the output.
-    let _ = (&mut pipe).take(max_bytes as u64 + 1).read_to_end(&mut data).await;
+    while let Ok(1..) = kept.read_buf(data).await {}
     if data.len() > max_bytes {
         let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
-        return None;
     }
-    Some(data)
 }
 
 /// The last bytes.
-async fn tail(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let Some(mut pipe) = pipe else { return kept };
+async fn tail(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
+    let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; MAX_STDERR_BYTES];
     while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
         kept.extend_from_slice(&buffer[..read]);
         kept.drain(..kept.len().saturating_sub(MAX_STDERR_BYTES));
     }
-    kept
 }
 
 #[cfg(test)]
@@ -208,6 +232,7 @@ mod tests {
             snooze: second,
             kill_after: second,
             max_result_bytes: 10,
+            guard: Arc::new(Guard::none()),
         }
     }
 
@@ -248,10 +273,13 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_bounded() {
-        assert_eq!(head(Some(&b"0123456789"[..]), 10).await.unwrap(), b"0123456789");
-        assert_eq!(head(Some(&b"0123456789x"[..]), 10).await, None);
+        let (mut exact, mut more, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+        head(Some(&b"0123456789"[..]), 10, &mut exact).await;
+        assert_eq!(exact, b"0123456789");
+        head(Some(&b"0123456789xyz"[..]), 10, &mut more).await;
+        assert_eq!(more, b"0123456789x");
         let long = [vec![b'a'; 20_000], b"end".to_vec()].concat();
-        let kept = tail(Some(&long[..])).await;
+        tail(Some(&long[..]), &mut kept).await;
         assert!(kept.len() == MAX_STDERR_BYTES && kept.ends_with(b"aend"));
     }
 }
