@@ -72,7 +72,7 @@ impl Worker {
         &self.0.worker_id
     }
 
-    /// Runs until SIGTERM or ctrl-c. Then takes no more jobs, gives back those it has not started, lets the others finish within the
+    /// Runs until SIGTERM, SIGINT, SIGHUP or SIGQUIT. Then takes no more jobs, gives back those it has not started, lets the others finish within the
     /// grace, and returns. A second signal ends it at once.
     ///
     /// Broken connections are no reason to return: they are tried again for as long as it takes.
