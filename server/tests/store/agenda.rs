@@ -115,17 +115,17 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
     assert!(space.store.is_registered(&name("a")).await.unwrap());
     space.reached(("agenda", "gone, but used meanwhile"));
     // Planned to be forgotten, and used before that visit.
-    let next = Some(Next {
-        at_ms: space.now_ms().await + 500,
-        may_forget: true,
-    });
+    let planned_ms = space.now_ms().await + 500;
     let visited = Told::Visited {
         taken: String::new(),
         at_ms: space.now_ms().await + LONG_MS,
-        next,
+        next: Some(Next {
+            at_ms: planned_ms,
+            may_forget: true,
+        }),
     };
     tell(space, 0, &[("b", visited), ("b", Told::Used)]).await;
-    space.pass(next.unwrap().at_ms).await;
+    space.pass(planned_ms).await;
     let agenda = tell(space, 9, &[]).await;
     let taken = agenda
         .taken
