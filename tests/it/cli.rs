@@ -286,6 +286,7 @@ async fn every_way_to_measure_a_broker_leaves_its_queues_empty() {
         "subscribers",
         "memory",
         "spread",
+        "fairness",
     ];
     assert_eq!(names, every);
     let open = benched(
