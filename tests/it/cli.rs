@@ -285,8 +285,8 @@ async fn every_way_to_measure_a_broker_leaves_its_queues_empty() {
         "delayed",
         "subscribers",
         "memory",
-        "spread",
         "fairness",
+        "spread",
     ];
     assert_eq!(names, every);
     let open = benched(
