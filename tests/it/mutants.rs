@@ -71,7 +71,7 @@ mutants! {
     a_lease_that_ends_early_is_caught:
         "call('ZRANGEBYSCORE', KEYS[5], '-inf', now, " => "call('ZRANGEBYSCORE', KEYS[5], '-inf', now + 700, ";
     a_job_that_is_handed_out_and_stays_in_its_lane_is_caught:
-        "call('LTRIM', base .. 'r:' .. lane, consumed, '-1')" => "";
+        "call('LTRIM', plan.key, passed, '-1')" => "";
     an_ack_that_is_not_remembered_is_caught:
         "call('HSET', memory_key, unpack(memory))" => "";
     a_job_given_back_to_nowhere_is_caught:

@@ -238,7 +238,7 @@ impl Engine {
         let is_current = self.streams.current.as_ref().is_some_and(|link| link.number == number);
         if is_current && self.streams.dialing.is_none() {
             tracing::info!(reason = reason.as_str_name(), "stream ends soon: opening the next one");
-            self.streams.dial_at = Some(Reconnect::moved(now));
+            self.streams.dial_at = Some(self.streams.reconnect.moved(now));
             self.streams.leaving = reason == DrainReason::Shutdown;
         }
     }

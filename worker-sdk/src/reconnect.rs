@@ -12,12 +12,15 @@ const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
 /// A stream that lived shorter than this did not prove that things are well again.
 const PROOF: Duration = Duration::from_secs(10);
+/// The first delay of a worker that moves, if the next stream cannot be opened at once; doubled up to [`FIRST`].
+const FIRST_MOVING: Duration = Duration::from_millis(50);
 /// Workers whose streams broke together do not come back in one instant.
 const SPREAD: Duration = Duration::from_millis(50);
 /// Every so many failures in a row the log says so louder.
 const LOUDER_EVERY: u32 = 10;
 
-/// Delays of 2, 4, 8, 16 and then 30 s, with up to a tenth added. A stream that broke after it had lived is tried again at once first.
+/// Delays of 2, 4, 8, 16 and then 30 s, with up to a tenth added. A stream that broke after it had lived is tried again at once first. A worker that moves, or
+/// meets a broker that shuts down, waits 50, 100, 200 ms and so on up to 2 s.
 #[derive(Debug, Default)]
 pub(crate) struct Reconnect {
     failures: u32,
@@ -25,12 +28,15 @@ pub(crate) struct Reconnect {
     delays: u32,
     opened: Option<Instant>,
     redis: bool,
+    /// The broker announced its end: another is there, or will be in a moment. The next delay.
+    moving: Option<Duration>,
 }
 
 impl Reconnect {
     /// A stream is open.
     pub(crate) fn opened(&mut self, now: Instant) {
         self.opened = Some(now);
+        self.moving = None;
         if self.failures > 0 {
             tracing::info!(failures = self.failures, "{} connection recovered", self.subject());
         }
@@ -54,7 +60,17 @@ impl Reconnect {
     pub(crate) fn failed(&mut self, error: &Error, now: Instant) -> Instant {
         self.forget_if_proven(now);
         self.failures += 1;
-        let delay = self.delay(error);
+        if error.reason() == Some(Reason::ShuttingDown) {
+            self.moving.get_or_insert(FIRST_MOVING);
+        }
+        let delay = match &mut self.moving {
+            Some(next) => {
+                let delay = *next;
+                *next = (delay * 2).min(FIRST);
+                delay + delay.mul_f64(fastrand::f64() / 10.0)
+            }
+            None => self.delay(error),
+        };
         self.say(error, delay);
         now + delay
     }
@@ -67,7 +83,8 @@ impl Reconnect {
     }
 
     /// The broker announced the end of the stream: when to open the next.
-    pub(crate) fn moved(now: Instant) -> Instant {
+    pub(crate) fn moved(&mut self, now: Instant) -> Instant {
+        self.moving = Some(FIRST_MOVING);
         now + SPREAD.mul_f64(fastrand::f64())
     }
 
@@ -110,6 +127,27 @@ mod tests {
             let base = Duration::from_secs(base_s);
             assert!(delay >= base && delay <= base.mul_f64(1.1), "{delay:?} for {base:?}");
         }
+    }
+
+    #[test]
+    fn who_moves_comes_again_soon() {
+        let (mut reconnect, now) = (Reconnect::default(), Instant::now());
+        assert!(reconnect.moved(now) - now <= SPREAD);
+        for base_ms in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
+            let delay = reconnect.failed(&error(), now) - now;
+            let base = Duration::from_millis(base_ms);
+            assert!(delay >= base && delay <= base.mul_f64(1.1), "{delay:?} for {base:?}");
+        }
+        reconnect.opened(now);
+        assert!(reconnect.failed(&error(), now) - now >= FIRST);
+        let details = tonic_types::ErrorDetails::with_error_info(
+            "SHUTTING_DOWN",
+            bananas_proto::reason::DOMAIN,
+            std::collections::HashMap::new(),
+        );
+        let leaving =
+            <tonic::Status as tonic_types::StatusExt>::with_error_details(tonic::Code::Unavailable, "leaving", details);
+        assert!(reconnect.failed(&leaving.into(), now) - now < Duration::from_millis(60));
     }
 
     #[test]

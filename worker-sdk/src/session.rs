@@ -144,6 +144,7 @@ impl Session {
         let window = self.flow().max_jobs;
         self.retiring = self.current.replace(Stream { window, ..stream });
         self.id = opened.session_id;
+        self.settler.limit(opened.max_batch_items, opened.max_batch_bytes);
         self.trust = Trust::new(term, now);
         for (id, verdict) in named.iter().zip(opened.held) {
             self.verdict(*id, verdict);

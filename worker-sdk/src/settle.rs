@@ -3,7 +3,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use bananas_proto::v1::{ItemError, Settle, SettleNack, SettleResults, Settlement, settlement};
+use bananas_proto::{
+    reason,
+    v1::{ItemError, NackAction, Settle, SettleNack, SettleResults, Settlement, settlement},
+};
 use prost::Message;
 use tokio::time::Instant;
 
@@ -50,9 +53,16 @@ pub(crate) struct Settler {
     unanswered: VecDeque<Unanswered>,
     sequence: u64,
     pause_until: Option<Instant>,
+    /// Items and bytes that the broker takes in one frame; 0: our own bounds.
+    limits: (usize, usize),
 }
 
 impl Settler {
+    /// The broker's bounds on a frame.
+    pub(crate) fn limit(&mut self, items: u32, bytes: u64) {
+        self.limits = (items as usize, usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
     pub(crate) fn push(&mut self, answer: Answer) {
         self.waiting.push_back(answer);
     }
@@ -90,11 +100,13 @@ impl Settler {
             return None;
         }
         self.pause_until = None;
-        let mut answers = Vec::with_capacity(self.waiting.len().min(MAX_ITEMS));
+        let at_most = |ours: usize, limit: usize| if limit == 0 { ours } else { ours.min(limit) };
+        let (max_items, max_bytes) = (at_most(MAX_ITEMS, self.limits.0), at_most(MAX_BYTES, self.limits.1));
+        let mut answers = Vec::with_capacity(self.waiting.len().min(max_items));
         let mut bytes = 0;
         while let Some(answer) = self.waiting.front() {
             bytes += answer.settlement.encoded_len();
-            if answers.len() == MAX_ITEMS || (bytes > MAX_BYTES && !answers.is_empty()) {
+            if answers.len() == max_items || (bytes > max_bytes && !answers.is_empty()) {
                 break;
             }
             answers.extend(self.waiting.pop_front());
@@ -144,6 +156,7 @@ impl Settler {
                         self.pause_until = Some(now + RETRY_PAUSE);
                         self.waiting.push_back(answer);
                     }
+                    Reaction::InSmallerFrames => self.waiting.push_back(answer),
                     Reaction::WithoutResult => {
                         answer.settlement.outcome = Some(settlement::Outcome::Nack(result_refused(&error)));
                         self.waiting.push_back(answer);
@@ -177,6 +190,7 @@ impl Settler {
 enum Reaction {
     Lost,
     Later,
+    InSmallerFrames,
     WithoutResult,
     Refused,
 }
@@ -184,6 +198,7 @@ enum Reaction {
 fn reaction(error: &ItemError, settlement: &Settlement) -> Reaction {
     match tonic::Code::from_i32(error.code) {
         tonic::Code::FailedPrecondition | tonic::Code::NotFound => Reaction::Lost,
+        tonic::Code::InvalidArgument if error.reason == reason::BATCH_TOO_LARGE => Reaction::InSmallerFrames,
         tonic::Code::InvalidArgument => match settlement.outcome {
             Some(settlement::Outcome::Ack(ref ack)) if ack.result.is_some() => Reaction::WithoutResult,
             _ => Reaction::Refused,
@@ -192,9 +207,10 @@ fn reaction(error: &ItemError, settlement: &Settlement) -> Reaction {
     }
 }
 
-/// The work was done but its result cannot be kept: the job must not look as if it had never run.
+/// The work was done but its result cannot be kept: it is not done again, and somebody is to see it.
 fn result_refused(error: &ItemError) -> SettleNack {
     SettleNack {
+        action: NackAction::DeadLetter.into(),
         failure: Some(crate::outcome::failure(
             "ResultRefused",
             format!("{}: {}", error.reason, error.message),
@@ -305,7 +321,37 @@ mod tests {
     }
 
     #[test]
-    fn refused_result_becomes_a_failure_of_the_attempt() {
+    fn what_was_too_much_for_one_frame_goes_again_in_frames_that_the_broker_takes() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        for lease in 0..5 {
+            settler.push(ack(lease, b"done"));
+        }
+        assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 5);
+        settler.limit(2, 0);
+        let refused = || error(tonic::Code::InvalidArgument, "BATCH_TOO_LARGE");
+        let results = SettleResults {
+            sequence: 1,
+            results: vec![
+                SettleResult::default(),
+                SettleResult::default(),
+                refused(),
+                refused(),
+                refused(),
+            ],
+        };
+        let mut applied = Vec::new();
+        settler.results(1, results, now, |id, verdict| {
+            assert_eq!(verdict, Verdict::Applied);
+            applied.push(id);
+        });
+        assert_eq!(applied.len(), 2);
+        let sizes: Vec<usize> =
+            std::iter::from_fn(|| settler.next_frame(1, now).map(|frame| frame.settlements.len())).collect();
+        assert_eq!(sizes, [2, 1]);
+    }
+
+    #[test]
+    fn refused_result_ends_the_job_and_is_not_worked_for_again() {
         let (mut settler, now) = (Settler::default(), Instant::now());
         settler.push(ack(1, b"too much"));
         settler.next_frame(1, now).unwrap();
@@ -319,6 +365,7 @@ mod tests {
             panic!("no nack")
         };
         assert_eq!(nack.failure.as_ref().unwrap().r#type, "ResultRefused");
+        assert_eq!(nack.action(), NackAction::DeadLetter);
     }
 
     #[test]
