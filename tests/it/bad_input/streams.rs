@@ -1,10 +1,7 @@
 //! Subscribe: a frame that is wrong ends the stream with the named reason, and what was held goes back.
 use bananas_proto::{
     reason,
-    v1::{
-        Flow, LeaseExtension, Open, Received, Selector, SessionExtend, Settle, SubscribeRequest, WorkerInfo,
-        subscribe_request::Frame,
-    },
+    v1::{Flow, LeaseExtension, Open, Received, Selector, SubscribeRequest, WorkerInfo, subscribe_request::Frame},
 };
 use bananas_tests::{
     api::{millis, seconds, unique_key},
@@ -105,11 +102,6 @@ async fn an_open_out_of_bounds_is_refused_and_the_field_named() {
 #[tokio::test]
 async fn a_frame_out_of_bounds_ends_the_stream_and_the_job_is_delivered_again() {
     let (_stand, api, key) = arranged("bad-frame").await;
-    let junk = || Bytes::from_static(b"junk");
-    let lease = || LeaseExtension {
-        lease_token: junk(),
-        ..LeaseExtension::default()
-    };
     let frames = [
         Frame::Flow(Flow {
             max_jobs: 10_001,
@@ -120,22 +112,6 @@ async fn a_frame_out_of_bounds_ends_the_stream_and_the_job_is_delivered_again() 
             max_bytes: u64::MAX,
         }),
         Frame::Received(Received { delivery: u64::MAX }),
-        Frame::Settle(Settle {
-            sequence: 1,
-            settlements: Vec::new(),
-        }),
-        Frame::Settle(Settle {
-            sequence: 1,
-            settlements: vec![ack(&junk()); 1_001],
-        }),
-        Frame::Extend(SessionExtend {
-            sequence: 1,
-            leases: Vec::new(),
-        }),
-        Frame::Extend(SessionExtend {
-            sequence: 1,
-            leases: vec![lease(); 1_001],
-        }),
         Frame::Open(open(&key, 1)),
     ];
     let id = api.enqueued(&key).await;
@@ -154,6 +130,33 @@ async fn a_frame_out_of_bounds_ends_the_stream_and_the_job_is_delivered_again() 
         );
     }
     assert_alive(&api, &unique_key("alive")).await;
+}
+
+#[tokio::test]
+async fn items_above_the_limit_of_a_frame_are_refused_one_by_one_and_the_stream_lives() {
+    let (_stand, api, key) = arranged("long-frame").await;
+    let id = api.enqueued(&key).await;
+    let mut session = Session::on(&api, &key, 1).await;
+    let job = session.jobs().await.jobs.remove(0);
+    assert_eq!((session.opened.max_batch_items, &job.job_id), (1_000, &id));
+    let junk = Bytes::from_static(b"junk");
+    let mut settlements = vec![ack(&junk); 1_000];
+    settlements.push(ack(&job.lease_token));
+    let results = session.settle(settlements).await.results;
+    let reasons: Vec<&str> = results
+        .iter()
+        .map(|result| &*result.error.as_ref().unwrap().reason)
+        .collect();
+    assert!(reasons[..1_000].iter().all(|name| *name == reason::MALFORMED_TOKEN));
+    assert_eq!(reasons[1_000..], [reason::BATCH_TOO_LARGE]);
+    let extension = LeaseExtension {
+        lease_token: junk,
+        ..LeaseExtension::default()
+    };
+    let results = session.extend(vec![extension; 1_001]).await.results;
+    assert_eq!(results[1_000].error.as_ref().unwrap().reason, reason::BATCH_TOO_LARGE);
+    assert!(session.settle(Vec::new()).await.results.is_empty());
+    session.ack(&job.lease_token).await;
 }
 
 #[tokio::test]
