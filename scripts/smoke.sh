@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole on another server than the installed one: jobs through a `dev` broker by hand and by a worker, over a kill -9 of the server.
 #
-# usage: smoke.sh NAME SERVER            NAME: what `bananas info` must say, e.g. "valkey 9.1.2"; SERVER: the program
+# usage: smoke.sh NAME SERVER            NAME: what `bananas info` must say, e.g. "valkey version 9.1.2"; SERVER: the program
 #        smoke.sh --refused NAME SERVER  the broker must not start on it, and say NAME, e.g. "Redis 6.2.14"
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
