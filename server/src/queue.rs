@@ -88,13 +88,14 @@ impl Queue {
         &self.wakers
     }
 
-    /// Notes what a look has leased: how long the jobs have waited, and when their leases end.
+    /// Notes what a look has leased: how long the jobs have waited, and when their leases end. If it found nothing: when the leases of others end.
     pub fn note_leased(&self, look: &Look) {
-        let Some(term) = look.jobs.iter().map(|job| job.lease_ms).min() else {
+        let first = look.jobs.iter().map(|job| job.lease_ms).min();
+        let Some(ends_in_ms) = first.or(look.first_lease_ends_in_ms) else {
             return;
         };
         self.real.store(true, Relaxed);
-        self.due_within(term);
+        self.due_within(ends_in_ms);
         for job in &look.jobs {
             let waited = Duration::from_micros(look.now_us.saturating_sub(job.ready_ms * 1_000));
             self.metrics().band(priority(&job.record)).wait.observe(waited);

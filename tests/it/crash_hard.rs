@@ -171,9 +171,7 @@ async fn streams_that_move_between_draining_brokers_lose_no_lease() {
     assert_all_settled(&stand, &key).await;
 }
 
-// It needs the machine for itself: beside all the other tests it has failed, for a reason not found yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the machine for itself: make test-faults"]
 async fn a_broker_that_is_cut_off_from_redis_says_so_before_somebody_else_has_the_job() {
     let redis = RedisServer::start().await;
     let proxy = FaultProxy::start(redis.port()).await;

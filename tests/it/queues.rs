@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bananas_proto::v1::{
     BatchEnqueueRequest, BatchSettleRequest, CancelJobRequest, GetJobRequest, JobSpec, JobState, LeaseRequest,
-    LeasedJob, ListQueuesRequest, ListWorkersRequest, NackAction, Selector, WaitJobRequest,
+    LeasedJob, ListQueuesRequest, ListWorkersRequest, NackAction, Open, Selector, WaitJobRequest,
 };
 use bananas_tests::{
     api::{Api, lease_request, millis, seconds, spec, unique_key},
     eventually::{PATIENCE, eventually, succeeds},
     http,
-    session::{Session, ack},
+    session::{Session, ack, open},
     signal,
     stand::{Stand, StandOptions},
 };
@@ -157,6 +157,45 @@ async fn what_falls_due_in_a_queue_that_was_idle_is_noticed_soon() {
     println!("ms after the end of the lease: {late:?}");
     // Half of them are as quick as they should be even where the machine has something else to do.
     assert!(late[late.len() / 2] < 1_000, "{late:?}");
+}
+
+/// A broker that dies, or is cut off, right after it has leased takes along what it had to tell the list of queues.
+#[tokio::test]
+async fn a_lease_that_the_list_of_queues_has_not_heard_of_ends_for_whoever_waits() {
+    let stand = own(&[], 2).await;
+    let (api, redis) = (stand.api(), stand.redis.connection().await);
+    let keys = names("unheard", 3);
+    fill(&api, &keys).await;
+    let leased = lease_all(&api, &keys, Duration::from_secs(5)).await;
+    assert_eq!(leased.len(), keys.len());
+    let lease_ms = 5_000;
+    for key in &keys {
+        eventually("the end of the lease is told", || async {
+            let due: Option<f64> = command(&redis, &["ZSCORE", DUE, key]).await;
+            (due? < (redis_ms(&redis).await + lease_ms + 1_000) as f64).then_some(())
+        })
+        .await;
+        let later = (redis_ms(&redis).await + 600_000).to_string();
+        let _: i64 = command(&redis, &["ZADD", DUE, "XX", &later, key]).await;
+    }
+    let api = stand.other_api();
+    let mut of_one = Session::open(&api, open(&keys[0], 1)).await.unwrap();
+    let two = Open {
+        selector: Some(Selector {
+            routing_keys: keys[1..].to_vec(),
+            ..Selector::default()
+        }),
+        ..open(&keys[1], 2)
+    };
+    let mut of_two = Session::open(&api, two).await.unwrap();
+    assert_eq!(of_one.collect_jobs(1).await[0].routing_key, keys[0]);
+    let again: BTreeSet<String> = of_two
+        .collect_jobs(2)
+        .await
+        .into_iter()
+        .map(|job| job.routing_key)
+        .collect();
+    assert_eq!(again, keys[1..].iter().cloned().collect());
 }
 
 #[tokio::test]

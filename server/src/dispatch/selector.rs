@@ -263,6 +263,8 @@ impl SelectorTask {
                 for (served, now) in served.iter_mut().zip(Self::deal(&watched.queue, look, &mut claims)) {
                     *served |= now;
                 }
+            } else {
+                watched.queue.note_leased(&look);
             }
         }
         for ((taker, claim), served) in claims.into_iter().zip(served) {
@@ -296,6 +298,12 @@ impl SelectorTask {
                 Ok(other) => {
                     self.note_pause(watched, other == Occupied::Paused);
                     watched.news.found_empty(begun);
+                    if let Occupied::Empty {
+                        first_lease_ends_in_ms: Some(ms),
+                    } = other
+                    {
+                        watched.queue.due_within(ms);
+                    }
                 }
             }
         }

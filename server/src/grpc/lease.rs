@@ -150,8 +150,17 @@ impl LeaseCall {
             .map(|&index| broker.store.keys(&self.ask.routing_keys[index]))
             .collect();
         let occupied = broker.store.occupied(keys.iter()).await;
+        for (&index, occupied) in order.iter().zip(&occupied) {
+            if let Ok(Occupied::Empty {
+                first_lease_ends_in_ms: Some(ms),
+            }) = occupied
+            {
+                broker.queues.get(&self.ask.routing_keys[index]).due_within(*ms);
+            }
+        }
         // An error is for the look to find out.
-        let has_work = |occupied: &Result<Occupied, Error>| !matches!(occupied, Ok(Occupied::Empty | Occupied::Paused));
+        let has_work =
+            |occupied: &Result<Occupied, Error>| !matches!(occupied, Ok(Occupied::Empty { .. } | Occupied::Paused));
         got.paused = occupied.iter().all(|occupied| matches!(occupied, Ok(Occupied::Paused)));
         let with_work = order
             .into_iter()

@@ -84,6 +84,8 @@ pub struct Look {
     pub jobs: Vec<Leased>,
     /// When the next scheduled job falls due, in milliseconds.
     pub next_due_ms: Option<u64>,
+    /// Without jobs: how long until the first lease of the queue ends, if there is one.
+    pub first_lease_ends_in_ms: Option<u64>,
     /// How it ended.
     pub verdict: Verdict,
     /// Jobs that were set aside because they could not be read.
@@ -180,6 +182,7 @@ impl Store {
                 nonce,
                 jobs: Vec::new(),
                 next_due_ms: None,
+                first_lease_ends_in_ms: None,
                 verdict: Verdict::Done,
                 quarantined: 0,
                 among_repeated: true,
@@ -234,6 +237,7 @@ impl Store {
                 });
             }
         }
+        let first_lease_ends_in_ms = (jobs.is_empty() && usual_ms > 0).then_some(usual_ms);
         while terms.left() > 0 {
             let job = jobs
                 .get_mut(terms.uint()? as usize)
@@ -270,6 +274,7 @@ impl Store {
             nonce,
             jobs,
             next_due_ms: u64::try_from(next_due).ok(),
+            first_lease_ends_in_ms,
             verdict,
             quarantined,
             among_repeated: false,

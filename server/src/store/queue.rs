@@ -3,7 +3,11 @@
 use futures_util::future::join_all;
 use redis::Value;
 
-use super::{QueueKeys, Store, keys::part, reply::Reply};
+use super::{
+    QueueKeys, Store,
+    keys::part,
+    reply::{Reply, first_score_ms},
+};
 use crate::domain::Error;
 
 /// Ready jobs of one lane.
@@ -22,8 +26,11 @@ pub struct LaneCount {
 pub enum Occupied {
     /// Some are ready, or scheduled.
     Jobs,
-    /// None.
-    Empty,
+    /// None; and how long until the first lease ends, if there is one.
+    Empty {
+        /// In milliseconds.
+        first_lease_ends_in_ms: Option<u64>,
+    },
     /// It hands out nothing.
     Paused,
 }
@@ -69,18 +76,45 @@ impl QueueCounts {
 impl Store {
     /// Whether queues may have jobs to hand out; asked all at once, each answered for itself.
     pub async fn occupied<'a>(&self, queues: impl Iterator<Item = &'a QueueKeys>) -> Vec<Result<Occupied, Error>> {
-        join_all(queues.map(async |keys| {
+        let time = redis::cmd("TIME");
+        let answers = join_all(queues.map(async |keys| {
             let (mut jobs, mut paused) = (redis::cmd("EXISTS"), redis::cmd("HEXISTS"));
             jobs.arg(keys.key(part::LANES)).arg(keys.key(part::SCHEDULED));
             paused.arg(keys.key(part::META)).arg("pa");
-            let (jobs, paused) = tokio::try_join!(self.reads.run(&jobs, true), self.reads.run(&paused, true))?;
-            Ok(match (Reply::one(paused).int()?, Reply::one(jobs).int()?) {
-                (1, _) => Occupied::Paused,
-                (_, 0) => Occupied::Empty,
+            let mut first_lease = redis::cmd("ZRANGE");
+            first_lease
+                .arg(keys.key(part::DEADLINES))
+                .arg(0)
+                .arg(0)
+                .arg("WITHSCORES");
+            let (jobs, paused, first_lease) = tokio::try_join!(
+                self.reads.run(&jobs, true),
+                self.reads.run(&paused, true),
+                self.reads.run(&first_lease, true),
+            )?;
+            Ok((
+                Reply::one(paused).int()?,
+                Reply::one(jobs).int()?,
+                first_score_ms(&first_lease),
+            ))
+        }));
+        let (time, answers) = tokio::join!(self.reads.run(&time, true), answers);
+        let now_ms = time.ok().and_then(|time| {
+            let (seconds, micros): (u64, u64) = redis::from_redis_value(time).ok()?;
+            Some(seconds * 1_000 + micros / 1_000)
+        });
+        let occupied = |answer: Result<(i64, i64, Option<u64>), Error>| {
+            Ok(match answer? {
+                (1, _, _) => Occupied::Paused,
+                (_, 0, first_lease_ms) => Occupied::Empty {
+                    first_lease_ends_in_ms: first_lease_ms
+                        .zip(now_ms)
+                        .map(|(at_ms, now_ms)| at_ms.saturating_sub(now_ms)),
+                },
                 _ => Occupied::Jobs,
             })
-        }))
-        .await
+        };
+        answers.into_iter().map(occupied).collect()
     }
 
     /// Counts a queue.

@@ -79,3 +79,20 @@ impl Reply {
         }
     }
 }
+
+/// The time, in milliseconds, that the only element of an answer with scores has as its score. None where there is none, or no time.
+pub(super) fn first_score_ms(answer: &Value) -> Option<u64> {
+    first_score(answer)
+        .filter(|ms| ms.is_finite())
+        .map(|ms| ms.max(0.0) as u64)
+}
+
+/// Behind its member, or in a pair with it (RESP3).
+fn first_score(answer: &Value) -> Option<f64> {
+    match answer {
+        Value::Array(items) => first_score(items.last()?),
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        Value::Double(score) => Some(*score),
+        _ => None,
+    }
+}

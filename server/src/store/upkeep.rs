@@ -4,8 +4,10 @@ use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
-    AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store, job::job_id, keys::part,
-    reply::Reply,
+    AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store,
+    job::job_id,
+    keys::part,
+    reply::{Reply, first_score_ms},
 };
 use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
 
@@ -62,16 +64,6 @@ pub struct Due {
     pub untidy: bool,
 }
 
-/// The score of the only element of an answer with scores: behind its member, or in a pair with it (RESP3).
-fn score(answer: &Value) -> Option<f64> {
-    match answer {
-        Value::Array(items) => score(items.last()?),
-        Value::BulkString(text) => std::str::from_utf8(text).ok()?.parse().ok(),
-        Value::Double(score) => Some(*score),
-        _ => None,
-    }
-}
-
 impl Round {
     /// Something was done that is counted.
     pub fn is_eventful(&self) -> bool {
@@ -113,13 +105,12 @@ impl Store {
         ];
         let answers = try_join_all(commands.iter().map(|command| self.reads.run(command, true))).await?;
         let is_there = |answer: &Value| matches!(answer, Value::Int(1));
-        let finite = |answer: &Value| score(answer).filter(|ms| ms.is_finite()).map(|ms| ms.max(0.0) as u64);
-        let exact = answers[..3].iter().filter_map(finite);
-        let tidy = answers[3..5].iter().filter_map(finite).map(|ms| ms + TIDY_MS);
+        let exact = answers[..3].iter().filter_map(first_score_ms);
+        let tidy = answers[3..5].iter().filter_map(first_score_ms).map(|ms| ms + TIDY_MS);
         Ok(Due {
             next_ms: exact.chain(tidy).min(),
             // Leases without any deadline; tombstones that may have come to the head of their lane.
-            untidy: is_there(&answers[6]) || (is_there(&answers[5]) && finite(&answers[1]).is_none()),
+            untidy: is_there(&answers[6]) || (is_there(&answers[5]) && first_score_ms(&answers[1]).is_none()),
         })
     }
 

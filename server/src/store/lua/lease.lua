@@ -3,7 +3,8 @@
 -- ARGV  nonce, lease ms, default attempt timeout ms, priorities as digits ('' all), failure retention ms, number of job types, number of requests
 --       (none or as many as claims), order of the claims as bytes ('' there is one), job types..., per request: id ('' none), fingerprint, then per claim: keeper (8) and
 --       confirmed (1) and holder, jobs, bytes of room (with a minus: a job larger than the room does not come alone, because the holder holds others)
--- RETURNS {now us, next due ms or -1, verdict, lease ms, jobs, claims, terms, extras, {set aside, newer}}, without the empty ones at the end
+-- RETURNS {now us, next due ms or -1, verdict, lease ms (without jobs: ms until the first lease of the queue ends, or 0), jobs, claims, terms, extras, {set aside, newer}},
+--         without the empty ones at the end
 --         verdict: 1 paused, 2 look again at once, 3 the next job is too large for everybody who has room, else 0
 --         jobs: pairs of a list of entries and one of their records (there may be more entries than records); claims: number of the claim of each job, if there are several;
 --         terms: number of a job, its own lease ms; extras: {number of a job, attempts, losses, checkpoint}...; numbers of jobs count from 0; set aside, newer: jobs that cannot be read, jobs that a newer version wrote
@@ -77,7 +78,7 @@ if request_count > 0 then
 end
 
 local meta = call('HGET', KEYS[1], 'pa')
-if meta then return { now_us, -1, 1, usual_term, {} } end
+if meta then return { now_us, -1, 1, 0, {} } end
 
 local next_due = call('ZRANGE', KEYS[3], '0', '0', 'WITHSCORES')[2]
 local orphans
@@ -418,8 +419,14 @@ for _, plan in ipairs(plans) do
   end
 end
 if verdict == 0 and walks_on and #plans > 0 and taken < total then verdict = 2 end
+-- Who leased here and died may not have told the list of queues: who waits for those jobs does.
+local term = usual_term
+if taken == 0 then
+  local first = call('ZRANGE', KEYS[5], '0', '0', 'WITHSCORES')[2]
+  term = first and first ~= 'inf' and max(1, tonumber(first) - now) or 0
+end
 -- Empty lists at the end are left out: each costs as much as a small command.
-local answer = { now_us, next_due and tonumber(next_due) or -1, verdict, usual_term, found }
+local answer = { now_us, next_due and tonumber(next_due) or -1, verdict, term, found }
 local set_aside = (aside or newer) and { #(aside or {}), #(newer or {}) }
 if claim_of or own_terms or extras or set_aside then answer[6] = claim_of or {} end
 if own_terms or extras or set_aside then answer[7], answer[8], answer[9] = own_terms or {}, extras or {}, set_aside or {} end
