@@ -17,11 +17,13 @@ use tonic::{Code, Status};
 
 use crate::{
     error::Error,
-    job::{End, Finished},
+    job::release,
     lease::{CancelReason, LeaseId},
     link::{Dialer, Link, receive, writable},
     reconnect::Reconnect,
-    session::{Effects, Session, release},
+    session::{Effects, Session},
+    settle::Answer,
+    settled::{End, Settled},
     slots::{Event, Slots},
     stats::Stats,
 };
@@ -41,6 +43,7 @@ pub(crate) struct Engine {
     pub(crate) slots: Slots,
     pub(crate) dialer: Dialer,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) worker_id: String,
     pub(crate) stats: Arc<Stats>,
     pub(crate) shutdown_grace: Duration,
     pub(crate) cancel_grace: Duration,
@@ -140,7 +143,6 @@ impl Engine {
     }
 
     fn wake_at(&self, ending: Option<&Ending>, blocked: bool, now: Instant) -> Instant {
-        let patience = self.session.window.patience();
         let dial = if self.streams.dialing.is_none() {
             self.streams.dial_at
         } else {
@@ -153,7 +155,7 @@ impl Engine {
         let wakes = [
             session,
             dial,
-            self.slots.waiting_since().map(|since| since + patience),
+            self.slots.impatient_at(),
             ending.map(|ending| {
                 if ending.cancelled {
                     ending.end_at
@@ -190,29 +192,38 @@ impl Engine {
 
     fn event(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Finished(finished) => self.finished(finished),
+            Event::Finished(answer) => self.finished(answer),
             Event::Progress(id) => self.session.progressed(id, now),
         }
     }
 
-    fn finished(&mut self, finished: Finished) {
-        let counter = match finished.end {
+    fn finished(&mut self, answer: Answer) {
+        if let Some(ran) = answer.ran
+            && answer.end() != End::Returned
+        {
+            self.session.window.ran_for(ran);
+        }
+        self.session.finished(answer);
+    }
+
+    /// The broker has taken an answer.
+    fn settled(&mut self, settled: &Settled) {
+        let end = settled.answer.end();
+        let counter = match end {
             End::Completed => &self.stats.completed,
             End::Failed => &self.stats.failed,
             End::Returned => &self.stats.returned,
         };
         counter.fetch_add(1, Relaxed);
-        if finished.end != End::Returned {
-            self.stats
-                .duration_us
-                .fetch_add(finished.duration.as_micros() as u64, Relaxed);
-            self.session.window.ran_for(finished.duration);
+        if end != End::Returned {
+            let ran_us = settled.duration().as_micros() as u64;
+            self.stats.duration_us.fetch_add(ran_us, Relaxed);
         }
         #[cfg(feature = "metrics")]
         if let Some(meter) = &mut self.meter {
-            meter.record(&finished);
+            meter.record(settled);
         }
-        self.session.finished(finished.answer);
+        settled.log(&self.worker_id);
     }
 
     fn received(&mut self, number: u64, frame: Result<Option<SubscribeResponse>, Status>) {
@@ -223,6 +234,9 @@ impl Engine {
                 self.session.frame(number, frame, now, &mut effects);
                 if !effects.start.is_empty() {
                     self.slots.submit(effects.start);
+                }
+                for settled in effects.settled {
+                    self.settled(&settled);
                 }
                 if let Some(draining) = effects.draining {
                     self.moved(number, draining.reason(), now);
@@ -307,23 +321,22 @@ impl Engine {
             Err(error) if !self.streams.ever_opened && !ending && is_final(&error) => {
                 return Err(Error::Refused(error));
             }
-            Err(error) => self.streams.dial_at = Some(self.streams.reconnect.failed(&error, now)),
+            Err(error) => {
+                self.session.not_opened();
+                self.streams.dial_at = Some(self.streams.reconnect.failed(&error, now));
+            }
         }
         Ok(())
     }
 
     /// Jobs that wait here for too long go to workers that have time for them.
     fn hand_back_waiting(&mut self, now: Instant) {
-        let patience = self.session.window.patience();
-        let Some(since) = self.slots.waiting_since() else {
+        let waiting = self.slots.take_impatient(now);
+        let Some(waited) = waiting.iter().map(|lease| now - lease.arrived).min() else {
             return;
         };
-        if since + patience > now {
-            return;
-        }
-        let waiting = self.slots.take_waiting_since(now - patience);
         tracing::debug!(jobs = waiting.len(), "handing back jobs that waited for a slot");
-        self.session.window.waited_too_long();
+        self.session.window.waited_too_long(waited);
         for lease in &waiting {
             self.session.finished(release(lease));
         }

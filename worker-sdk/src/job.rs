@@ -15,42 +15,26 @@ use crate::{
     handler::{Handlers, Running},
     lease::{CancelReason, Lease},
     outcome::{Outcome, failure},
-    priority::Band,
-    session::{Delivered, release},
+    session::Delivered,
     settle::Answer,
+    settled::End,
     slots::Event,
 };
 
-/// The attempt timeout of a job whose producer set none.
-const DEFAULT_TIMEOUT: Duration = Duration::from_mins(5);
+/// How long a job is put off that has no handler here.
+const UNHANDLED_PAUSE: Duration = Duration::from_secs(10);
 /// A larger result could not travel: a gRPC message is at most 4 MiB.
 const MAX_RESULT_BYTES: usize = 7 << 19;
 const MAX_TYPE_BYTES: usize = 128;
 const MAX_MESSAGE_BYTES: usize = 4_096;
 const MAX_STACK_BYTES: usize = 16_384;
 
-/// How an attempt ended, as the metrics count it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Done.
-    Completed,
-    /// An attempt was used up, or the job is dead.
-    Failed,
-    /// Neither: given back, put off or discarded.
-    Returned,
-}
-
-/// An attempt that is over.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    #[cfg_attr(
-        not(feature = "metrics"),
-        allow(dead_code, reason = "only the metrics ask whose attempt it was")
-    )]
-    pub(crate) lease: Arc<Lease>,
-    pub(crate) answer: Answer,
-    pub(crate) end: End,
-    pub(crate) duration: Duration,
+/// When an attempt is over, and by which limit.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    whose: &'static str,
+    limit: Duration,
 }
 
 /// Makes the span of an attempt.
@@ -70,29 +54,21 @@ pub(crate) struct Bench {
     /// None: the span of this library.
     pub(crate) spans: Option<SpanMaker>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
-    pub(crate) worker_id: String,
 }
 
 impl Bench {
     /// Runs the job to its end. Never fails and never panics.
-    pub(crate) async fn run(&self, delivered: Delivered) -> Finished {
+    pub(crate) async fn run(&self, delivered: Delivered) -> Answer {
         let Delivered { lease, payload } = delivered;
         let started = Instant::now();
         let deadline = self.deadline(&lease, started);
-        let handler = match self.handlers.find(&lease.job.job_type) {
-            Some(handler) if !lease.cancellation().is_cancelled() && deadline > started => handler,
-            found => {
-                if found.is_none() {
-                    tracing::error!(
-                        job_id = lease.job.job_id,
-                        job_name = lease.job.job_type,
-                        "no handler for this type"
-                    );
-                }
-                return unstarted(lease);
-            }
+        if lease.cancellation().is_cancelled() || deadline.at <= started {
+            return unstarted(&lease);
+        }
+        let Some(handler) = self.handlers.find(&lease.job.job_type) else {
+            return unhandled(&lease);
         };
-        let context = JobContext::new(lease.clone(), deadline, self.events.clone());
+        let context = JobContext::new(lease.clone(), deadline.at, self.events.clone());
         let span = self.span(&context);
         let attempt = async {
             match catch(|| handler(context, payload)) {
@@ -105,18 +81,14 @@ impl Bench {
         } else {
             attempt.instrument(span.clone()).await
         };
-        let duration = started.elapsed();
-        // Outside the span: the line has all of its fields itself.
-        let (answer, end) = self.finish(&lease, outcome, duration);
-        if end == End::Failed {
+        let answer = Answer {
+            ran: Some(started.elapsed()),
+            ..answer(&lease, fitting(outcome))
+        };
+        if answer.end() == End::Failed {
             span.record("otel.status_code", "ERROR");
         }
-        Finished {
-            lease,
-            answer,
-            end,
-            duration,
-        }
+        answer
     }
 
     fn span(&self, context: &JobContext) -> Span {
@@ -137,91 +109,26 @@ impl Bench {
     }
 
     /// A moment before the broker's own limit, so that the failure comes with this worker's words.
-    fn deadline(&self, lease: &Lease, started: Instant) -> Instant {
-        let wire = lease
-            .job
-            .attempt_timeout
-            .and_then(|timeout| Duration::try_from(timeout).ok());
-        let limit = wire.unwrap_or(DEFAULT_TIMEOUT);
+    fn deadline(&self, lease: &Lease, started: Instant) -> Deadline {
+        let limit = lease.attempt_timeout;
         let margin = (limit / 20).min(Duration::from_millis(200));
-        let deadline = lease.arrived + limit.saturating_sub(margin);
+        let at = lease.arrived + limit.saturating_sub(margin);
         match self.handlers.timeout(&lease.job.job_type) {
-            Some(own) => deadline.min(started + own),
-            None => deadline,
-        }
-    }
-
-    fn finish(&self, lease: &Lease, outcome: Outcome, duration: Duration) -> (Answer, End) {
-        let outcome = fitting(outcome);
-        let end = match &outcome {
-            Outcome::Ack(_) => End::Completed,
-            Outcome::Retry { .. } | Outcome::DeadLetter(_) => End::Failed,
-            Outcome::Snooze(_) | Outcome::Release | Outcome::Discard(_) => End::Returned,
-        };
-        self.log(lease, &outcome, duration);
-        let settlement = Settlement {
-            lease_token: lease.token().clone(),
-            outcome: Some(settlement_of(outcome)),
-        };
-        (
-            Answer {
-                lease: lease.id,
-                settlement,
+            Some(own) if started + own < at => Deadline {
+                at: started + own,
+                whose: "this worker's job timeout",
+                limit: own,
             },
-            end,
-        )
-    }
-
-    fn log(&self, lease: &Lease, outcome: &Outcome, duration: Duration) {
-        let (job, worker_id) = (&lease.job, &*self.worker_id);
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        macro_rules! event {
-            ($level:ident, $($rest:tt)*) => {
-                tracing::$level!(
-                    target: "bananas_worker::job",
-                    job_id = job.job_id,
-                    job_name = job.job_type,
-                    priority = Band::of(job.priority).name(),
-                    routing_key = job.routing_key,
-                    duration_ms,
-                    worker_id,
-                    attempt = job.attempt,
-                    $($rest)*
-                )
-            };
-        }
-        match outcome {
-            Outcome::Ack(_) => event!(info, "Job completed"),
-            Outcome::Retry { failure, .. } | Outcome::DeadLetter(failure) => {
-                let dead_letter = matches!(outcome, Outcome::DeadLetter(_));
-                let (error_type, error) = (&*failure.r#type, &*failure.message);
-                if failure.stack.is_empty() {
-                    event!(error, dead_letter, error_type, error, "Job failed");
-                } else {
-                    event!(
-                        error,
-                        dead_letter,
-                        error_type,
-                        error,
-                        stack = failure.stack,
-                        "Job failed"
-                    );
-                }
-            }
-            Outcome::Snooze(delay) => event!(info, delay_ms = delay.as_millis() as u64, "Job snoozed"),
-            Outcome::Release => event!(info, "Job released"),
-            Outcome::Discard(failure) => {
-                event!(
-                    info,
-                    reason = failure.as_ref().map(|failure| &*failure.message),
-                    "Job discarded"
-                );
-            }
+            _ => Deadline {
+                at,
+                whose: "the job's attempt_timeout",
+                limit,
+            },
         }
     }
 }
 
-async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Instant) -> Outcome {
+async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Deadline) -> Outcome {
     let mut work = CatchPanic(work);
     // Many handlers are done at once; those cost no timer.
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut work).poll(cx))).await;
@@ -231,12 +138,12 @@ async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Insta
             biased;
             done = &mut work => Some(done),
             () = lease.cancellation().cancelled() => {
-                let until = deadline.min(Instant::now() + lease.cancel_grace());
+                let until = deadline.at.min(Instant::now() + lease.cancel_grace());
                 timeout_at(until, &mut work).await.ok()
             }
-            () = sleep_until(deadline) => {
+            () = sleep_until(deadline.at) => {
                 lease.cancel(CancelReason::Timeout, Duration::ZERO);
-                return timed_out(deadline - started);
+                return timed_out(deadline, started);
             }
         },
     };
@@ -247,10 +154,14 @@ async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Insta
     }
 }
 
-fn timed_out(after: Duration) -> Outcome {
-    let after = humantime::format_duration(Duration::from_millis(after.as_millis() as u64));
-    let failure = failure("Timeout", format!("context deadline exceeded after {after}"));
-    Outcome::Retry { failure, delay: None }
+fn timed_out(deadline: Deadline, started: Instant) -> Outcome {
+    let shown = |time: Duration| humantime::format_duration(Duration::from_millis(time.as_millis() as u64));
+    let (after, limit) = (shown(deadline.at - started), shown(deadline.limit));
+    let message = format!("context deadline exceeded after {after}: {} is {limit}", deadline.whose);
+    Outcome::Retry {
+        failure: failure("Timeout", message),
+        delay: None,
+    }
 }
 
 /// What a cancelled handler said, or None if it did not stop in time, in the light of why it was cancelled.
@@ -269,29 +180,40 @@ fn after_cancel(reason: Option<&CancelReason>, said: Option<Outcome>) -> Outcome
 }
 
 /// A job that is not to be started any more.
-fn unstarted(lease: Arc<Lease>) -> Finished {
-    let answer = match lease.cancel_reason() {
+fn unstarted(lease: &Lease) -> Answer {
+    match lease.cancel_reason() {
         Some(CancelReason::Requested(why)) => {
-            let outcome = Outcome::Discard(Some(failure(
-                "Cancelled",
-                format!("cancelled before it started: {why}"),
-            )));
-            let outcome = Some(settlement_of(outcome));
-            Answer {
-                lease: lease.id,
-                settlement: Settlement {
-                    lease_token: lease.token().clone(),
-                    outcome,
-                },
-            }
+            let why = format!("cancelled before it started: {why}");
+            answer(lease, Outcome::Discard(Some(failure("Cancelled", why))))
         }
-        _ => release(&lease),
-    };
-    Finished {
-        lease,
-        answer,
-        end: End::Returned,
-        duration: Duration::ZERO,
+        _ => release(lease),
+    }
+}
+
+/// A job that this worker did not ask for. Given back at once it would come again at once.
+fn unhandled(lease: &Lease) -> Answer {
+    tracing::error!(
+        job_id = lease.job.job_id,
+        job_name = lease.job.job_type,
+        again_in_s = UNHANDLED_PAUSE.as_secs(),
+        "no handler for this type"
+    );
+    answer(lease, Outcome::Snooze(UNHANDLED_PAUSE))
+}
+
+/// Back to the head of the queue, as if it had never been here.
+pub(crate) fn release(lease: &Lease) -> Answer {
+    answer(lease, Outcome::Release)
+}
+
+fn answer(lease: &Lease, outcome: Outcome) -> Answer {
+    Answer {
+        lease: lease.id,
+        settlement: Settlement {
+            lease_token: lease.token().clone(),
+            outcome: Some(settlement_of(outcome)),
+        },
+        ran: None,
     }
 }
 

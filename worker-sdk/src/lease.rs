@@ -37,6 +37,8 @@ pub(crate) struct Lease {
     pub(crate) job: LeasedJob,
     /// When the frame with the job arrived: the job's clocks run from here.
     pub(crate) arrived: Instant,
+    /// The longest that the attempt may take, counted from `arrived`.
+    pub(crate) attempt_timeout: Duration,
     cancelled: CancellationToken,
     reason: OnceLock<(CancelReason, Duration)>,
     progress: Mutex<Reported>,
@@ -49,12 +51,15 @@ struct Reported {
 }
 
 impl Lease {
-    pub(crate) fn new(id: LeaseId, mut job: LeasedJob, arrived: Instant) -> (Self, Bytes) {
+    /// `timeout` is that of a job that brings none along.
+    pub(crate) fn new(id: LeaseId, mut job: LeasedJob, timeout: Duration, arrived: Instant) -> (Self, Bytes) {
         let payload = std::mem::take(&mut job.payload);
+        let own = job.attempt_timeout.and_then(|own| Duration::try_from(own).ok());
         let lease = Self {
             id,
             job,
             arrived,
+            attempt_timeout: own.unwrap_or(timeout),
             cancelled: CancellationToken::new(),
             reason: OnceLock::new(),
             progress: Mutex::default(),
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     fn lease() -> Lease {
-        Lease::new(1, LeasedJob::default(), Instant::now()).0
+        Lease::new(1, LeasedJob::default(), Duration::ZERO, Instant::now()).0
     }
 
     #[test]

@@ -85,6 +85,7 @@ mod reconnect;
 mod report;
 mod session;
 mod settle;
+mod settled;
 mod signals;
 mod slots;
 mod stats;
@@ -115,6 +116,7 @@ mod page_in_docs {
             include_str!("reconnect.rs"),
             include_str!("report.rs"),
             include_str!("session.rs"),
+            include_str!("settled.rs"),
             include_str!("worker.rs"),
         ];
         let page = include_str!("../../docs/worker.md");

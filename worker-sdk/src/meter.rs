@@ -12,8 +12,8 @@ use prometheus_client::{
 };
 
 use crate::{
-    job::{End, Finished},
     priority::Band,
+    settled::{End, Settled},
     stats::Stats,
 };
 
@@ -31,7 +31,7 @@ struct JobLabels {
     priority: &'static str,
 }
 
-/// Counts finished attempts. Lives in the main loop, so looking up a series needs no lock.
+/// Counts settled attempts. Lives in the main loop, so looking up a series needs no lock.
 pub(crate) struct Meter {
     registry: Arc<Registry>,
     completed: Family<JobLabels, Counter>,
@@ -85,17 +85,18 @@ impl Meter {
         self.registry.clone()
     }
 
-    pub(crate) fn record(&mut self, finished: &Finished) {
-        if finished.end == End::Returned {
+    pub(crate) fn record(&mut self, settled: &Settled) {
+        let end = settled.answer.end();
+        if end == End::Returned {
             return;
         }
-        let job = &finished.lease.job;
+        let job = &settled.lease.job;
         let series = self.series(&job.job_type, &job.routing_key, Band::of(job.priority));
-        match finished.end {
+        match end {
             End::Completed => series.completed.inc(),
             _ => series.failed.inc(),
         };
-        series.duration.observe(finished.duration.as_secs_f64());
+        series.duration.observe(settled.duration().as_secs_f64());
     }
 
     fn series(&mut self, job_type: &str, routing_key: &str, band: Band) -> Series {

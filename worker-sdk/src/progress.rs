@@ -199,7 +199,7 @@ mod tests {
             lease_token: id.to_string().into(),
             ..LeasedJob::default()
         };
-        Arc::new(Lease::new(id, job, Instant::now()).0)
+        Arc::new(Lease::new(id, job, Duration::ZERO, Instant::now()).0)
     }
 
     fn report(reports: &mut Reports, lease: &Arc<Lease>, percent: f64, now: Instant) {
@@ -223,6 +223,7 @@ mod tests {
         Answer {
             lease,
             settlement: Settlement::default(),
+            ran: None,
         }
     }
 

@@ -10,24 +10,27 @@ use std::{
 };
 
 use bananas_proto::v1::{
-    CancelLease, Drain, Draining, ExtendResult, Flow, Heartbeat, Jobs, LeaseLost, LeasedJob, NackAction, Open, Opened,
-    Received, Selector, SettleNack, Settlement, SubscribeRequest, SubscribeResponse, WorkerInfo, settlement,
-    subscribe_request, subscribe_response,
+    CancelLease, Drain, Draining, ExtendResult, Flow, Heartbeat, Jobs, LeaseLost, LeasedJob, Open, Opened, Received,
+    Selector, SubscribeRequest, SubscribeResponse, WorkerInfo, settlement, subscribe_request, subscribe_response,
 };
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
+    job::release,
     lease::{CancelReason, Lease, LeaseId},
     progress::Reports,
     pulse::{Pulse, Trust},
     settle::{Answer, Settler, Verdict},
+    settled::Settled,
     stats::Stats,
     window::Window,
 };
 
 /// The most leases that one `open` may name.
 const MAX_HELD_TOKENS: usize = 10_000;
+/// For brokers that do not say theirs.
+const DEFAULT_ATTEMPT_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// What stays the same for the life of a worker.
 #[derive(Debug, Clone)]
@@ -51,6 +54,7 @@ pub(crate) struct Delivered {
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
     pub(crate) start: Vec<Delivered>,
+    pub(crate) settled: Vec<Settled>,
     pub(crate) draining: Option<Draining>,
 }
 
@@ -86,8 +90,12 @@ pub(crate) struct Session {
     current: Option<Stream>,
     retiring: Option<Stream>,
     trust: Trust,
+    /// The attempt timeout of a job whose producer set none, as the broker says.
+    attempt_timeout: Duration,
     pub(crate) window: Window,
     draining: bool,
+    /// The next stream is being opened while the current one still lives.
+    moving: bool,
     stats: Arc<Stats>,
 }
 
@@ -104,14 +112,17 @@ impl Session {
             reports: Reports::default(),
             current: None,
             retiring: None,
+            attempt_timeout: DEFAULT_ATTEMPT_TIMEOUT,
             window,
             draining: false,
+            moving: false,
             stats,
         }
     }
 
     /// The first frame of the next stream, and the leases it names in the order of its tokens.
-    pub(crate) fn open(&self) -> (Open, Vec<LeaseId>) {
+    pub(crate) fn open(&mut self) -> (Open, Vec<LeaseId>) {
+        self.moving = self.current.is_some();
         let mut held: Vec<_> = self.leases.values().collect();
         // If there were too many, those that still run matter most.
         held.sort_unstable_by_key(|held| (held.answered, held.lease.id));
@@ -143,12 +154,19 @@ impl Session {
         // The clamped window is as good as the one asked for: asking again would change nothing.
         let window = self.flow().max_jobs;
         self.retiring = self.current.replace(Stream { window, ..stream });
+        self.moving = false;
+        self.attempt_timeout = duration(opened.attempt_timeout.as_ref(), DEFAULT_ATTEMPT_TIMEOUT);
         self.id = opened.session_id;
         self.settler.limit(opened.max_batch_items, opened.max_batch_bytes);
         self.trust = Trust::new(term, now);
         for (id, verdict) in named.iter().zip(opened.held) {
             self.verdict(*id, verdict);
         }
+    }
+
+    /// The next stream could not be opened: the current one, if there is one, goes on.
+    pub(crate) const fn not_opened(&mut self) {
+        self.moving = false;
     }
 
     /// Stream `number` is over, for whatever reason. What was under way on it will be sent again.
@@ -169,12 +187,18 @@ impl Session {
             Some(Frame::Jobs(jobs)) => self.jobs(number, jobs, now, effects),
             Some(Frame::SettleResults(results)) => {
                 let (leases, reports, stats) = (&mut self.leases, &mut self.reports, &self.stats);
-                self.settler.results(number, results, now, |id, verdict| {
-                    let held = leases.remove(&id);
-                    if verdict != Verdict::Applied {
-                        reports.forget(id);
-                        stats.lost.fetch_add(1, Relaxed);
-                        report_unsettled(held.as_ref(), &verdict);
+                self.settler.results(number, results, now, |answer, verdict| {
+                    let held = leases.remove(&answer.lease);
+                    match (verdict, held) {
+                        (Verdict::Applied(state), Some(Held { lease, .. })) => {
+                            effects.settled.push(Settled { lease, answer, state });
+                        }
+                        (Verdict::Applied(_), None) => {}
+                        (verdict, held) => {
+                            reports.forget(answer.lease);
+                            stats.lost.fetch_add(1, Relaxed);
+                            report_unsettled(held.as_ref(), &verdict);
+                        }
                     }
                 });
             }
@@ -371,8 +395,8 @@ impl Session {
         let retiring = self.current.as_ref().is_none_or(|current| current.number != number);
         for job in jobs.jobs {
             let delivered = self.accept(job, now);
-            if self.draining || retiring {
-                // Too late for this worker, or not among the leases that moved to the next stream.
+            if self.draining || self.moving || retiring {
+                // Too late for this worker, or not among the leases that move to the next stream.
                 let answer = release(&delivered.lease);
                 self.finished(answer);
             } else {
@@ -384,7 +408,7 @@ impl Session {
     fn accept(&mut self, job: LeasedJob, now: Instant) -> Delivered {
         self.next_lease += 1;
         self.unanswered += 1;
-        let (lease, payload) = Lease::new(self.next_lease, job, now);
+        let (lease, payload) = Lease::new(self.next_lease, job, self.attempt_timeout, now);
         let lease = Arc::new(lease);
         self.leases.insert(
             lease.id,
@@ -449,22 +473,6 @@ impl Session {
     /// A search, because frames that name single leases are rare and an index would be paid for by every job.
     fn by_token(&self, token: &Bytes) -> Option<&Held> {
         self.leases.values().find(|held| held.lease.token() == token)
-    }
-}
-
-/// Back to the head of the queue, as if it had never been here.
-pub(crate) fn release(lease: &Lease) -> Answer {
-    let nack = SettleNack {
-        action: NackAction::Release.into(),
-        ..SettleNack::default()
-    };
-    let outcome = Some(settlement::Outcome::Nack(nack));
-    Answer {
-        lease: lease.id,
-        settlement: Settlement {
-            lease_token: lease.token().clone(),
-            outcome,
-        },
     }
 }
 

@@ -5,12 +5,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use bananas_proto::{
     reason,
-    v1::{ItemError, NackAction, Settle, SettleNack, SettleResults, Settlement, settlement},
+    v1::{ItemError, JobState, NackAction, Settle, SettleNack, SettleResults, Settlement, settlement},
 };
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::lease::LeaseId;
+use crate::{lease::LeaseId, settled::End};
 
 /// Settlements in one frame: the broker's bound on a batch.
 const MAX_ITEMS: usize = 1_000;
@@ -26,6 +26,21 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Answer {
     pub(crate) lease: LeaseId,
     pub(crate) settlement: Settlement,
+    /// How long the handler ran; none if it was never started.
+    pub(crate) ran: Option<Duration>,
+}
+
+impl Answer {
+    /// How the job ends if the broker takes this.
+    pub(crate) fn end(&self) -> End {
+        match &self.settlement.outcome {
+            Some(settlement::Outcome::Nack(nack)) => match nack.action() {
+                NackAction::Release | NackAction::Snooze | NackAction::Discard => End::Returned,
+                _ => End::Failed,
+            },
+            _ => End::Completed,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -38,8 +53,8 @@ struct Unanswered {
 /// What became of a settlement.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It stands.
-    Applied,
+    /// It stands. Where the job is now, if it is not done and the broker says so.
+    Applied(JobState),
     /// The lease was over before; somebody else has the job.
     Lost,
     /// The broker will never take this; the job comes back when its lease ends.
@@ -124,13 +139,13 @@ impl Settler {
         })
     }
 
-    /// Takes the broker's results. `settled` learns the verdict on each lease that has reached its end.
+    /// Takes the broker's results. `settled` learns the verdict on each answer that has reached its end.
     pub(crate) fn results(
         &mut self,
         stream: u64,
         results: SettleResults,
         now: Instant,
-        mut settled: impl FnMut(LeaseId, Verdict),
+        mut settled: impl FnMut(Answer, Verdict),
     ) {
         let Some(at) = self
             .unanswered
@@ -148,10 +163,16 @@ impl Settler {
         };
         let mut results = results.results.into_iter();
         for mut answer in frame.answers {
-            match results.next().map(|result| result.error) {
-                Some(None) => settled(answer.lease, Verdict::Applied),
-                Some(Some(error)) => match reaction(&error, &answer.settlement) {
-                    Reaction::Lost => settled(answer.lease, Verdict::Lost),
+            let Some(result) = results.next() else {
+                // Fewer results than settlements: whatever they mean, repeating is safe.
+                self.waiting.push_back(answer);
+                continue;
+            };
+            let state = result.state();
+            match result.error {
+                None => settled(answer, Verdict::Applied(state)),
+                Some(error) => match reaction(&error, &answer.settlement) {
+                    Reaction::Lost => settled(answer, Verdict::Lost),
                     Reaction::Later => {
                         self.pause_until = Some(now + RETRY_PAUSE);
                         self.waiting.push_back(answer);
@@ -163,11 +184,9 @@ impl Settler {
                     }
                     Reaction::Refused => {
                         let text = format!("{}: {}", error.reason, error.message);
-                        settled(answer.lease, Verdict::Refused(text));
+                        settled(answer, Verdict::Refused(text));
                     }
                 },
-                // Fewer results than settlements: whatever they mean, repeating is safe.
-                None => self.waiting.push_back(answer),
             }
         }
     }
@@ -237,6 +256,7 @@ mod tests {
                 lease_token: lease.to_string().into(),
                 outcome,
             },
+            ran: None,
         }
     }
 
@@ -276,8 +296,8 @@ mod tests {
             sequence: 1,
             results: vec![SettleResult::default()],
         };
-        settler.results(1, results, now, |lease, verdict| {
-            assert_eq!((lease, verdict), (0, Verdict::Applied));
+        settler.results(1, results, now, |answer, verdict| {
+            assert_eq!((answer.lease, verdict), (0, Verdict::Applied(JobState::Unspecified)));
         });
         assert_eq!(tokens(&settler.next_frame(1, now).unwrap()), ["10", "11", "12"]);
     }
@@ -340,9 +360,9 @@ mod tests {
             ],
         };
         let mut applied = Vec::new();
-        settler.results(1, results, now, |id, verdict| {
-            assert_eq!(verdict, Verdict::Applied);
-            applied.push(id);
+        settler.results(1, results, now, |answer, verdict| {
+            assert_eq!(verdict, Verdict::Applied(JobState::Unspecified));
+            applied.push(answer.lease);
         });
         assert_eq!(applied.len(), 2);
         let sizes: Vec<usize> =
@@ -378,7 +398,9 @@ mod tests {
             sequence: 1,
             results: vec![error(tonic::Code::FailedPrecondition, "LEASE_LOST")],
         };
-        settler.results(1, results, now, |lease, verdict| verdicts.push((lease, verdict)));
+        settler.results(1, results, now, |answer, verdict| {
+            verdicts.push((answer.lease, verdict))
+        });
         assert_eq!(verdicts, [(1, Verdict::Lost)]);
         assert!(settler.is_idle());
     }

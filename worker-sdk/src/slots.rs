@@ -4,14 +4,16 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    job::{Bench, Finished},
+    job::Bench,
     lease::{Lease, LeaseId},
     session::Delivered,
+    settle::Answer,
     stats::Stats,
 };
 
@@ -19,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An attempt is over.
-    Finished(Finished),
+    Finished(Answer),
     /// A job has progress to report.
     Progress(LeaseId),
 }
@@ -35,16 +37,26 @@ struct Inner {
     stats: Arc<Stats>,
     events: mpsc::UnboundedSender<Event>,
     concurrency: u32,
+    patience: Duration,
+}
+
+impl Inner {
+    /// A job waits here for as long as the window says, and for no more than a quarter of the time it has.
+    fn waits_until(&self, lease: &Lease) -> Instant {
+        lease.arrived + self.patience.min(lease.attempt_timeout / 4)
+    }
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Delivered>,
+    /// No job of `waiting` has waited too long before this.
+    impatient_at: Option<Instant>,
     running: u32,
 }
 
 impl Slots {
-    pub(crate) fn new(bench: Bench, concurrency: u32, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(bench: Bench, concurrency: u32, patience: Duration, stats: Arc<Stats>) -> Self {
         let events = bench.events.clone();
         Self(Arc::new(Inner {
             bench,
@@ -52,13 +64,18 @@ impl Slots {
             stats,
             events,
             concurrency,
+            patience,
         }))
     }
 
     /// Runs these jobs as slots become free, in this order.
     pub(crate) fn submit(&self, jobs: impl IntoIterator<Item = Delivered>) {
         let mut queue = self.queue();
-        queue.waiting.extend(jobs);
+        for job in jobs {
+            let at = self.0.waits_until(&job.lease);
+            queue.impatient_at = Some(queue.impatient_at.map_or(at, |before| before.min(at)));
+            queue.waiting.push_back(job);
+        }
         let wanted = u32::try_from(queue.waiting.len()).unwrap_or(u32::MAX);
         let more = wanted.min(self.0.concurrency - queue.running);
         if more > 0 {
@@ -79,20 +96,29 @@ impl Slots {
             .collect()
     }
 
-    /// Takes back the jobs that arrived before `arrived` and that no slot has started.
-    pub(crate) fn take_waiting_since(&self, arrived: Instant) -> Vec<Arc<Lease>> {
+    /// Takes back the jobs that no slot has started and that may wait no longer.
+    pub(crate) fn take_impatient(&self, now: Instant) -> Vec<Arc<Lease>> {
         let mut queue = self.queue();
-        let old = queue
-            .waiting
-            .iter()
-            .take_while(|delivered| delivered.lease.arrived <= arrived)
-            .count();
-        queue.waiting.drain(..old).map(|delivered| delivered.lease).collect()
+        if queue.impatient_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        let (mut impatient, mut next) = (Vec::new(), None);
+        queue.waiting.retain(|delivered| {
+            let at = self.0.waits_until(&delivered.lease);
+            if at <= now {
+                impatient.push(delivered.lease.clone());
+            } else {
+                next = Some(next.map_or(at, |next: Instant| next.min(at)));
+            }
+            at > now
+        });
+        queue.impatient_at = next;
+        impatient
     }
 
-    /// When the job arrived that waits the longest.
-    pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        self.queue().waiting.front().map(|delivered| delivered.lease.arrived)
+    /// When to ask [`Slots::take_impatient`], at the latest.
+    pub(crate) fn impatient_at(&self) -> Option<Instant> {
+        self.queue().impatient_at
     }
 
     /// Whether no slot is at work.
@@ -107,10 +133,10 @@ impl Slots {
     async fn run(self) {
         let mut next = self.next();
         while let Some(delivered) = next {
-            let finished = self.0.bench.run(delivered).await;
+            let answer = self.0.bench.run(delivered).await;
             // Before the event: whoever sees the last one also sees that no slot is at work.
             next = self.next();
-            if self.0.events.send(Event::Finished(finished)).is_err() {
+            if self.0.events.send(Event::Finished(answer)).is_err() {
                 break;
             }
             // Handlers that never wait must not keep the thread from everything else.
@@ -121,6 +147,9 @@ impl Slots {
     fn next(&self) -> Option<Delivered> {
         let mut queue = self.queue();
         let next = queue.waiting.pop_front();
+        if queue.waiting.is_empty() {
+            queue.impatient_at = None;
+        }
         if next.is_none() {
             queue.running -= 1;
             self.0.stats.running_is(queue.running);

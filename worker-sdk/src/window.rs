@@ -12,7 +12,8 @@ pub(crate) struct Window {
     concurrency: u32,
     full: u32,
     patience: Duration,
-    narrow: bool,
+    /// What a job waited for in vain, since then.
+    narrow: Option<Duration>,
     mean: Duration,
 }
 
@@ -24,13 +25,17 @@ impl Window {
             concurrency,
             full: full.clamp(concurrency, MAX_JOBS),
             patience,
-            narrow: false,
+            narrow: None,
             mean: Duration::ZERO,
         }
     }
 
     pub(crate) const fn jobs(&self) -> u32 {
-        if self.narrow { self.concurrency } else { self.full }
+        if self.narrow.is_some() {
+            self.concurrency
+        } else {
+            self.full
+        }
     }
 
     /// Jobs may wait here unstarted for this long.
@@ -38,16 +43,16 @@ impl Window {
         self.patience
     }
 
-    /// A job waited longer than that: hold no more than what can run.
-    pub(crate) const fn waited_too_long(&mut self) {
-        self.narrow = true;
+    /// Jobs waited too long, the one with the least patience for `waited`: hold no more than what can run.
+    pub(crate) fn waited_too_long(&mut self, waited: Duration) {
+        self.narrow = Some(self.narrow.map_or(waited, |before| before.min(waited)));
     }
 
     /// A job ran for this long. Once jobs are short again, some may wait here again.
     pub(crate) fn ran_for(&mut self, duration: Duration) {
         self.mean = (self.mean * 7 + duration) / 8;
-        if self.narrow && self.mean < self.patience / 4 {
-            self.narrow = false;
+        if self.narrow.is_some_and(|waited| self.mean < waited / 4) {
+            self.narrow = None;
         }
     }
 }
@@ -61,7 +66,7 @@ mod tests {
         let mut window = Window::new(4, 8, Duration::from_secs(2));
         assert_eq!(window.jobs(), 8);
         (0..20).for_each(|_| window.ran_for(Duration::from_secs(10)));
-        window.waited_too_long();
+        window.waited_too_long(Duration::from_secs(2));
         assert_eq!(window.jobs(), 4);
         window.ran_for(Duration::from_millis(1));
         assert_eq!(window.jobs(), 4);

@@ -133,12 +133,12 @@ impl Worker {
             handlers: parts.handlers,
             spans: parts.spans,
             events: sender,
-            worker_id: parts.worker_id,
         };
         let cancel_grace = parts.terms.cancel_grace;
         let engine = Engine {
+            slots: Slots::new(bench, parts.concurrency, parts.window.patience(), stats.clone()),
             session: Session::new(parts.terms, parts.window, stats.clone(), Instant::now()),
-            slots: Slots::new(bench, parts.concurrency, stats.clone()),
+            worker_id: parts.worker_id,
             dialer: parts.dialer,
             events,
             stats,

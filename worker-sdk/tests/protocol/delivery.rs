@@ -236,3 +236,45 @@ async fn job_that_waits_behind_long_ones_is_handed_back() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn job_that_has_little_time_waits_for_no_more_than_a_quarter_of_it() {
+    let mut broker = Broker::start();
+    let _worker = run(broker
+        .worker()
+        .concurrency(1)
+        .handler("long", async |_, _| pending::<()>().await));
+    let (mut stream, _) = broker.open_stream().await;
+    let mut short = job("short", "long");
+    short.attempt_timeout = Duration::from_secs(1).try_into().ok();
+    stream.jobs([job("runs", "long"), job("waits", "long"), short]).await;
+    let arrived = Instant::now();
+    for (token, waited) in [("short", Duration::from_millis(250)), ("waits", Duration::from_secs(2))] {
+        let settle = loop {
+            match stream.next_matter().await {
+                Some(Ask::Settle(settle)) => break settle,
+                Some(Ask::Flow(flow)) => assert_eq!(flow.max_jobs, 1),
+                other => panic!("{other:?}"),
+            }
+        };
+        stream.apply(&settle).await;
+        assert_eq!(tokens(&settle.settlements), [token]);
+        let about = arrived.elapsed().abs_diff(waited);
+        assert!(
+            about < Duration::from_millis(20),
+            "{token} after {:?}",
+            arrived.elapsed()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_of_a_type_that_nobody_asked_for_is_put_off() {
+    let mut broker = Broker::start();
+    let _worker = run(broker.worker().handler("known", async |_, _| ()));
+    let (mut stream, _) = broker.open_stream().await;
+    stream.jobs([job("a", "unknown")]).await;
+    let nack = stream.nacked().await;
+    // Given back it would come again at once, for ever.
+    assert_eq!((nack.action(), nack.delay.unwrap().seconds), (NackAction::Snooze, 10));
+}

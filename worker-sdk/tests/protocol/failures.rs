@@ -63,18 +63,21 @@ async fn attempt_that_takes_too_long_fails_with_the_words_operators_know() {
     assert_eq!(nack.action(), NackAction::Retry);
     let failure = nack.failure.unwrap();
     assert_eq!(failure.r#type, "Timeout");
-    assert!(
-        failure.message.contains("context deadline exceeded"),
-        "{}",
-        failure.message
-    );
+    let message = "context deadline exceeded after 3s: this worker's job timeout is 3s";
+    assert_eq!(failure.message, message);
     assert_eq!(started.elapsed().as_secs(), 3);
 
     let mut bounded = job("b", "bounded-by-job");
     bounded.attempt_timeout = Duration::from_mins(1).try_into().ok();
     let started = Instant::now();
     stream.jobs([bounded]).await;
-    assert_eq!(stream.nacked().await.failure.unwrap().r#type, "Timeout");
+    let failure = stream.nacked().await.failure.unwrap();
+    assert_eq!(failure.r#type, "Timeout");
+    assert!(
+        failure.message.ends_with(": the job's attempt_timeout is 1m"),
+        "{}",
+        failure.message
+    );
     // Just before the broker would have ended it.
     assert!(started.elapsed() < Duration::from_mins(1) && started.elapsed() > Duration::from_secs(59));
 }

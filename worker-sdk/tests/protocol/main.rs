@@ -10,6 +10,7 @@ mod cancellation;
 mod delivery;
 mod ending;
 mod failures;
+mod logging;
 mod progress;
 mod resume;
 mod spans;

@@ -3,8 +3,8 @@
 use std::{future::pending, time::Duration};
 
 use bananas_proto::server::{
-    DrainReason, Draining, ExtendResult, Heartbeat, settlement::Outcome as Answer, subscribe_request::Frame as Ask,
-    subscribe_response::Frame as Say,
+    DrainReason, Draining, ExtendResult, Heartbeat, NackAction, settlement::Outcome as Answer,
+    subscribe_request::Frame as Ask, subscribe_response::Frame as Say,
 };
 use bananas_worker::{CancelReason, JobContext};
 use bytes::Bytes;
@@ -203,6 +203,36 @@ async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
     let settlements = new.settled().await;
     assert_eq!(tokens(&settlements), ["late"]);
     assert!(matches!(&settlements[0].outcome, Some(Answer::Nack(nack)) if nack.action == 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_that_comes_while_the_next_stream_is_opened_is_given_back() {
+    let mut broker = Broker::start();
+    let _worker = run(broker
+        .worker()
+        .handler("quick", async |_, _| ())
+        .handler("long", async |_, _| pending::<()>().await));
+    let (mut old, _) = broker.open_stream().await;
+    old.jobs([job("running", "long")]).await;
+    old.say(Say::Draining(Draining {
+        reason: DrainReason::StreamAge.into(),
+        grace: None,
+    }))
+    .await;
+    // The first frame of the next stream names what the worker holds, and cannot name what comes now.
+    let (new, open) = broker.stream().await;
+    assert_eq!(open.held_tokens.len(), 1);
+    old.jobs([job("unnamed", "quick")]).await;
+    let settlements = old.settled().await;
+    assert_eq!(tokens(&settlements), ["unnamed"]);
+    assert!(matches!(&settlements[0].outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
+    // The broker is full: the old stream goes on, and what it brings is worked on again.
+    new.break_with(Code::Unavailable).await;
+    quiet().await;
+    old.jobs([job("goes-on", "quick")]).await;
+    let settlements = old.settled().await;
+    assert_eq!(tokens(&settlements), ["goes-on"]);
+    assert!(matches!(&settlements[0].outcome, Some(Answer::Ack(_))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,111 @@
+//! What the log says about jobs: what the broker has taken, and nothing before.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as Say};
+use bananas_worker::HandlerError;
+use tracing::subscriber::DefaultGuard;
+
+use crate::broker::{Broker, Stream, job, quiet, run};
+
+/// What was logged, as JSON, one object a line.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Everything that this thread logs from now on.
+    fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone());
+        (log, tracing::subscriber::set_default(subscriber.finish()))
+    }
+
+    fn lines(&self, text: &str) -> Vec<String> {
+        let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        all.lines()
+            .filter(|line| line.contains(text))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+async fn answer(stream: &mut Stream, result: wire::SettleResult) {
+    let settle = stream.settle_frame().await;
+    let results = vec![result; settle.settlements.len()];
+    let sequence = settle.sequence;
+    stream
+        .say(Say::SettleResults(wire::SettleResults { sequence, results }))
+        .await;
+    quiet().await;
+}
+
+fn lost() -> wire::SettleResult {
+    let error = wire::ItemError {
+        code: tonic::Code::FailedPrecondition.into(),
+        reason: "LEASE_LOST".to_owned(),
+        ..wire::ItemError::default()
+    };
+    wire::SettleResult {
+        error: Some(error),
+        ..wire::SettleResult::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_completed_when_the_broker_has_taken_its_answer() {
+    let (log, _guard) = Log::start();
+    let mut broker = Broker::start();
+    let _worker = run(broker.worker().handler("quick", async |_, _| ()));
+    let (mut stream, _) = broker.open_stream().await;
+    stream.jobs([job("a", "quick")]).await;
+    quiet().await;
+    assert!(log.lines("Job completed").is_empty(), "nobody has taken it yet");
+    answer(&mut stream, wire::SettleResult::default()).await;
+    assert_eq!(log.lines("Job completed").len(), 1);
+    // Too late: somebody else has the job.
+    stream.jobs([job("b", "quick")]).await;
+    answer(&mut stream, lost()).await;
+    assert_eq!(log.lines("Job completed").len(), 1);
+    assert_eq!(log.lines("the lease was over before the answer arrived").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_job_says_whether_it_is_dead() {
+    let (log, _guard) = Log::start();
+    let mut broker = Broker::start();
+    let _worker = run(broker.worker().handler("fails", async |_, _| {
+        tokio::time::sleep(Duration::from_millis(7)).await;
+        Err::<(), _>(HandlerError::retry("Smtp", "no route"))
+    }));
+    let (mut stream, _) = broker.open_stream().await;
+    for (state, dead) in [(JobState::Scheduled, false), (JobState::Dead, true)] {
+        stream.jobs([job("a", "fails")]).await;
+        let result = wire::SettleResult {
+            state: state.into(),
+            ..wire::SettleResult::default()
+        };
+        answer(&mut stream, result).await;
+        let line = log.lines("Job failed").pop().unwrap();
+        assert!(
+            line.contains(&format!("dead_letter={dead}")) && line.contains("no route"),
+            "{line}"
+        );
+    }
+}
