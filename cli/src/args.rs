@@ -54,7 +54,7 @@ pub(crate) struct Connection {
         long,
         global = true,
         default_value = "10s",
-        value_parser = humantime::parse_duration,
+        value_parser = time_limit,
         value_name = "DURATION",
         help_heading = "Global options"
     )]
@@ -64,6 +64,13 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn builder(&self) -> ClientBuilder {
         Client::builder().addresses(&self.broker).timeout(self.timeout)
+    }
+}
+
+fn time_limit(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a call needs some time; for example 10s".to_owned()),
+        other => other.map_err(|error| error.to_string()),
     }
 }
 

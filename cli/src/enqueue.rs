@@ -31,10 +31,10 @@ Examples:
 A line of --jsonl is an object; what it leaves out is taken from the options:
   routing_key, job_type, job_id, priority (1 to 9, \"low\", \"normal\", \"high\"),
   payload (any JSON) or payload_text or payload_base64, content_type, headers, labels,
-  delay, attempt_timeout, retention (\"10s\", \"5m\"), run_at, start_by (RFC 3339), unique (a key),
+  delay, attempt_timeout, retention (\"10s\", \"5m\"), run_at, start_by (RFC 3339, UTC), unique (a key),
   max_attempts, initial_backoff, max_backoff
 
-Of several jobs the ids are printed, in order, or with -o json an object for each: line, job_id,
+Of several jobs the names are printed, in order, or with -o json an object for each: line, job_id,
 deduplicated, error; with --wait the results, or the objects with job. A result or payload is an
 object with json, text or base64.";
 

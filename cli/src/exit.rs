@@ -5,6 +5,8 @@ use std::{fmt::Write as _, io, io::IsTerminal, process::ExitCode};
 use bananas_client::Error;
 use tonic::Code;
 
+use crate::output::escaped;
+
 /// The result of a command.
 pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
@@ -62,7 +64,7 @@ impl Failure {
     /// Prints the failure on stderr.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("{} {}", paint_error("error:"), self.message);
+            eprintln!("{} {}", paint_error("error:"), escaped(&self.message));
         }
         if let Some(hint) = self.hint {
             eprintln!(" hint: {hint}");

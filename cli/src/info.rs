@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit::Result,
-    output::{Output, age, since, timestamp},
+    output::{Output, age, rows, since, timestamp},
 };
 
 pub(crate) async fn run(client: &Client, output: Output) -> Result {
@@ -113,9 +113,5 @@ fn describe(info: &GetBrokerInfoResponse) -> String {
             ),
         ),
     ];
-    lines
-        .iter()
-        .map(|(name, value)| format!("{name:<10}{value}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    rows(10, lines)
 }

@@ -113,11 +113,7 @@ pub(crate) fn print_settled(job: &Job, output: Output) -> Result {
     if output.is_json() {
         output::print_line(&format!("{:#}", output::job(job)))?;
     } else if let Some(result) = &job.result {
-        output::print_bytes(&result.data)?;
-        // The prompt of a shell belongs on a line of its own.
-        if output::terminal_columns().is_some() && !result.data.is_empty() && !result.data.ends_with(b"\n") {
-            output::print_line("")?;
-        }
+        output::print_result(&result.data)?;
     }
     match how_it_failed(job) {
         None => Ok(()),
@@ -133,6 +129,8 @@ pub(crate) fn how_it_failed(job: &Job) -> Option<String> {
         return None;
     }
     let why = match &job.failure {
+        // Why it was cancelled says more than how its worker ended it.
+        _ if now == JobState::Cancelled && !job.cancel_reason.is_empty() => job.cancel_reason.clone(),
         Some(failure) if failure.r#type.is_empty() => failure.message.clone(),
         Some(failure) => format!("{}: {}", failure.r#type, failure.message),
         None => job.cancel_reason.clone(),
@@ -181,8 +179,9 @@ fn describe(job: &Job, full: bool) -> String {
     if let Some(progress) = &job.progress {
         lines.push(("progress", format!("{:.0} % {}", progress.percent, progress.message)));
     }
-    if job.cancel_requested {
-        lines.push(("cancel", format!("requested {}", job.cancel_reason)));
+    if job.cancel_requested || !job.cancel_reason.is_empty() {
+        let asked = if job.cancel_requested { "requested: " } else { "" };
+        lines.push(("cancel", format!("{asked}{}", job.cancel_reason)));
     }
     if let Some(failure) = &job.failure {
         lines.push(("failure", format!("{}: {}", failure.r#type, failure.message)));
@@ -198,11 +197,7 @@ fn describe(job: &Job, full: bool) -> String {
         Some(result) => lines.push(("result", format!("{} (--full shows it)", result.content_type))),
         None => {}
     }
-    lines
-        .iter()
-        .map(|(name, value)| format!("{name:<12}{}", value.trim()))
-        .collect::<Vec<_>>()
-        .join("\n")
+    output::rows(12, lines)
 }
 
 fn readable(bytes: &[u8]) -> String {
@@ -211,6 +206,8 @@ fn readable(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bananas_client::proto::Failure;
+
     use super::*;
 
     fn name(job: &str, queue: Option<&str>) -> Result<(String, JobId)> {
@@ -236,6 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn no_text_of_others_looks_like_a_row() {
+        let text = describe(
+            &Job {
+                failure: Some(Failure {
+                    message: "no\nstate       SUCCEEDED".into(),
+                    ..Failure::default()
+                }),
+                ..Job::default()
+            },
+            false,
+        );
+        assert_eq!(
+            text.lines().filter(|line| line.starts_with("state")).count(),
+            1,
+            "{text}"
+        );
+    }
+
+    #[test]
     fn only_success_is_success() {
         let job = |state: JobState| Job {
             state: state.into(),
@@ -243,5 +259,18 @@ mod tests {
         };
         assert_eq!(how_it_failed(&job(JobState::Succeeded)), None);
         assert_eq!(how_it_failed(&job(JobState::Dead)).unwrap(), "the job is DEAD");
+        let cancelled = Job {
+            cancel_reason: "wrong customer".into(),
+            failure: Some(Failure {
+                r#type: "Signal15".into(),
+                ..Failure::default()
+            }),
+            ..job(JobState::Cancelled)
+        };
+        assert_eq!(
+            how_it_failed(&cancelled).unwrap(),
+            "the job is CANCELLED: wrong customer"
+        );
+        assert!(describe(&cancelled, false).contains("cancel      wrong customer"));
     }
 }

@@ -113,7 +113,7 @@ fn describe(job: &LeasedJob) -> String {
         |_| format!("{} bytes that are no text", job.payload.len()),
         str::to_owned,
     );
-    [
+    let rows = [
         ("job", format!("{}/{}", job.routing_key, job.job_id)),
         ("type", job.job_type.clone()),
         ("priority", job.priority.to_string()),
@@ -124,11 +124,8 @@ fn describe(job: &LeasedJob) -> String {
         ("lease", output::since(job.lease_duration.as_ref())),
         ("token", token(job)),
         ("payload", payload),
-    ]
-    .iter()
-    .map(|(name, value)| format!("{name:<10}{}", value.trim_end()))
-    .collect::<Vec<_>>()
-    .join("\n")
+    ];
+    output::rows(10, rows)
 }
 
 #[cfg(test)]

@@ -105,6 +105,6 @@ async fn say_if_unreachable(client: Client) {
     if let Err(error) = client.with_timeout(NOTICE_AFTER).broker_info().await
         && error.is_unreachable()
     {
-        eprintln!("{}; still trying", error.message());
+        eprintln!("{}; still trying", output::escaped(error.message()));
     }
 }

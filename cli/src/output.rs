@@ -1,5 +1,6 @@
 //! What a command prints on stdout: tables for people, JSON for scripts.
 
+mod escape;
 mod json;
 mod table;
 mod text;
@@ -9,6 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use serde_json::Value;
 
 pub(crate) use self::{
+    escape::{escaped, one_line},
     json::{content, job, queue, state_name, worker},
     table::table,
     text::{age, duration, moment, since, state, timestamp},
@@ -65,9 +67,9 @@ fn terminal_size() -> Option<(usize, usize)> {
     Some(known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into())))
 }
 
-/// A line as it is.
+/// A line, or several.
 pub(crate) fn print_line(text: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{}", text.trim_end_matches('\n'))
+    writeln!(io::stdout().lock(), "{}", escaped(text.trim_end_matches('\n')))
 }
 
 /// Bytes as they are.
@@ -75,4 +77,31 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
+}
+
+/// A result as it is; on a terminal as text, on lines of its own.
+pub(crate) fn print_result(bytes: &[u8]) -> io::Result<()> {
+    match bytes {
+        [] => Ok(()),
+        _ if io::stdout().is_terminal() => print_line(&String::from_utf8_lossy(bytes)),
+        _ => print_bytes(bytes),
+    }
+}
+
+/// One of many results, on a line of its own.
+pub(crate) fn print_result_line(bytes: &[u8]) -> io::Result<()> {
+    if io::stdout().is_terminal() {
+        return print_line(&String::from_utf8_lossy(bytes));
+    }
+    let end = bytes.iter().rposition(|&byte| byte != b'\n').map_or(0, |last| last + 1);
+    print_bytes(&[&bytes[..end], b"\n"].concat())
+}
+
+/// Rows of a name and a value; what a value has after its first line is set in, so that it looks like no other row.
+pub(crate) fn rows<'a>(width: usize, rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
+    let row = |(name, value): (&str, String)| {
+        let value = value.trim_end().replace('\n', &format!("\n{:width$}", ""));
+        format!("{name:<width$}{value}")
+    };
+    rows.into_iter().map(row).collect::<Vec<_>>().join("\n")
 }

@@ -2,7 +2,10 @@
 
 use std::{io, time::Duration};
 
-use bananas_client::{Client, proto::Queue};
+use bananas_client::{
+    Client,
+    proto::{Lane, Queue, Worker},
+};
 use clap::Subcommand;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -11,6 +14,9 @@ use crate::{
     output::{self, Output, since, table, terminal_columns, timestamp},
     screen,
 };
+
+/// Of the workers of one queue.
+const MAX_WORKERS: usize = 10_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
@@ -35,7 +41,7 @@ pub(crate) enum QueueCommand {
         )]
         interval: Duration,
     },
-    /// Show a queue, with its ready jobs by priority and type
+    /// Show a queue, with its ready jobs by priority and type, and how many workers take them
     Get {
         /// Its routing key
         #[arg(value_name = "ROUTING_KEY")]
@@ -80,7 +86,11 @@ pub(crate) async fn run(client: &Client, command: QueueCommand, output: Output) 
         } => {
             watch(client, &prefix, limit, interval, output).await?;
         }
-        QueueCommand::Get { queue } => show(&client.queue(&queue).await?, output)?,
+        QueueCommand::Get { queue } => {
+            let (queue, workers) =
+                tokio::try_join!(client.queue(&queue), client.list_workers(Some(&queue), MAX_WORKERS))?;
+            show_with_workers(&queue, &workers, output)?;
+        }
         QueueCommand::Pause {
             queue,
             reason,
@@ -156,6 +166,52 @@ fn show(queue: &Queue, output: Output) -> io::Result<()> {
     output.value(|| output::queue(queue), || describe(queue))
 }
 
+/// Also how many of the connected workers take the jobs of each lane. A lane that nobody takes waits for ever.
+fn show_with_workers(queue: &Queue, workers: &[Worker], output: Output) -> io::Result<()> {
+    let takers: Vec<usize> = queue
+        .lanes
+        .iter()
+        .map(|lane| workers.iter().filter(|worker| takes(worker, lane)).count())
+        .collect();
+    output.value(
+        || {
+            let mut value = output::queue(queue);
+            for (lane, takers) in value["lanes"].as_array_mut().into_iter().flatten().zip(&takers) {
+                lane["workers"] = (*takers).into();
+            }
+            value
+        },
+        || {
+            if queue.lanes.is_empty() {
+                return describe(queue);
+            }
+            let rows = queue.lanes.iter().zip(&takers).map(|(lane, takers)| {
+                [
+                    lane.priority.to_string(),
+                    lane.job_type.clone(),
+                    lane.ready.to_string(),
+                    takers.to_string(),
+                ]
+            });
+            let lanes = table(&[">PRIORITY", "TYPE", ">READY", ">WORKERS"], rows);
+            let untaken = if takers.contains(&0) {
+                "\n\nno connected worker takes the types with 0 workers (callers of Lease are not counted)"
+            } else {
+                ""
+            };
+            format!("{}\n\n{lanes}{untaken}", describe(queue))
+        },
+    )
+}
+
+fn takes(worker: &Worker, lane: &Lane) -> bool {
+    worker.selector.as_ref().is_some_and(|selector| {
+        let (priorities, types) = (&selector.priorities, &selector.job_types);
+        (priorities.is_empty() || priorities.contains(&lane.priority))
+            && (types.is_empty() || types.contains(&lane.job_type))
+    })
+}
+
 fn describe(queue: &Queue) -> String {
     let mut lines = vec![
         ("routing key", queue.routing_key.clone()),
@@ -173,19 +229,7 @@ fn describe(queue: &Queue) -> String {
     if let Some(time) = &queue.pause_time {
         lines.push(("paused", format!("{} {}", timestamp(time), queue.pause_reason)));
     }
-    let mut text: Vec<String> = lines
-        .iter()
-        .map(|(name, value)| format!("{name:<13}{}", value.trim_end()))
-        .collect();
-    if !queue.lanes.is_empty() {
-        let rows = queue
-            .lanes
-            .iter()
-            .map(|l| [l.priority.to_string(), l.job_type.clone(), l.ready.to_string()]);
-        text.push(String::new());
-        text.push(table(&[">PRIORITY", "TYPE", ">READY"], rows));
-    }
-    text.join("\n")
+    output::rows(13, lines)
 }
 
 #[cfg(test)]

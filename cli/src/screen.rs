@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     exit::{Failure, Result, describe},
-    output::{terminal_columns, terminal_rows},
+    output::{escaped, terminal_columns, terminal_rows},
 };
 
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
@@ -70,7 +70,7 @@ impl Screen {
     fn draw(&self, text: &str) -> io::Result<()> {
         let (columns, rows) = (terminal_columns().unwrap_or(80), terminal_rows().unwrap_or(24));
         let mut frame = String::from("\x1b[H");
-        for (i, line) in text.lines().take(rows).enumerate() {
+        for (i, line) in escaped(text).lines().take(rows).enumerate() {
             let shown: String = line.chars().take(columns).collect();
             let (on, off) = if self.colours && is_heading(line) {
                 ("\x1b[1m", "\x1b[0m")

@@ -35,9 +35,11 @@ lease is lost, and SIGKILL --kill-after later; SIGKILL at the attempt timeout; a
 what is left of it when the command or the worker has ended. A process that leaves the group lives
 on; its output is read for one more second.
 
-With --http an answer of 2xx is the end of the job and its body the result. 408, 429, 5xx and no
-answer mean another attempt, after Retry-After if there is one; any other answer sends the job to
-the dead letters. The job's data are in the headers bananas-job-id, bananas-attempt and so on.
+With --http an answer of 2xx is the end of the job and its body the result. 400, 410, 413, 415 and
+422 send the job to the dead letters. Any other answer, and none, mean another attempt by the job's
+retry policy, or after Retry-After, but not sooner than 2 s, 4 s, 8 s and so on up to 10 min after
+the first, second, third attempt. The job's data are in the headers bananas-job-id,
+bananas-attempt and so on.
 
 Examples:
   bananas worker -q files --exec 'sha256sum | cut -d\" \" -f1'
@@ -95,7 +97,7 @@ pub(crate) struct WorkerArgs {
     /// What people call this worker [default: the host's name]
     #[arg(long, value_name = "NAME", env = "WORKER_ID", hide_env_values = true)]
     name: Option<String>,
-    /// The longest that one attempt may take, if the job does not say less
+    /// The longest that one attempt may take; a job's own attempt_timeout (default 5m) is never passed
     #[arg(long, value_name = "DURATION", env = "JOB_TIMEOUT", hide_env_values = true)]
     job_timeout: Option<String>,
     /// How long running jobs may go on after SIGTERM
@@ -159,6 +161,7 @@ pub(crate) async fn run(connection: &Connection, args: WorkerArgs) -> Result {
             "say what to do with a job: --exec COMMAND, --http URL, or -- PROGRAM ARGUMENTS",
         ));
     }
+    exec::check(&program[0])?;
     let exec = Exec {
         program,
         snooze: args.snooze,

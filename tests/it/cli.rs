@@ -157,6 +157,113 @@ async fn jobs_are_shown_and_cancelled() {
 }
 
 #[tokio::test]
+async fn texts_of_others_do_not_reach_the_terminal_as_they_are() {
+    let stand = Stand::shared().await;
+    let key = unique_key("evil");
+    let evil = "x\u{1b}]0;pwned\u{7}\u{1b}[2Jy\nstate       SUCCEEDED";
+    let target = format!("{key}/t");
+    let job = said(
+        &stand,
+        &["enqueue", &target, "--payload", evil, "--label", "l=a\u{1b}[2J"],
+    )
+    .await
+    .ok();
+    said(&stand, &["queue", "pause", &key, "--reason", evil]).await.ok();
+    for words in [
+        &["job", "get", job.stdout.trim(), "--full"][..],
+        &["queue", "get", &key],
+        &["queue", "list", &key],
+        &["job", "cancel", "--reason", evil, job.stdout.trim()],
+        &["job", "get", job.stdout.trim()],
+    ] {
+        let shown = said(&stand, words).await.ok();
+        let all = shown.stdout + &shown.stderr;
+        assert!(!all.contains(['\u{1b}', '\u{7}']), "{words:?}: {all:?}");
+        assert!(!all.lines().any(|line| line.starts_with("state       SUCC")), "{all}");
+    }
+    let waited = said(&stand, &["job", "wait", job.stdout.trim()]).await.ended_with(1);
+    assert!(
+        waited.stderr.contains("pwned") && !waited.stderr.contains('\u{1b}'),
+        "{waited:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_queue_shows_which_jobs_no_worker_takes() {
+    let stand = Stand::shared().await;
+    let key = unique_key("untaken");
+    let mut arguments = vec!["worker", "-q", &key, "-t", "taken", "--exec", "sleep 60"];
+    arguments.extend(["-c", "1"]);
+    let _worker = bananas(&stand, &arguments)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..4 {
+        said(&stand, &["enqueue", &format!("{key}/taken")]).await.ok();
+    }
+    said(&stand, &["enqueue", &format!("{key}/forgotten")]).await.ok();
+    eventually("the worker is listed", || async {
+        let shown = said(&stand, &["queue", "get", &key, "-o", "json"]).await.ok().json();
+        let lanes = shown["lanes"].as_array()?;
+        let workers = |kind: &str| {
+            let lane = lanes.iter().find(|lane| lane["job_type"] == kind)?;
+            lane["workers"].as_u64()
+        };
+        (workers("taken")? == 1 && workers("forgotten")? == 0).then_some(())
+    })
+    .await;
+    let shown = said(&stand, &["queue", "get", &key]).await.ok();
+    assert!(shown.stdout.contains("no connected worker takes"), "{shown:#?}");
+}
+
+#[tokio::test]
+async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
+    let stand = Stand::shared().await;
+    let key = unique_key("jsonl");
+    let mut enqueue = bananas(&stand, &["enqueue", "--jsonl", "-", "-q", &key, "-t", "t"]);
+    let lines = "\u{feff}{\"payload\":{\"b\":12345678901234567890123,\"a\":1.10}}\n{payload}\n{\"payload\":1}\n{\"payload\":2,\"unique\":\"u\"}\n{\"payload\":3}\n";
+    enqueue.kill_on_drop(true);
+    let done = run(enqueue, lines).await.ended_with(1);
+    assert!(
+        done.stderr.contains("line 2: key must be a string at column 2\n"),
+        "{done:#?}"
+    );
+    let names: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(names.len(), 4, "{done:#?}");
+    let first = said(&stand, &["job", "get", names[0], "--full", "-o", "json"])
+        .await
+        .ok();
+    assert!(first.stdout.contains("12345678901234567890123"), "{first:#?}");
+    assert!(first.stdout.contains("1.10"), "{first:#?}");
+    // In the order of the lines, though one of them has a key of its own.
+    let leased = said(&stand, &["lease", &key, "-n", "9"]).await.ok();
+    let payloads: Vec<&str> = leased
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("payload   "))
+        .skip(1)
+        .collect();
+    assert_eq!(payloads, ["1", "2", "3"]);
+    let directory = said(&stand, &["enqueue", "--jsonl", "/tmp", "-q", &key, "-t", "t"])
+        .await
+        .ended_with(USAGE);
+    assert!(directory.stderr.contains("/tmp: "), "{directory:#?}");
+    for (words, part) in [
+        (&["enqueue", "a/b", "--run-at", "tomorrow"][..], "YYYY-MM-DDThh:mm:ssZ"),
+        (
+            &["enqueue", "a/b", "--run-at", "2026-01-01 08:00:00"],
+            "YYYY-MM-DDThh:mm:ssZ",
+        ),
+        (&["info", "--timeout", "0s"], "a call needs some time"),
+        (&["worker", "--", "no-such-program"], "no such program in PATH"),
+    ] {
+        let refused = said(&stand, words).await.ended_with(USAGE);
+        assert!(refused.stderr.contains(part), "{refused:#?}");
+    }
+}
+
+#[tokio::test]
 async fn a_broker_that_is_not_there_is_unreachable() {
     let nobody = format!("http://127.0.0.1:{}", bananas_tests::ports::free());
     let mut info = command("bananas");

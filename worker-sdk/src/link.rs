@@ -19,7 +19,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where connections come from, if not from addresses.
 pub(crate) type ChannelSource = Arc<dyn Fn() -> Channel + Send + Sync>;
 
-/// Opens streams. Every stream has a connection of its own: names are resolved anew, and another broker may answer.
+/// Opens streams. Every stream has a connection of its own: names are resolved anew, and the next address is tried first, so that a worker that
+/// moves does not come back to the broker that it leaves.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     settings: ConnectionSettings,
@@ -45,10 +46,7 @@ pub(crate) struct Link {
 
 impl Dialer {
     pub(crate) fn new(settings: ConnectionSettings, addresses: &Addresses) -> Result<Self, Error> {
-        // The settings are checked once; afterwards they give a channel every time.
-        let first = settings.channel(addresses)?;
-        let (again, addresses) = (settings.clone(), addresses.clone());
-        let source = Arc::new(move || again.channel(&addresses).unwrap_or_else(|_| first.clone()));
+        let source = Arc::new(settings.channels(addresses)?);
         Ok(Self { settings, source })
     }
 
@@ -105,5 +103,32 @@ pub(crate) async fn writable(frames: Option<&mpsc::Sender<SubscribeRequest>>) {
             Err(_) => pending().await,
         },
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_stream_tries_the_next_address_first() {
+        let (a, b) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let addresses = [&a, &b].map(|listener| listener.local_addr().unwrap().to_string());
+        let dialer = Dialer::new(ConnectionSettings::default(), &addresses.join(",").parse().unwrap()).unwrap();
+        let mut went_to_a = Vec::new();
+        for number in 0..6 {
+            let dial = tokio::spawn(dialer.clone().dial(number, Open::default()));
+            went_to_a.push(tokio::select! {
+                _ = a.accept() => true,
+                _ = b.accept() => false,
+            });
+            dial.abort();
+        }
+        assert!(went_to_a.windows(2).all(|pair| pair[0] != pair[1]), "{went_to_a:?}");
     }
 }

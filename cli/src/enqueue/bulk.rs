@@ -75,7 +75,8 @@ pub(super) async fn run(
     args: &EnqueueArgs,
     output: Output,
 ) -> Result {
-    let lines = Lines::open(source).await?;
+    // A line that is a payload is left as it is.
+    let lines = Lines::open(source, !args.each_line).await?;
     let progress = progress_bar(args);
     let mut tally = Tally::default();
     let groups = stream::try_unfold(lines, async |mut lines| {
@@ -197,7 +198,7 @@ fn print(
 ) -> io::Result<()> {
     let number = answer.number;
     let mut error = None;
-    let mut text = None;
+    let (mut text, mut result) = (None, None);
     let mut value = json!({ "line": number });
     match &answer.result {
         Ok(enqueued) => {
@@ -205,7 +206,7 @@ fn print(
             tally.deduplicated += u64::from(enqueued.deduplicated);
             value["job_id"] = enqueued.job_id.to_string().into();
             value["deduplicated"] = enqueued.deduplicated.into();
-            text = Some(enqueued.job_id.to_string());
+            text = Some(format!("{}/{}", answer.queue, enqueued.job_id));
         }
         Err(refused) => {
             tally.refused += 1;
@@ -216,14 +217,12 @@ fn print(
     match job {
         Some(Ok(job)) => {
             value["job"] = output::job(job);
-            text = job
-                .result
-                .as_ref()
-                .map(|result| String::from_utf8_lossy(&result.data).into_owned());
+            text = None;
+            result = job.result.as_ref();
             if let Some(how) = how_it_failed(job) {
                 tally.failed += 1;
                 tally.exit(Exit::Failure);
-                text = None;
+                result = None;
                 error = Some((how, None));
             }
         }
@@ -244,11 +243,13 @@ fn print(
         return output.event(|| Value::clone(&value), String::new);
     }
     if let Some((message, _)) = error {
-        eprintln!("line {number}: {message}");
+        eprintln!("line {number}: {}", output::escaped(&message));
     }
-    match text {
-        Some(text) if !args.quiet => output::print_line(&text),
-        _ => Ok(()),
+    match (text, result) {
+        _ if args.quiet => Ok(()),
+        (Some(text), _) => output::print_line(&text),
+        (None, Some(result)) => output::print_result_line(&result.data),
+        (None, None) => Ok(()),
     }
 }
 

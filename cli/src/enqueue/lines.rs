@@ -28,26 +28,37 @@ const READ_AHEAD_LINES: usize = 4096;
 const MAX_GROUP_LINES: usize = 1000;
 const MAX_GROUP_BYTES: usize = 2 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// The way in for lines that are read ahead.
 #[derive(Debug)]
 pub(super) struct Lines {
     queue: mpsc::Receiver<std::io::Result<Line>>,
+    /// Of what is read.
+    name: String,
 }
 
 impl Lines {
-    pub(super) async fn open(source: Source) -> Result<Self> {
+    /// `without_mark`: the byte order mark that some editors put before a text is left out.
+    pub(super) async fn open(source: Source, without_mark: bool) -> Result<Self> {
+        let name = match &source {
+            Source::Stdin => "stdin".to_owned(),
+            Source::File(path) => path.display().to_string(),
+        };
         let (lines, queue) = mpsc::channel(READ_AHEAD_LINES);
         match source {
-            Source::Stdin => tokio::spawn(read(BufReader::with_capacity(BUFFER_BYTES, stdin()), lines)),
+            Source::Stdin => {
+                let read = read(BufReader::with_capacity(BUFFER_BYTES, stdin()), lines, without_mark);
+                tokio::spawn(read)
+            }
             Source::File(path) => {
                 let file = File::open(&path)
                     .await
                     .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-                tokio::spawn(read(BufReader::with_capacity(BUFFER_BYTES, file), lines))
+                tokio::spawn(read(BufReader::with_capacity(BUFFER_BYTES, file), lines, without_mark))
             }
         };
-        Ok(Self { queue })
+        Ok(Self { queue, name })
     }
 
     /// At least one line, and what else has been read; empty at the end.
@@ -57,7 +68,7 @@ impl Lines {
         let Some(first) = self.queue.recv().await else {
             return Ok(group);
         };
-        let mut next = Some(first?);
+        let mut next = Some(self.read(first)?);
         while let Some(line) = next {
             bytes += line.bytes.len();
             group.push(line);
@@ -65,15 +76,19 @@ impl Lines {
                 break;
             }
             next = match self.queue.try_recv() {
-                Ok(line) => Some(line?),
+                Ok(line) => Some(self.read(line)?),
                 Err(_) => None,
             };
         }
         Ok(group)
     }
+
+    fn read(&self, line: std::io::Result<Line>) -> Result<Line> {
+        line.map_err(|error| Failure::usage(format!("{}: {error}", self.name)))
+    }
 }
 
-async fn read(mut input: impl AsyncBufRead + Unpin, lines: mpsc::Sender<std::io::Result<Line>>) {
+async fn read(mut input: impl AsyncBufRead + Unpin, lines: mpsc::Sender<std::io::Result<Line>>, without_mark: bool) {
     let mut number = 0;
     loop {
         let mut bytes = Vec::new();
@@ -86,6 +101,9 @@ async fn read(mut input: impl AsyncBufRead + Unpin, lines: mpsc::Sender<std::io:
             }
         }
         number += 1;
+        if number == 1 && without_mark && bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+        }
         if bytes.last() == Some(&b'\n') {
             bytes.pop();
             if bytes.last() == Some(&b'\r') {
@@ -106,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn lines_are_numbered_and_lose_their_end() {
         let (lines, mut queue) = mpsc::channel(10);
-        read(&b"a\n\r\n\nb\r\nlast"[..], lines).await;
+        read(&b"\xef\xbb\xbfa\n\r\n\nb\r\nlast"[..], lines, true).await;
         let mut seen = Vec::new();
         while let Some(line) = queue.recv().await {
             let line = line.unwrap();

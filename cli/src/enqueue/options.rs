@@ -14,11 +14,11 @@ pub(super) struct JobOptions {
     /// Not before this long from now
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "run_at")]
     pub delay: Option<Duration>,
-    /// Not before this moment, for example 2030-01-31T08:00:00Z
-    #[arg(long, value_parser = humantime::parse_rfc3339_weak, value_name = "TIME")]
+    /// Not before this moment in UTC, YYYY-MM-DDThh:mm:ssZ; at most a year ahead
+    #[arg(long, value_parser = moment, value_name = "TIME")]
     pub run_at: Option<SystemTime>,
-    /// Expires if no worker took it by this moment
-    #[arg(long, value_parser = humantime::parse_rfc3339_weak, value_name = "TIME")]
+    /// Expires if no worker took it by this moment, YYYY-MM-DDThh:mm:ssZ
+    #[arg(long, value_parser = moment, value_name = "TIME")]
     pub start_by: Option<SystemTime>,
     /// The longest that one attempt may take
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -75,6 +75,12 @@ pub(super) enum Conflict {
     ReturnExisting,
     /// An error, exit code 4
     Reject,
+}
+
+/// A moment as the command line and a line of JSON say it.
+pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
+    humantime::parse_rfc3339(text)
+        .map_err(|_| "not a moment in UTC from 1970 on, written as YYYY-MM-DDThh:mm:ssZ".to_owned())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

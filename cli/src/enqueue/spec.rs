@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::JobOptions;
+use super::{JobOptions, options::moment};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,7 +44,7 @@ pub(super) fn read(
     queue: Option<&str>,
     job_type: Option<&str>,
 ) -> Result<NewJob, String> {
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| in_line(&error))?;
     let routing_key = line.routing_key.as_deref().or(queue).ok_or("routing_key is missing")?;
     let job_type = line.job_type.as_deref().or(job_type).ok_or("job_type is missing")?;
 
@@ -90,6 +90,16 @@ pub(super) fn read(
     Ok(options.apply(job))
 }
 
+/// The error without its position, which counts the lines of this one.
+fn in_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&position) {
+        Some(what) => format!("{what} at column {}", error.column()),
+        None => text,
+    }
+}
+
 fn read_priority(value: &Value) -> Result<Priority, String> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -105,9 +115,7 @@ fn duration(name: &str, text: Option<&str>) -> Result<Option<Duration>, String> 
 }
 
 fn time(name: &str, text: Option<&str>) -> Result<Option<std::time::SystemTime>, String> {
-    text.map(humantime::parse_rfc3339_weak)
-        .transpose()
-        .map_err(|error| format!("{name}: {error}"))
+    text.map(moment).transpose().map_err(|error| format!("{name}: {error}"))
 }
 
 #[cfg(test)]
@@ -144,7 +152,11 @@ mod tests {
     fn bad_lines_say_what_is_wrong() {
         let none = options(&[]);
         for (line, part) in [
-            ("{", "EOF"),
+            ("{", "EOF while parsing an object at column 1"),
+            (
+                r#"{"routing_key":"q","job_type":"t","run_at":"tomorrow"}"#,
+                "run_at: not a moment in UTC",
+            ),
             ("{}", "routing_key"),
             (r#"{"routing_key":"q"}"#, "job_type"),
             (r#"{"routing_key":"q","job_type":"t","prio":1}"#, "prio"),

@@ -190,6 +190,12 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_the_order_of_fields_stay_as_they_were_sent() {
+        let text = r#"{"b":12345678901234567890123,"a":1e-7,"c":1.10}"#;
+        assert_eq!(content(text.as_bytes(), "application/json")["json"].to_string(), text);
+    }
+
+    #[test]
     fn bytes_that_are_no_text_are_base64() {
         assert_eq!(content(&[0xff], ""), json!({ "base64": "/w==" }));
     }

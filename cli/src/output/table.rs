@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 
-use super::terminal_columns;
+use super::{one_line, terminal_columns};
 
 /// The narrowest that a column becomes, to make a table fit.
 const MIN_COLUMN: usize = 8;
@@ -15,7 +15,8 @@ pub(crate) fn table<R>(headings: &[&str], rows: impl IntoIterator<Item = R>) -> 
 where
     R: IntoIterator<Item = String>,
 {
-    let mut rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.into_iter().collect()).collect();
+    let cells = |row: R| row.into_iter().map(|cell| one_line(&cell).into_owned()).collect();
+    let mut rows: Vec<Vec<String>> = rows.into_iter().map(cells).collect();
     if let Some(columns) = terminal_columns() {
         fit(headings, &mut rows, columns);
     }
@@ -71,6 +72,12 @@ fn render(headings: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_is_one_line() {
+        let text = table(&["REASON"], [["a\nREADY\u{1b}[2J".to_owned()]]);
+        assert_eq!(text, "REASON\na\\nREADY\\u001b[2J");
+    }
 
     #[test]
     fn columns_line_up() {

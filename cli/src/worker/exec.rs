@@ -1,7 +1,8 @@
 //! Runs a program for a job: payload in, result out, exit code as the verdict.
 
 use std::{
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    path::Path,
     pin::pin,
     process::{ExitStatus, Stdio},
     sync::Arc,
@@ -18,6 +19,7 @@ use tokio::{
 };
 
 use super::guard::Guard;
+use crate::exit::Failure;
 
 /// The data are wrong: no other attempt will do better. From sysexits.h.
 const EX_DATAERR: i32 = 65;
@@ -27,6 +29,27 @@ const EX_TEMPFAIL: i32 = 75;
 const MAX_STDERR_BYTES: usize = 16 << 10;
 /// How long the pipes are read after the program has ended, for what it wrote last.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// Says so before any job is taken if there is no such program.
+pub(super) fn check(program: &str) -> Result<(), Failure> {
+    let runs = |path: &Path| {
+        path.is_file()
+            && path
+                .metadata()
+                .is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0)
+    };
+    let found = if program.contains('/') {
+        runs(Path::new(program))
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|directory| runs(&directory.join(program)))
+    };
+    if found {
+        return Ok(());
+    }
+    let place = if program.contains('/') { "" } else { " in PATH" };
+    Err(Failure::usage(format!("{program}: there is no such program{place}")))
+}
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -269,6 +292,14 @@ mod tests {
             killed,
             HandlerError::retry("Signal9", "signal: 9 (SIGKILL)").with_stack("")
         );
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_noticed_at_the_start() {
+        assert!(check("sh").is_ok() && check("/bin/sh").is_ok());
+        for program in ["no-such-program", "/no/such/program", "/", ""] {
+            assert!(check(program).is_err(), "{program}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,10 @@
 //! Posts a job to a URL: the answer's code is the verdict, its body the result.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    error::Error,
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use bananas_worker::{HandlerError, JobContext, Outcome};
 use bytes::Bytes;
@@ -16,6 +20,15 @@ use crate::exit::{Failure, Result};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much of an answer that is no success is kept with the failure.
 const MAX_SHOWN_CHARS: usize = 2_000;
+/// What is wrong with the job itself: another attempt would be answered in the same way. Everything else may be the server's own trouble, for example
+/// while another version of it is rolled out.
+const REFUSALS_OF_THE_JOB: [StatusCode; 5] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::GONE,
+    StatusCode::PAYLOAD_TOO_LARGE,
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    StatusCode::UNPROCESSABLE_ENTITY,
+];
 
 /// Where to post, and how much to take back.
 #[derive(Debug)]
@@ -56,7 +69,8 @@ impl Http {
             answer = self.client.request(request) => answer,
             reason = job.cancelled() => return Err(HandlerError::retry("Cancelled", format!("{reason:?}"))),
         };
-        let answer = answer.map_err(|error| HandlerError::retry("Http", format!("{}: {error:#}", self.url)))?;
+        let answer =
+            answer.map_err(|error| HandlerError::retry("Http", format!("{}: {}", self.url, causes(&error))))?;
         let (parts, body) = answer.into_parts();
         let body = Limited::new(body, self.max_result_bytes).collect().await;
         let body = match body {
@@ -65,9 +79,9 @@ impl Http {
                 let text = format!("the answer has more than {} bytes", self.max_result_bytes);
                 return Err(HandlerError::dead_letter("ResultTooLarge", text));
             }
-            Err(error) => return Err(HandlerError::retry("Http", error)),
+            Err(error) => return Err(HandlerError::retry("Http", causes(error.as_ref()))),
         };
-        verdict(parts.status, &parts.headers, body)
+        verdict(parts.status, &parts.headers, body, job.attempt())
     }
 }
 
@@ -77,7 +91,7 @@ fn add_headers(headers: &mut HeaderMap, job: &JobContext) {
     } else {
         job.content_type()
     };
-    let as_json = |map| serde_json::to_string(map).unwrap_or_default();
+    let as_json = |map| ascii(&serde_json::to_string(map).unwrap_or_default());
     for (name, value) in [
         (header::CONTENT_TYPE, content_type.to_owned()),
         (HeaderName::from_static("bananas-job-id"), job.job_id().to_owned()),
@@ -113,29 +127,99 @@ fn add_headers(headers: &mut HeaderMap, job: &JobContext) {
     }
 }
 
-fn verdict(code: StatusCode, headers: &HeaderMap, body: Bytes) -> Result<Outcome, HandlerError> {
+/// The error and what it came from: its own text says only at which step it was.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        // Some name their source themselves.
+        if texts.last().is_none_or(|last| !last.contains(&text)) {
+            texts.push(text);
+        }
+        source = error.source();
+    }
+    texts.join(": ")
+}
+
+/// JSON that every HTTP server takes for a header.
+fn ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(text, "\\u{unit:04x}");
+            }
+        }
+    }
+    text
+}
+
+fn verdict(code: StatusCode, headers: &HeaderMap, body: Bytes, attempt: u32) -> Result<Outcome, HandlerError> {
+    let header = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+    };
     if code.is_success() {
         if body.is_empty() {
             return Ok(Outcome::ack());
         }
-        let content_type = headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        return Ok(Outcome::ack_with(body, content_type));
+        return Ok(Outcome::ack_with(body, header(header::CONTENT_TYPE)));
     }
-    let shown: String = String::from_utf8_lossy(&body).chars().take(MAX_SHOWN_CHARS).collect();
+    let text = String::from_utf8_lossy(&body);
+    let text = if header(header::CONTENT_TYPE).starts_with("text/html") {
+        without_tags(&text)
+    } else {
+        text.trim().to_owned()
+    };
+    let mut message = code.to_string();
+    if code.is_redirection() {
+        let _ = write!(message, " to {}, which is not followed", header(header::LOCATION));
+    }
+    if !text.is_empty() {
+        message.push_str(": ");
+        message.extend(text.chars().take(MAX_SHOWN_CHARS));
+    }
     let kind = format!("Http{}", code.as_u16());
-    let message = format!("{code}: {}", shown.trim());
-    let later = matches!(code, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-    if code.is_server_error() || later {
-        let error = HandlerError::retry(kind, message);
-        return Err(match retry_after(headers, SystemTime::now()) {
-            Some(delay) => error.after(delay),
-            None => error,
-        });
+    if REFUSALS_OF_THE_JOB.contains(&code) {
+        return Err(HandlerError::dead_letter(kind, message));
     }
-    Err(HandlerError::dead_letter(kind, message))
+    let error = HandlerError::retry(kind, message);
+    Err(match retry_after(headers, SystemTime::now()) {
+        Some(delay) => error.after(delay.max(usual_backoff(attempt))),
+        None => error,
+    })
+}
+
+/// The words of a page.
+fn without_tags(page: &str) -> String {
+    let mut in_tag = false;
+    let text: String = page
+        .chars()
+        .map(|c| match c {
+            '<' => {
+                in_tag = true;
+                ' '
+            }
+            '>' => {
+                in_tag = false;
+                ' '
+            }
+            _ if in_tag => ' ',
+            c => c,
+        })
+        .collect();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The backoff of a job without a policy of its own: a server that says "at once" all the time does not use up the attempts.
+fn usual_backoff(attempt: u32) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(16);
+    Duration::from_secs(2 << doublings).min(Duration::from_mins(10))
 }
 
 /// Seconds, or a date. At most a day: a server that says more is not believed.
@@ -176,6 +260,7 @@ mod tests {
             StatusCode::from_u16(code).unwrap(),
             &headers(retry_after),
             Bytes::from_static(b"why"),
+            2,
         )
     }
 
@@ -183,9 +268,13 @@ mod tests {
     fn answers_are_verdicts() {
         assert_eq!(of(200, None).unwrap(), Outcome::ack_with("why", ""));
         assert_eq!(
-            of(404, None).unwrap_err(),
-            HandlerError::dead_letter("Http404", "404 Not Found: why")
+            of(422, None).unwrap_err(),
+            HandlerError::dead_letter("Http422", "422 Unprocessable Entity: why")
         );
+        for code in [401, 403, 404, 409, 425] {
+            let error = of(code, None).unwrap_err();
+            assert!(format!("{error:?}").contains("dead: false"), "{error:?}");
+        }
         assert_eq!(
             of(500, None).unwrap_err(),
             HandlerError::retry("Http500", "500 Internal Server Error: why")
@@ -196,6 +285,44 @@ mod tests {
         );
         let busy = HandlerError::retry("Http429", "429 Too Many Requests: why").after(Duration::from_secs(7));
         assert_eq!(of(429, Some("7")).unwrap_err(), busy);
+        // The second attempt: no sooner than after 4 s.
+        let at_once = HandlerError::retry("Http429", "429 Too Many Requests: why").after(Duration::from_secs(4));
+        assert_eq!(of(429, Some("0")).unwrap_err(), at_once);
+    }
+
+    #[test]
+    fn a_failure_says_what_the_server_said() {
+        let mut headers = headers(None);
+        headers.insert(header::LOCATION, HeaderValue::from_static("/login"));
+        let error = verdict(StatusCode::FOUND, &headers, Bytes::new(), 1).unwrap_err();
+        assert_eq!(
+            error,
+            HandlerError::retry("Http302", "302 Found to /login, which is not followed")
+        );
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/html; charset=utf-8"),
+        );
+        let page = "<html>\n<body class=\"x\"><h1>502</h1>no  upstream</body></html>";
+        let error = verdict(StatusCode::BAD_GATEWAY, &headers, page.into(), 1).unwrap_err();
+        assert_eq!(
+            error,
+            HandlerError::retry("Http502", "502 Bad Gateway: 502 no upstream")
+        );
+        assert_eq!(
+            ascii("{\"stadt\":\"Köln 🍌\"}"),
+            "{\"stadt\":\"K\\u00f6ln \\ud83c\\udf4c\"}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named_with_the_reason() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri: Uri = format!("http://{}/", nobody.local_addr().unwrap()).parse().unwrap();
+        drop(nobody);
+        let http = Http::new(&uri.to_string(), 1).unwrap();
+        let error = http.client.get(uri).await.unwrap_err();
+        assert!(causes(&error).contains("refused"), "{}", causes(&error));
     }
 
     #[test]

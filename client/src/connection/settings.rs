@@ -52,9 +52,17 @@ impl ConnectionSettings {
     /// A channel that connects at the first call and again whenever the connection breaks: names are resolved anew and the next
     /// address is taken. A call that finds no broker fails at once; waiting between attempts is the caller's part.
     pub fn channel(&self, addresses: &Addresses) -> Result<Channel, Error> {
+        Ok(self.channels(addresses)?())
+    }
+
+    /// As many such channels as are asked for; each begins at the address after that of the one before.
+    pub fn channels(&self, addresses: &Addresses) -> Result<impl Fn() -> Channel + Send + Sync + use<>, Error> {
+        let endpoint = self.endpoint(addresses)?;
         let connector = Connector::new(addresses.clone(), self.connect_timeout);
-        let connect = service_fn(move |_| connector.clone().connect());
-        Ok(self.endpoint(addresses)?.connect_with_connector_lazy(connect))
+        Ok(move || {
+            let connector = connector.clone();
+            endpoint.connect_with_connector_lazy(service_fn(move |_| connector.clone().connect()))
+        })
     }
 
     fn endpoint(&self, addresses: &Addresses) -> Result<Endpoint, Error> {

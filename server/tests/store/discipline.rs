@@ -148,22 +148,6 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
                     .iter()
                     .all(Result::is_ok)
             );
-            let releases: Vec<_> = look
-                .jobs
-                .iter()
-                .map(|job| nack(job.job_id, look.nonce, NackAction::Release))
-                .collect();
-            let all: Vec<_> = releases.iter().collect();
-            assert!(
-                space
-                    .store
-                    .nack(&space.keys, &all)
-                    .await
-                    .unwrap()
-                    .iter()
-                    .all(Result::is_ok)
-            );
-            let look = space.lease(jobs as u32).await;
             let acks: Vec<_> = look
                 .jobs
                 .iter()
@@ -178,6 +162,24 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
                 space
                     .store
                     .ack(&space.keys, &all)
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(Result::is_ok)
+            );
+            // What is released is no plain job any more: its releases are counted.
+            space.fill(&plain(jobs)).await;
+            let look = space.lease(jobs as u32).await;
+            let releases: Vec<_> = look
+                .jobs
+                .iter()
+                .map(|job| nack(job.job_id, look.nonce, NackAction::Release))
+                .collect();
+            let all: Vec<_> = releases.iter().collect();
+            assert!(
+                space
+                    .store
+                    .nack(&space.keys, &all)
                     .await
                     .unwrap()
                     .iter()

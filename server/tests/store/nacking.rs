@@ -1,7 +1,7 @@
 //! nack.lua.
 
 use bananas_broker::{
-    domain::{Error, JobState, Nonce, record::OwnPolicy},
+    domain::{Error, JobId, JobState, Nonce, record::OwnPolicy},
     store::{NackAction, NackItem},
 };
 
@@ -14,6 +14,7 @@ crate::facts![
     a_job_without_attempts_left_is_dead,
     a_failure_not_worth_another_attempt_is_dead_at_once,
     a_release_puts_the_job_back_at_the_head,
+    a_job_that_is_released_again_and_again_is_put_off,
     jobs_released_together_keep_their_order,
     a_snooze_counts_nothing,
     a_dead_letter_and_a_discard_are_final,
@@ -280,4 +281,38 @@ async fn a_job_that_no_worker_confirms_is_dead_in_the_end(space: &Space) {
     let all = space.snapshot().await;
     assert_eq!(all.states.values().next().unwrap()["ft"], b"Unconfirmed");
     space.reached(("nack", "given back too often"));
+}
+
+/// The time of a scheduled job has come.
+async fn make_due(space: &Space, job_id: JobId) {
+    let scheduled = space.keys.key("z");
+    space
+        .command::<i64>("ZADD", &[scheduled.as_bytes(), b"XX", b"1", &job_id.0])
+        .await;
+}
+
+async fn a_job_that_is_released_again_and_again_is_put_off(space: &Space) {
+    space.fill(&plain(1)).await;
+    let mut waits = Vec::new();
+    for time in 1..=8 {
+        let (job, nonce) = space.lease_one().await;
+        let outcome = space.nack(job.job_id, nonce, NackAction::Release).await.unwrap();
+        match outcome.due_ms {
+            None => assert_eq!(outcome.state, Some(JobState::Ready), "release {time}"),
+            Some(due_ms) => {
+                assert_eq!(outcome.state, Some(JobState::Scheduled), "release {time}");
+                waits.push(due_ms - outcome.settled.now_ms);
+                make_due(space, job.job_id).await;
+            }
+        }
+    }
+    assert_eq!(waits, [250, 500, 1_000]);
+    // An attempt ends the row.
+    let (job, nonce) = space.lease_one().await;
+    space.nack(job.job_id, nonce, NackAction::Retry).await.unwrap();
+    make_due(space, job.job_id).await;
+    let (job, nonce) = space.lease_one().await;
+    let outcome = space.nack(job.job_id, nonce, NackAction::Release).await.unwrap();
+    assert_eq!((outcome.state, outcome.due_ms), (Some(JobState::Ready), None));
+    space.reached(("nack", "released again and again"));
 }

@@ -95,6 +95,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "release of several keeps their order",
             "given back, unconfirmed",
             "given back too often",
+            "released again and again",
             "release, cancel pending",
             "snooze",
             "snooze, cancel pending",

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,13 +12,13 @@ use tracing::subscriber::DefaultGuard;
 
 use crate::broker::{Broker, Stream, job, quiet, run};
 
-/// What was logged, as JSON, one object a line.
+/// What was logged, one event a line.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        self.bytes().write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -27,6 +27,10 @@ impl Write for Log {
 }
 
 impl Log {
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Everything that this thread logs from now on.
     fn start() -> (Self, DefaultGuard) {
         let log = Self::default();
@@ -38,8 +42,8 @@ impl Log {
     }
 
     fn lines(&self, text: &str) -> Vec<String> {
-        let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        all.lines()
+        String::from_utf8_lossy(&self.bytes())
+            .lines()
             .filter(|line| line.contains(text))
             .map(str::to_owned)
             .collect()

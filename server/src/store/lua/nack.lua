@@ -1,7 +1,7 @@
 -- Settles leased jobs as not done.
 -- KEYS  meta, leases, lease deadlines, settled, scheduled, lane index, dead
 -- ARGV  broker, dedupe window ms, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
---       jitter in thousandths, max unconfirmed, then per job: id, nonce, action ('T' retry, 'L' release, 'G' given back by a broker because no worker has it, 'U' the same, counted as an unconfirmed delivery, 'Z' snooze, 'D' dead-letter, 'C' discard, 'Q' set aside: the record cannot be read),
+--       jitter in thousandths, max unconfirmed, then per job: id, nonce, action ('T' retry, 'L' release (put off by 250 ms to 10 s from the sixth time in a row on), 'G' given back by a broker because no worker has it, 'U' the same, counted as an unconfirmed delivery, 'Z' snooze, 'D' dead-letter, 'C' discard, 'Q' set aside: the record cannot be read),
 --       delay ms or '' ('G' and 'U': only if this stream (8) keeps it, '' always), random number in [0, 1), failure type, message, stack
 -- RETURNS {now ms, per job: code, state, due ms}
 --         codes: 0 applied, 1 settled so before, 2 lease lost, 3 settled otherwise before
@@ -11,6 +11,8 @@ local default_attempts = tonumber(ARGV[4])
 local defaults = { initial_ms = tonumber(ARGV[5]), max_ms = tonumber(ARGV[6]), multiplier = tonumber(ARGV[7]), jitter = tonumber(ARGV[8]) }
 local max_unconfirmed = tonumber(ARGV[9])
 local STRIDE, FIRST = 8, 10
+-- Releases in a row, without an attempt in between, before a job is put off.
+local FREE_RELEASES = 5
 local count = (#ARGV - FIRST + 1) / STRIDE
 local ids = {}
 for k = 1, count do ids[k] = ARGV[FIRST + (k - 1) * STRIDE] end
@@ -41,7 +43,7 @@ for k = 1, count do
     local flags = byte(value, 23)
     local head = read_head(id)
     local state = {}
-    if has(flags, FLAG_STATE) then state = try('HMGET', base .. 's' .. id, 'a', 'cr', 'un') or {} end
+    if has(flags, FLAG_STATE) then state = try('HMGET', base .. 's' .. id, 'a', 'cr', 'un', 'rl') or {} end
     touch(base .. 's' .. id)
     local plan = { id = id, nonce = nonce, action = action, flags = flags, head = head, from = from }
     local delay = ARGV[from + 3]
@@ -55,15 +57,23 @@ for k = 1, count do
       plan.to = STATE_DEAD
     elseif state[2] then
       plan.to = STATE_CANCELLED -- a cancel was asked for: no further attempt
-    elseif action == 'L' or action == 'G' then
+    elseif action == 'G' then
       plan.to = STATE_READY
+    elseif action == 'L' then
+      plan.releases = tonumber(state[4] or 0) + 1
+      if plan.releases <= FREE_RELEASES then
+        plan.to = STATE_READY
+      else
+        -- Nobody can do it at the moment: it does not go round and round.
+        plan.to, plan.due = STATE_SCHEDULED, now + min(10000, 250 * 2 ^ (plan.releases - FREE_RELEASES - 1))
+      end
     elseif action == 'U' then
       plan.unconfirmed = tonumber(state[3] or 0) + 1
       plan.to = plan.unconfirmed < max_unconfirmed and STATE_READY or STATE_DEAD
     elseif action == 'Z' then
       plan.to, plan.due = STATE_SCHEDULED, now + tonumber(delay)
     else
-      plan.attempts = tonumber(state[1] or 0) + 1
+      plan.attempts, plan.releases = tonumber(state[1] or 0) + 1, state[4] and 0
       local most = head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts
       local hopeless = plan.attempts >= most
       if head.types and head.types > 0 and not hopeless then
@@ -115,6 +125,10 @@ for n, plan in ipairs(plans) do
     fields[#fields + 1] = 'a'
     fields[#fields + 1] = plan.attempts
   end
+  if plan.releases then
+    fields[#fields + 1] = 'rl'
+    fields[#fields + 1] = plan.releases
+  end
   if plan.unconfirmed then
     if to == STATE_DEAD then fields = { 'ft', 'Unconfirmed', 'fm', plan.unconfirmed .. UNCONFIRMED_TEXT, 'fs', '', 'fa', now } end
     fields[#fields + 1] = 'un'
@@ -126,7 +140,7 @@ for n, plan in ipairs(plans) do
     quarantine(id, 'unreadable record')
   elseif to == STATE_READY then
     local flags = plan.flags
-    if plan.unconfirmed then
+    if plan.unconfirmed or plan.releases then
       call('HSET', base .. 's' .. id, unpack(fields))
       if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
     end

@@ -92,7 +92,8 @@ if #over > 0 then
       elseif timed then
         timed_out = timed_out + 1
         local attempts = tonumber(state[1] or 0) + 1
-        local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its timeout', 'fs', '', 'fa', now }
+        local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its attempt_timeout of '
+          .. attempt_timeout(head, default_timeout) / 1000 .. ' s', 'fs', '', 'fa', now }
         if attempts >= (head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts) then
           dead = dead + 1
           release_unique(id, flags)

@@ -220,6 +220,7 @@ impl<'a> Drive<'a> {
             due_ms: after.scheduled.get(&id).copied().unwrap_or(0),
             lease: None,
             attempts: 0,
+            releases: 0,
             losses: 0,
             unconfirmed: 0,
             cancel_by_ms: None,

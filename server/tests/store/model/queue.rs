@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use bananas_broker::domain::{
-    JobState, Keeper, Nonce,
-    state::{Event, TRANSITIONS},
+use bananas_broker::{
+    domain::{
+        JobState, Keeper, Nonce,
+        state::{Event, TRANSITIONS},
+    },
+    store::NackAction,
 };
 
 use crate::snapshot::Id;
@@ -30,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     pub(crate) losses: u32,
     pub(crate) unconfirmed: u32,
+    /// In a row.
+    pub(crate) releases: u32,
     /// A cancel was asked for, and this is when its grace is over.
     pub(crate) cancel_by_ms: Option<u64>,
     /// Still to be leased by.
@@ -324,6 +329,17 @@ impl Queue {
         }
         job.due_ms = due_ms.unwrap_or(0);
         to
+    }
+
+    /// Releases in a row are counted; an attempt ends the row.
+    pub(crate) fn count_release(&mut self, id: &Id, action: NackAction) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            match action {
+                NackAction::Release => job.releases += 1,
+                NackAction::Retry => job.releases = 0,
+                _ => {}
+            }
+        }
     }
 
     /// Puts released jobs back, the last of them first.

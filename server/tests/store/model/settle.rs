@@ -131,6 +131,7 @@ impl Drive<'_> {
         for (id, item, due_ms, answer) in moves {
             let (event, counts) = self.event_of(&id, item, due_ms, now);
             let to = self.model.nack(&id, event, counts, now, due_ms);
+            self.model.count_release(&id, item.action);
             assert_eq!(
                 answer.as_ref().unwrap().state,
                 Some(to),
@@ -157,7 +158,12 @@ impl Drive<'_> {
             NackAction::DeadLetter => (Event::GiveUp, false),
             NackAction::Discard => (Event::Discard, false),
             _ if job.cancel_by_ms.is_some() => (Event::Cancel, false),
-            NackAction::Release => (Event::Release, false),
+            NackAction::Release if job.releases < FREE_RELEASES => (Event::Release, false),
+            NackAction::Release => {
+                let wait = (250 << (job.releases - FREE_RELEASES).min(10)).min(10_000);
+                assert_eq!(due_ms, Some(now + wait));
+                (Event::Snooze, false)
+            }
             NackAction::Snooze => {
                 assert_eq!(due_ms, item.delay_ms.map(|delay| now + delay));
                 (Event::Snooze, false)
@@ -181,6 +187,9 @@ impl Drive<'_> {
         }
     }
 }
+
+/// Releases in a row that bring a job back at once.
+const FREE_RELEASES: u32 = 5;
 
 fn letter(action: NackAction) -> u8 {
     match action {

@@ -1,0 +1,51 @@
+//! Texts of producers, workers and commands, before a terminal sees them.
+
+use std::{borrow::Cow, fmt::Write};
+
+/// The text without anything that a terminal obeys or that hides what is written: such characters are shown as JSON writes them, `\u001b`. Ends of
+/// lines and tabs stay.
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| is_unsafe(c) && c != '\n' && c != '\t')
+}
+
+/// As [`escaped`], in one line.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    replaced(text, is_unsafe)
+}
+
+/// Control characters, and those that change the direction of writing.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn replaced(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' if is_unsafe(c) => shown.push_str("\\n"),
+            '\t' if is_unsafe(c) => shown.push_str("\\t"),
+            c if is_unsafe(c) => drop(write!(shown, "\\u{:04x}", u32::from(c))),
+            c => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_left() {
+        let evil = "x\u{1b}]0;pwned\u{7}\u{1b}[2Jy\u{9b}31m\r\u{202e}z\n\tend";
+        assert_eq!(
+            escaped(evil),
+            "x\\u001b]0;pwned\\u0007\\u001b[2Jy\\u009b31m\\u000d\\u202ez\n\tend"
+        );
+        assert_eq!(one_line("a\nb\tc"), "a\\nb\\tc");
+        assert!(matches!(escaped("Größe\n"), Cow::Borrowed(_)));
+    }
+}
