@@ -399,7 +399,7 @@ mod tests {
             results: vec![error(tonic::Code::FailedPrecondition, "LEASE_LOST")],
         };
         settler.results(1, results, now, |answer, verdict| {
-            verdicts.push((answer.lease, verdict))
+            verdicts.push((answer.lease, verdict));
         });
         assert_eq!(verdicts, [(1, Verdict::Lost)]);
         assert!(settler.is_idle());
