@@ -26,7 +26,7 @@ demo: ## Hash a directory tree through the queue, kill a worker on the way, comp
 	cargo build --locked -p bananas-broker -p bananas
 	@scripts/demo.sh
 
-bench: ## Measure this machine beside a plain Redis queue (release build, Python 3; ROUNDS=, OUT=, or ARGS="life --duration 5s")
+bench: ## Measure this machine beside a plain Redis queue (release build, Python 3; ROUNDS=, OUT=, BEFORE=, or ARGS="life --duration 5s")
 	@scripts/setup.sh redis
 	cargo build --locked --release -p bananas-broker -p bananas -p bananas-direct
 	@scripts/bench.sh $(ARGS)

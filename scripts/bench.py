@@ -7,6 +7,7 @@ ROUNDS=3      how often everything is measured
 DURATION=3    seconds of each measurement, after one second to warm up
 REDIS_AOF=    everysec (default), always or no
 OUT=          a file for all figures as JSON
+BEFORE=       a directory with the bananas-broker of another version: everything that has a broker is measured with that one as well, right before
 """
 
 import json
@@ -14,12 +15,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROUNDS = int(os.environ.get("ROUNDS") or 3)
 DURATION = float(os.environ.get("DURATION") or 3)
 AOF = os.environ.get("REDIS_AOF") or "everysec"
 OUT = os.environ.get("OUT")
+BEFORE = os.environ.get("BEFORE")
 
 # The worker library with its own window (twice its handlers), and a stream with a window of a thousand jobs.
 LARGE = [f"{life} --payload {bytes}" for bytes in [64 << 10, 1 << 20] for life in ["handlers", "life --window 1000"]]
@@ -46,12 +49,17 @@ DIRECT = [run for run in RUNS if run.startswith("direct ")]
 
 
 def main():
-    rounds = []
-    for number in range(1, ROUNDS + 1):
-        rounds.append({})
-        for run in RUNS:
-            print(f"round {number} of {ROUNDS}: {run}", file=sys.stderr)
-            rounds[-1][run] = measure(run)
+    rounds, before = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        older = binaries_before(Path(directory)) if BEFORE else None
+        for number in range(1, ROUNDS + 1):
+            rounds.append({})
+            before.append({})
+            for run in RUNS:
+                print(f"round {number} of {ROUNDS}: {run}", file=sys.stderr)
+                if older and run not in DIRECT:
+                    before[-1][run] = measure(run, older)
+                rounds[-1][run] = measure(run)
     first = rounds[0]["life"]["report"]
     figures = {run: gathered([each[run]["figures"] for each in rounds]) for run in RUNS}
     ratios = {
@@ -67,17 +75,31 @@ def main():
     print(latencies(figures))
     print()
     print(costs(figures))
+    if BEFORE:
+        print()
+        print(compared(before, rounds))
     if OUT:
         about = {name: first[name] for name in ["machine", "versions", "optimised_build", "payload_bytes"]}
         about |= {"append_only_file": AOF, "rounds": ROUNDS, "seconds_each": DURATION}
+        if BEFORE:
+            about["before"] = {run: gathered([each[run]["figures"] for each in before]) for run in before[0]}
         Path(OUT).write_text(json.dumps(about | {"times_direct": ratios, "scenarios": figures}, indent=2) + "\n")
 
 
-def measure(run):
+def binaries_before(directory):
+    """The other broker beside the programs of today, so that both are asked in the same way."""
+    today = Path(os.environ["BANANAS_BIN_DIR"])
+    for name, of in [("bananas-broker", Path(BEFORE)), ("bananas", today), ("direct", today)]:
+        (directory / name).symlink_to((of / name).resolve(strict=True))
+    return directory
+
+
+def measure(run, binaries=None):
     """One scenario, once."""
     options = ["--seconds", str(DURATION)] if run in DIRECT else ["--output", "json", "--duration", f"{round(DURATION * 1000)}ms"]
     command = [Path(__file__).with_name("bench.sh"), *run.split(), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | ({"BANANAS_BIN_DIR": str(binaries)} if binaries else {})
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         sys.exit(f"{run}: exit {done.returncode}\n{done.stderr}")
     report = json.loads(done.stdout)
@@ -167,6 +189,32 @@ def costs(figures):
             ["a waiting job, bytes of Redis, payload included", shown(memory("redis_bytes_per_job"))],
         ]
     )
+
+
+def compared(before, after):
+    """Rates, and CPU and latency where they are what a scenario is about, with the broker before; ratios round by round, because the machine changes."""
+    rows = [["BEFORE AND AFTER", "WHAT", "BEFORE", "AFTER", "RATIO"]]
+    for run in before[0]:
+        for name, what, digits in [
+            ("jobs_per_second", "jobs/s", 0),
+            ("cpu_us_per_job.broker", "us of broker a job", 2),
+            ("cpu_us_per_job.redis", "us of Redis a job", 2),
+            ("due_to_worker_us.p50", "us to worker, p50", 0),
+            ("due_to_worker_us.p99", "us to worker, p99", 0),
+            ("cpu_cores.broker", "cores of the broker", 4),
+            ("shares.spread_percent", "spread of shares, %", 1),
+            ("redis_bytes_per_job", "bytes of Redis a job", 0),
+        ]:
+            pairs = [(old[run]["figures"].get(name), new[run]["figures"].get(name)) for old, new in zip(before, after)]
+            if not all(old is not None and new is not None for old, new in pairs):
+                continue
+            if name == "jobs_per_second" and run in ["idle", "delayed", "memory", "subscribers"]:
+                continue
+            olds, news = zip(*pairs)
+            ratios = [new / old for old, new in pairs if old]
+            ratio = shown(spread(ratios), 2) if ratios else "-"
+            rows.append([run, what, f"{statistics.median(olds):,.{digits}f}", f"{statistics.median(news):,.{digits}f}", ratio])
+    return table(rows)
 
 
 def table(rows):

@@ -80,12 +80,12 @@ cargo_tests() {
   cargo build --workspace --bins --locked && cargo test --workspace --locked --no-fail-fast
 }
 
-# The store tests and the whole on the server .tools/servers/$1, which calls itself $2.
+# The store tests, those of dev and a smoke of the whole on the server .tools/servers/$1, which calls itself $2.
 on_server() {
   local server=$tools/servers/$1
   "$root/scripts/setup.sh" servers || return
   # As in cargo_tests: with other features of the dependencies everything would be built twice.
-  cargo build --workspace --bins --locked && REDIS_SERVER=$server cargo test --workspace --locked --test store || return
+  cargo build --workspace --bins --locked && REDIS_SERVER=$server cargo test --workspace --locked --test store --test dev || return
   "$root/scripts/smoke.sh" "$2" "$server"
 }
 

@@ -54,7 +54,8 @@ pub struct Queue {
     worked: AtomicU64,
     /// Where the repair sweep of its leases goes on.
     pub(crate) cursor: AtomicU64,
-    pub(crate) enqueue: Group<Enqueue>,
+    /// Jobs to store.
+    pub enqueue: Group<Enqueue>,
     pub(crate) ack: Group<Ack>,
     pub(crate) nack: Group<Nack>,
     pub(crate) extend: Group<Extend>,

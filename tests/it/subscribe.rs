@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use bananas_proto::{
     reason,
-    v1::{Flow, JobSpec, JobState, ListWorkersRequest, NackAction, Open, SettleNack, WorkerInfo, subscribe_request},
+    v1::{
+        Flow, JobSpec, JobState, LeasedJob, ListWorkersRequest, NackAction, Open, SettleNack, WorkerInfo,
+        subscribe_request,
+    },
 };
 use bananas_tests::{
     api::{Api, seconds, spec, unique_key},
@@ -286,22 +289,29 @@ async fn the_broker_keeps_the_leases_of_a_live_stream() {
 async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
     let (stand, api, key) = arranged("back-again").await;
     let many = 20;
-    enqueue_many(&api, &key, many).await;
     let request = Open {
         lease_duration: Some(seconds(5)),
         ..open(&key, 2 * many as u32)
     };
     let mut session = Session::open(&api, request).await.unwrap();
-    let mut jobs = session.collect_jobs(many).await;
+    let mut jobs = Vec::<LeasedJob>::new();
     let release = SettleNack {
         action: NackAction::Release.into(),
         ..SettleNack::default()
     };
-    for _ in 0..40 {
-        for job in &jobs {
-            session.send_settle(vec![nack(&job.lease_token, release.clone())]).await;
+    for _ in 0..8 {
+        for job in jobs {
+            session.ack(&job.lease_token).await;
         }
+        enqueue_many(&api, &key, many).await;
         jobs = session.collect_jobs(many).await;
+        // As often in a row as a job comes back at once.
+        for _ in 0..5 {
+            for job in &jobs {
+                session.send_settle(vec![nack(&job.lease_token, release.clone())]).await;
+            }
+            jobs = session.collect_jobs(many).await;
+        }
     }
     let marker = unique_key("marker");
     api.enqueued(&marker).await;

@@ -95,24 +95,31 @@ pub(super) async fn end_leftovers(directory: &Directory) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The redis-server processes whose working directory is the one that we have locked: certainly ours. Their pid file would not do, because
-/// it is removed before they are gone.
+/// The servers whose working directory is the one that we have locked: certainly ours. Their pid file would not do, because it is removed before they
+/// are gone.
 fn working_in(directory: &Directory) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbered =
         processes.filter_map(|entry| Some((entry.path(), entry.file_name().to_str()?.parse().ok().and_then(pid)?)));
     numbered
-        .filter(|(process, _)| is_redis_in(process, &directory.redis()))
+        .filter(|(process, _)| is_server_in(process, &directory.redis()))
         .map(|(_, pid)| pid)
         .collect()
 }
 
-fn is_redis_in(process: &Path, directory: &Path) -> bool {
+/// By its usual name, or by the append-only file that it keeps open: REDIS_SERVER may have named a program of another name. A shell that somebody has open
+/// in the directory is neither.
+fn is_server_in(process: &Path, directory: &Path) -> bool {
+    if fs::read_link(process.join("cwd")).ok().as_deref() != Some(directory) {
+        return false;
+    }
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-    let is_redis = ["redis-server", "valkey-server", "setpriv"]
+    let has_name = ["redis-server", "valkey-server", "setpriv"]
         .iter()
-        .any(|ours| name.starts_with(ours));
-    is_redis && fs::read_link(process.join("cwd")).is_ok_and(|path| path == directory)
+        .any(|usual| name.starts_with(usual));
+    let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    let mut open = files.filter_map(|file| fs::read_link(file.path()).ok());
+    has_name || open.any(|path| path.starts_with(directory.join("appendonlydir")))
 }
 
 fn pid(number: u32) -> Option<Pid> {

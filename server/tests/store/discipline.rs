@@ -14,7 +14,8 @@ use bananas_broker::store::{AckItem, NackAction};
 use futures_util::StreamExt as _;
 
 use crate::{
-    agenda, cancelling, counting, disowning, enqueueing, extending, forgetting, leasing, nacking, outcomes,
+    agenda, cancelling, counting, damaged, disowning, enqueueing, extending, forgetting, lanes, leasing, nacking,
+    outcomes,
     redis_process::RedisProcess,
     settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
@@ -237,6 +238,8 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
     let files = [
         enqueueing::FACTS,
         leasing::FACTS,
+        lanes::FACTS,
+        damaged::FACTS,
         settling::FACTS,
         nacking::FACTS,
         disowning::FACTS,

@@ -13,7 +13,7 @@ use bananas_broker::{
     metrics::Metrics,
     store::{
         AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseAsk, Leased,
-        Look, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
+        Look, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey, Verdict,
     },
 };
 use futures_util::future::BoxFuture;
@@ -456,4 +456,19 @@ impl Draft {
 /// Half a second, the default, is short for a dump of everything on a busy machine.
 pub(crate) fn patient() -> redis::AsyncConnectionConfig {
     redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)))
+}
+
+/// Which jobs these are.
+pub(crate) fn ids(jobs: &[Leased]) -> Vec<JobId> {
+    jobs.iter().map(|job| job.job_id).collect()
+}
+
+/// There is more to look at.
+pub(crate) fn again(look: &Look) -> bool {
+    look.verdict == Verdict::Again
+}
+
+/// Which jobs these become.
+pub(crate) fn ids_of(items: &[EnqueueItem]) -> Vec<JobId> {
+    items.iter().map(|item| item.id).collect()
 }

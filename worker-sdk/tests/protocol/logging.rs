@@ -3,7 +3,6 @@
 use std::{
     io::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as Say};
@@ -95,7 +94,6 @@ async fn a_failed_job_says_whether_it_is_dead() {
     let (log, _guard) = Log::start();
     let mut broker = Broker::start();
     let _worker = run(broker.worker().handler("fails", async |_, _| {
-        tokio::time::sleep(Duration::from_millis(7)).await;
         Err::<(), _>(HandlerError::retry("Smtp", "no route"))
     }));
     let (mut stream, _) = broker.open_stream().await;

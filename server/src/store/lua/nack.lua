@@ -73,7 +73,8 @@ for k = 1, count do
     elseif action == 'Z' then
       plan.to, plan.due = STATE_SCHEDULED, now + tonumber(delay)
     else
-      plan.attempts, plan.releases = tonumber(state[1] or 0) + 1, state[4] and 0
+      plan.attempts = tonumber(state[1] or 0) + 1
+      plan.releases = state[4] and 0
       local most = head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts
       local hopeless = plan.attempts >= most
       if head.types and head.types > 0 and not hopeless then
