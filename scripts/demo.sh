@@ -13,17 +13,7 @@ tree=${DEMO_DIR:-$root}
 queue=demo
 workers=4
 
-work=$(mktemp -d)
-pids=()
-finish() {
-  local rc=$?
-  trap - EXIT
-  for pid in "${pids[@]}"; do end_process "$pid"; done
-  if [ "$rc" != 0 ] && [ -s "$work/broker.log" ]; then tail -n 20 "$work/broker.log" >&2; fi
-  rm -rf "$work"
-  exit "$rc"
-}
-trap finish EXIT
+begin_work
 
 cd "$tree"
 if [ -z "${DEMO_DIR:-}" ] && git rev-parse --is-inside-work-tree >/dev/null 2>&1; then

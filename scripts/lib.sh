@@ -62,6 +62,22 @@ end_process() {
   wait "$pid" 2>/dev/null || true
 }
 
+# For a script that starts processes: `work`, a directory, and `pids`; both end with the script, and the broker's log is shown where it failed.
+begin_work() {
+  work=$(mktemp -d)
+  pids=()
+  trap finish_work EXIT
+}
+
+finish_work() {
+  local rc=$?
+  trap - EXIT
+  for pid in "${pids[@]}"; do end_process "$pid"; done
+  if [ "$rc" != 0 ] && [ -s "$work/broker.log" ]; then tail -n 20 "$work/broker.log" >&2; fi
+  rm -rf "$work"
+  exit "$rc"
+}
+
 # GET of a path on a port of this machine; succeeds on 200.
 http_ok() {
   local line

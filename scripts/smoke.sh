@@ -22,17 +22,7 @@ fi
 
 name=$1
 export REDIS_SERVER=$2
-work=$(mktemp -d)
-pids=()
-finish() {
-  local rc=$?
-  trap - EXIT
-  for pid in "${pids[@]}"; do end_process "$pid"; done
-  if [ "$rc" != 0 ] && [ -s "$work/broker.log" ]; then tail -n 20 "$work/broker.log" >&2; fi
-  rm -rf "$work"
-  exit "$rc"
-}
-trap finish EXIT
+begin_work
 
 port=$(free_port)
 http_port=$(free_port)

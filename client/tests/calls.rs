@@ -188,11 +188,7 @@ async fn a_job_of_a_batch_hears_what_a_job_alone_hears() {
 async fn a_job_that_was_there_says_where_it_is() {
     for combine in [true, false] {
         let broker = Running::start().await;
-        let client = Client::builder()
-            .addresses(broker.address.to_string())
-            .combine(combine)
-            .build_lazy()
-            .unwrap();
+        let client = broker.client(combine);
         let known = client.enqueue(job("known")).await.unwrap();
         assert_eq!((known.deduplicated, known.state), (true, Some(JobState::Dead)));
         assert_eq!(client.enqueue(job("t")).await.unwrap().state, None);
@@ -263,11 +259,7 @@ async fn a_batch_that_is_too_large_goes_in_halves() {
 async fn what_may_succeed_later_is_sent_again_with_the_same_id() {
     for combine in [true, false] {
         let broker = Running::start().await;
-        let client = Client::builder()
-            .addresses(broker.address.to_string())
-            .combine(combine)
-            .build_lazy()
-            .unwrap();
+        let client = broker.client(combine);
         broker
             .fake
             .failures

@@ -174,6 +174,14 @@ impl Queue {
         }
     }
 
+    /// [`Queue::give_back`] in a task of its own, which a broker that ends waits for.
+    pub fn give_back_soon(self: &Arc<Self>, leases: Vec<(JobId, Nonce, bool)>) {
+        let queue = self.clone();
+        self.store
+            .flights()
+            .spawn(async move { queue.give_back(leases, None).await });
+    }
+
     /// Puts the queue on the list of queues before a job is stored in it, unless this broker did so lately.
     pub async fn ensure_registered(&self) -> Result<(), Error> {
         let listed = self.listed_ms.load(Relaxed);

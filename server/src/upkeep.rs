@@ -283,9 +283,12 @@ fn note(broker: &Broker, queue: &Queue, round: &Round) {
     if round.repaired > 0 {
         tracing::warn!(queue = %queue.routing_key(), repaired = round.repaired, "leases without a deadline were ended");
     }
-    if !round.quarantined.is_empty() {
-        broker.metrics.quarantined.inc_by(round.quarantined.len() as u64);
-        tracing::error!(queue = %queue.routing_key(), jobs = ?round.quarantined, "jobs that could not be read were set aside");
+    if !round.quarantined.is_empty() || round.strays > 0 {
+        broker
+            .metrics
+            .quarantined
+            .inc_by(round.quarantined.len() as u64 + round.strays);
+        tracing::error!(queue = %queue.routing_key(), jobs = ?round.quarantined, strays = round.strays, "jobs that could not be read were set aside");
     }
 }
 

@@ -22,6 +22,17 @@ fn is_alive(process: u32) -> bool {
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
+/// What a dev broker says that does not start.
+fn refused(data_dir: &Path, environment: &[(&str, &str)]) -> String {
+    let data_dir = data_dir.to_str().unwrap();
+    let output = run(
+        &["dev", "--data-dir", data_dir, "--set", "http.enabled=false"],
+        environment,
+    );
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 #[test]
 fn it_is_ready_and_healthy_refuses_a_second_one_and_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
@@ -32,18 +43,8 @@ fn it_is_ready_and_healthy_refuses_a_second_one_and_leaves_nothing_behind() {
             .success()
     );
 
-    let second = run(
-        &[
-            "dev",
-            "--data-dir",
-            directory.path().to_str().unwrap(),
-            "--set",
-            "http.enabled=false",
-        ],
-        &[],
-    );
-    assert_eq!(second.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another dev broker"));
+    let said = refused(directory.path(), &[]);
+    assert!(said.contains("another dev broker"), "{said}");
 
     let redis = redis_process(directory.path()).unwrap();
     assert_eq!(dev.stop().code(), Some(0));
@@ -109,35 +110,14 @@ fn serve_does_not_wait_for_a_redis_that_refuses_its_password() {
 #[test]
 fn without_redis_server_it_says_how_to_get_one() {
     let directory = tempfile::tempdir().unwrap();
-    let output = run(
-        &[
-            "dev",
-            "--data-dir",
-            directory.path().to_str().unwrap(),
-            "--set",
-            "http.enabled=false",
-        ],
-        &[("PATH", "/nowhere"), ("REDIS_SERVER", "")],
-    );
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("apt install redis-server"));
+    let said = refused(directory.path(), &[("PATH", "/nowhere"), ("REDIS_SERVER", "")]);
+    assert!(said.contains("apt install redis-server"), "{said}");
 }
 
 #[test]
 fn a_redis_server_that_is_not_there_is_named() {
     let directory = tempfile::tempdir().unwrap();
-    let output = run(
-        &[
-            "dev",
-            "--data-dir",
-            directory.path().to_str().unwrap(),
-            "--set",
-            "http.enabled=false",
-        ],
-        &[("REDIS_SERVER", "/nowhere/valkey-server")],
-    );
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = refused(directory.path(), &[("REDIS_SERVER", "/nowhere/valkey-server")]);
     assert!(
         said.contains("REDIS_SERVER=/nowhere/valkey-server: there is no such program"),
         "{said}"

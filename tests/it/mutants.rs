@@ -63,11 +63,11 @@ macro_rules! mutants {
 
 mutants! {
     a_stale_ack_that_is_applied_is_caught:
-        "if value and (value == plain or sub(value, 1, 16) == nonce) then" => "if value then";
+        "if value and (value == plain or #value >= LEASE_BYTES and sub(value, 1, 16) == nonce) then" => "if value then";
     a_stale_nack_that_is_applied_is_caught:
         "sub(value, 1, 16) ~= nonce or seen[id]" => "seen[id]";
     a_stale_extension_that_is_applied_is_caught:
-        "if not value or sub(value, 1, 16) ~= ARGV[at + 1] then" => "if not value then";
+        "if not value or #value < LEASE_BYTES or sub(value, 1, 16) ~= ARGV[at + 1] then" => "if not value then";
     a_lease_that_ends_early_is_caught:
         "call('ZRANGEBYSCORE', KEYS[5], '-inf', now, " => "call('ZRANGEBYSCORE', KEYS[5], '-inf', now + 700, ";
     a_job_that_is_handed_out_and_stays_in_its_lane_is_caught:
@@ -79,9 +79,10 @@ mutants! {
     a_job_lost_with_its_worker_is_caught:
         "make_ready(front, true)" => "";
     an_attempt_counted_twice_is_caught:
-        "plan.attempts = tonumber(state[1] or 0) + 1" => "plan.attempts = tonumber(state[1] or 0) + 2";
+        "plan.attempts = (tonumber(state[1]) or 0) + 1" => "plan.attempts = (tonumber(state[1]) or 0) + 2";
     a_loss_counted_as_an_attempt_is_caught:
-        "call('HSET', base .. 's' .. id, 'l', losses)" => "call('HSET', base .. 's' .. id, 'l', losses, 'a', losses)";
+        "come_back(id, flags, head.lane, 'l', losses)" =>
+            "write_state(id, 'a', losses) come_back(id, flags, head.lane, 'l', losses)";
     an_enqueue_that_stores_no_body_is_caught:
         "#ids > 0 and call('MSETNX', unpack(sets)) == 0 then" => "false then";
     a_repeated_enqueue_that_makes_a_second_job_is_caught:

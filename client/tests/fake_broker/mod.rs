@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bananas_client::Client;
 use bananas_proto::{server as api, v1::JobSpec};
 use prost::Message;
 use tokio::{net::TcpListener, runtime::Runtime, sync::Semaphore};
@@ -48,6 +49,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// A client of this broker that combines single enqueues, or does not.
+    pub fn client(&self, combine: bool) -> Client {
+        Client::builder()
+            .addresses(self.address.to_string())
+            .combine(combine)
+            .build_lazy()
+            .unwrap()
+    }
+
     pub async fn start() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

@@ -44,8 +44,7 @@ impl Delivery {
     /// Puts undelivered jobs back at the head of their queue; nothing counts for them. If that fails, their leases run out.
     pub fn give_back(&self) {
         let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, false)).collect();
-        let queue = self.queue.clone();
-        tokio::spawn(async move { queue.give_back(leases, None).await });
+        self.queue.give_back_soon(leases);
     }
 }
 

@@ -276,8 +276,7 @@ impl Got {
         let mut response = Response::new(message);
         response.extensions_mut().insert(Weight::new(bytes).or_else(move || {
             for (queue, nonce, ids) in leases {
-                let leases = ids.into_iter().map(|id| (id, nonce, false)).collect();
-                tokio::spawn(async move { queue.give_back(leases, None).await });
+                queue.give_back_soon(ids.into_iter().map(|id| (id, nonce, false)).collect());
             }
         }));
         response

@@ -2,11 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    QueueKeys, Store,
-    keys::part,
-    reply::{Reply, malformed},
-};
+use super::{QueueKeys, Store, keys::part, reply::Reply};
 use crate::domain::{Error, JobId, JobState};
 
 /// The state hash of a job: what became of it.
@@ -146,9 +142,4 @@ fn read_lease(value: &[u8]) -> Option<(u64, String)> {
         .iter()
         .fold(0, |sum, &byte| sum << 8 | u64::from(byte));
     Some((time, String::from_utf8_lossy(value.get(32..)?).trim_end().to_owned()))
-}
-
-/// The reply of a script that names a job: used by the rehearsal too.
-pub(super) fn job_id(bytes: &[u8]) -> Result<JobId, Error> {
-    JobId::from_slice(bytes).ok_or_else(malformed)
 }

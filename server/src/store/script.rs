@@ -19,6 +19,8 @@ const LANES_PER_LOOK: usize = 64;
 const ENTRIES_PER_LOOK: usize = 1_024;
 /// Bytes of a lane entry: flags, time, id.
 const ENTRY_BYTES: usize = 23;
+/// The least of a lease, without its holder.
+const LEASE_BYTES: usize = 32;
 /// A job with so many unconfirmed deliveries is handed out alone.
 const SUSPECT_AFTER: u32 = 3;
 /// Bytes of a record that hold its head, whatever the payload: the fixed part and 32 types of 129 bytes.
@@ -211,6 +213,7 @@ fn prelude(cluster: bool) -> String {
     word("RETENTION_UNSET", &record::RETENTION_UNSET);
     word("FLAG_LARGE", &record::flag::LARGE);
     word("ENTRY_BYTES", &ENTRY_BYTES);
+    word("LEASE_BYTES", &LEASE_BYTES);
     word("LANES_PER_LOOK", &LANES_PER_LOOK);
     word("JOBS_PER_LOOK", &limits::MAX_LEASE_JOBS);
     word("BYTES_PER_LOOK", &limits::MAX_GROUP_BYTES);
@@ -347,7 +350,7 @@ mod tests {
             for forbidden in ["'KEYS'", "'SMEMBERS'", "'FLUSH", "'CONFIG'", "'SCAN'"] {
                 assert!(!script.text.contains(forbidden), "{} uses {forbidden}", script.name);
             }
-            // A failed write that goes unnoticed tears a move; only reads may fail (lib.lua: try).
+            // A failed write that goes unnoticed tears a move; a command may only meet a key of another type (lib.lua: try).
             assert!(script.text.matches("pcall").count() <= 1, "{} uses pcall", script.name);
         }
         for (name, text) in [

@@ -5,7 +5,6 @@ use redis::Value;
 
 use super::{
     AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store,
-    job::job_id,
     keys::part,
     reply::{Reply, first_score_ms},
 };
@@ -45,6 +44,8 @@ pub struct Round {
     pub cursor: u64,
     /// Jobs that could not be read and were set aside.
     pub quarantined: Vec<JobId>,
+    /// Entries without a job's id that were set aside.
+    pub strays: u64,
     /// There is work in the queue.
     pub busy: bool,
     /// Leases that ended before any worker had confirmed the job.
@@ -77,7 +78,7 @@ impl Round {
             self.cancelled,
             self.repaired,
         ];
-        counted.iter().any(|number| *number > 0) || !self.quarantined.is_empty()
+        counted.iter().any(|number| *number > 0) || !self.quarantined.is_empty() || self.strays > 0
     }
 }
 
@@ -172,6 +173,7 @@ impl Store {
             repaired: reply.uint()?,
             cursor: reply.text()?.parse().unwrap_or(0),
             quarantined: Vec::new(),
+            strays: 0,
             busy: false,
             unconfirmed: 0,
             forgotten: false,
@@ -179,7 +181,10 @@ impl Store {
         };
         let mut quarantined = reply.list()?;
         while quarantined.left() > 0 {
-            round.quarantined.push(job_id(&quarantined.bytes()?)?);
+            match JobId::from_slice(&quarantined.bytes()?) {
+                Some(id) => round.quarantined.push(id),
+                None => round.strays += 1,
+            }
         }
         round.busy = reply.int()? == 1;
         round.unconfirmed = reply.uint()?;

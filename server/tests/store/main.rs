@@ -13,6 +13,7 @@ mod cancelling;
 mod connecting;
 mod counting;
 mod damaged;
+mod damaging;
 mod discipline;
 mod disowning;
 mod documents;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, HEARTBEAT, job, quiet, run, soon, tokens};
+use crate::broker::{Broker, HEARTBEAT, Running, Stream, job, quiet, run, soon, tokens};
 
 #[tokio::test(start_paused = true)]
 async fn only_types_with_a_handler_are_asked_for() {
@@ -210,14 +210,20 @@ async fn idle_worker_sends_heartbeats_in_time() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn job_that_waits_behind_long_ones_is_handed_back() {
+/// A worker that runs one job at a time, none of which ends.
+async fn busy_worker() -> (Broker, Running, Stream) {
     let mut broker = Broker::start();
-    let _worker = run(broker
+    let worker = run(broker
         .worker()
         .concurrency(1)
         .handler("long", async |_, _| pending::<()>().await));
-    let (mut stream, _) = broker.open_stream().await;
+    let (stream, _) = broker.open_stream().await;
+    (broker, worker, stream)
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_that_waits_behind_long_ones_is_handed_back() {
+    let (_broker, _worker, mut stream) = busy_worker().await;
     stream.jobs([job("runs", "long"), job("waits", "long")]).await;
     // The window shrinks to what can run, and the job that waited is given back as if it had never been here.
     let (mut narrowed, mut released) = (false, false);
@@ -239,12 +245,7 @@ async fn job_that_waits_behind_long_ones_is_handed_back() {
 
 #[tokio::test(start_paused = true)]
 async fn job_that_has_little_time_waits_for_no_more_than_a_quarter_of_it() {
-    let mut broker = Broker::start();
-    let _worker = run(broker
-        .worker()
-        .concurrency(1)
-        .handler("long", async |_, _| pending::<()>().await));
-    let (mut stream, _) = broker.open_stream().await;
+    let (_broker, _worker, mut stream) = busy_worker().await;
     let mut short = job("short", "long");
     short.attempt_timeout = Duration::from_secs(1).try_into().ok();
     stream.jobs([job("runs", "long"), job("waits", "long"), short]).await;

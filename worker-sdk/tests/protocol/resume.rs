@@ -14,7 +14,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::broker::{Broker, HEARTBEAT, LEASE, Running, job, lease_lost, quiet, run, soon, tokens};
+use crate::broker::{Broker, HEARTBEAT, LEASE, Running, Stream, job, lease_lost, quiet, run, soon, tokens};
 
 /// A worker for jobs that are done at once and jobs that are done when `true` is sent.
 fn quick_and_long(broker: &Broker) -> (Running, watch::Sender<bool>) {
@@ -181,13 +181,10 @@ async fn ageing_stream_is_replaced_before_it_ends() {
     assert_eq!(tokens(&new.settled().await), ["next"]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
+/// A worker with a job that does not end, on a stream whose broker has announced its end.
+async fn asked_to_move() -> (Broker, Running, watch::Sender<bool>, Stream) {
     let mut broker = Broker::start();
-    let _worker = run(broker
-        .worker()
-        .handler("quick", async |_, _| ())
-        .handler("long", async |_, _| pending::<()>().await));
+    let (worker, go) = quick_and_long(&broker);
     let (mut old, _) = broker.open_stream().await;
     // Something is under way on it, so that the worker keeps its side open.
     old.jobs([job("running", "long")]).await;
@@ -196,6 +193,12 @@ async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
         grace: None,
     }))
     .await;
+    (broker, worker, go, old)
+}
+
+#[tokio::test(start_paused = true)]
+async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
+    let (mut broker, _worker, _go, mut old) = asked_to_move().await;
     let (mut new, _) = broker.open_stream().await;
     new.jobs([job("first", "quick")]).await;
     assert_eq!(tokens(&new.settled().await), ["first"]);
@@ -207,18 +210,7 @@ async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn job_that_comes_while_the_next_stream_is_opened_is_given_back() {
-    let mut broker = Broker::start();
-    let _worker = run(broker
-        .worker()
-        .handler("quick", async |_, _| ())
-        .handler("long", async |_, _| pending::<()>().await));
-    let (mut old, _) = broker.open_stream().await;
-    old.jobs([job("running", "long")]).await;
-    old.say(Say::Draining(Draining {
-        reason: DrainReason::StreamAge.into(),
-        grace: None,
-    }))
-    .await;
+    let (mut broker, _worker, _go, mut old) = asked_to_move().await;
     // The first frame of the next stream names what the worker holds, and cannot name what comes now.
     let (new, open) = broker.stream().await;
     assert_eq!(open.held_tokens.len(), 1);

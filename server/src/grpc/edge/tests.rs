@@ -141,6 +141,14 @@ async fn connect(running: &Running) -> Sender {
     sender
 }
 
+/// Opens a stream.
+async fn subscribed(sender: &mut Sender) -> Response<hyper::body::Incoming> {
+    let request = Request::builder()
+        .uri("http://broker/bananas.v1.BrokerService/Subscribe")
+        .method("POST");
+    sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap()
+}
+
 /// Calls a method and yields the value of grpc-status.
 async fn call(sender: &mut Sender, method: &str, timeout: Option<&str>) -> String {
     let mut request = Request::builder()
@@ -335,13 +343,7 @@ async fn drain_lets_open_calls_end_and_cuts_the_silent() {
 async fn at_shutdown_the_port_is_closed_and_streams_stay_until_they_are_ended() {
     let running = start(options());
     let mut sender = connect(&running).await;
-    let request = Request::builder()
-        .uri("http://broker/bananas.v1.BrokerService/Subscribe")
-        .method("POST");
-    let response = sender
-        .send_request(request.body(Empty::<Bytes>::new()).unwrap())
-        .await
-        .unwrap();
+    let response = subscribed(&mut sender).await;
     running.shutdown.cancel();
     while TcpStream::connect(running.handle.address()).await.is_ok() {
         tokio::task::yield_now().await;
@@ -438,13 +440,7 @@ async fn a_client_that_reads_nothing_is_refused_at_some_point() {
 async fn drain_ends_streams_that_do_not_end_by_themselves() {
     let running = start(options());
     let mut sender = connect(&running).await;
-    let request = Request::builder()
-        .uri("http://broker/bananas.v1.BrokerService/Subscribe")
-        .method("POST");
-    let response = sender
-        .send_request(request.body(Empty::<Bytes>::new()).unwrap())
-        .await
-        .unwrap();
+    let response = subscribed(&mut sender).await;
     assert_eq!(running.metrics.open_streams.get(), 1);
     running.shutdown.cancel();
     running.handle.end_streams();

@@ -97,7 +97,10 @@ impl Session {
                 .iter()
                 .map(|key| broker.queues.get(key))
                 .collect();
-            tokio::spawn(give_back_unnamed(broker.clone(), queues, keeper));
+            broker
+                .store
+                .flights()
+                .spawn(give_back_unnamed(broker.clone(), queues, keeper));
         }
         verdicts
     }

@@ -29,7 +29,7 @@ for _, run in ipairs(runs) do
   local plain
   for k = run.first, run.last do
     local id, value = ids[k], values[k]
-    if value and (value == plain or sub(value, 1, 16) == nonce) then
+    if value and (value == plain or #value >= LEASE_BYTES and sub(value, 1, 16) == nonce) then
       local flags = value == plain and 0 or byte(value, 23) % FLAG_LARGE
       if flags == 0 then plain = value end
       n = n + 1
@@ -71,7 +71,8 @@ if stale then
   end
 end
 if n == 0 then return { now, codes } end
-local same_generation, waited_for = meta[1] and now - meta[2] < window_ms, meta[3] and tonumber(meta[3]) > now
+local began = tonumber(meta[2])
+local same_generation, waited_for = tonumber(meta[1]) and began and now - began < window_ms, meta[3] and (tonumber(meta[3]) or 0) > now
 touch(KEYS[3], KEYS[4], base .. 'd' .. (meta[1] or ''), unpack(bodies))
 touch(base .. 'wt')
 

@@ -12,7 +12,7 @@ local meta = call('HMGET', KEYS[1], 'dg', 'ds', 'w')
 if not head then
   return { remembered_end(meta[1], id) or '' }
 end
-local state = call('HGET', base .. 's' .. id, 'st')
+local state = try('HGET', base .. 's' .. id, 'st')
 if state then return { state } end
 local lease = call('HGET', KEYS[2], id)
 touch(unpack(KEYS))
@@ -21,11 +21,11 @@ touch_ends({})
 
 -- act
 if lease then
-  local flags = byte(lease, 23)
+  local flags = #lease >= LEASE_BYTES and byte(lease, 23)
   -- Whoever asks again cannot prolong the grace.
-  local ends = min(now + grace_ms, tonumber(call('HGET', base .. 's' .. id, 'cd') or now + grace_ms))
-  call('HSET', base .. 's' .. id, 'cr', reason, 'cd', ends)
-  if not has(flags, FLAG_STATE) then
+  local ends = min(now + grace_ms, tonumber((try('HGET', base .. 's' .. id, 'cd'))) or now + grace_ms)
+  write_state(id, 'cr', reason, 'cd', ends)
+  if flags and not has(flags, FLAG_STATE) then
     call('HSET', KEYS[2], id, sub(lease, 1, 22) .. char(flags + FLAG_STATE) .. sub(lease, 24))
   end
   call('ZADD', KEYS[3], 'LT', 'XX', ends, id)
@@ -38,8 +38,8 @@ release_unique(id, flags)
 call('HSET', begin(memories), id, STATE_CANCELLED)
 if not scheduled then
   -- Somewhere in its lane: the entry is skipped when its turn comes.
-  call('HINCRBY', KEYS[6], id .. head.lane, 1)
-  call('HINCRBY', KEYS[7], head.lane, 1)
+  add(KEYS[6], id .. head.lane, 1)
+  add(KEYS[7], head.lane, 1)
 end
 keep_settled(id, STATE_CANCELLED, now + retention(head, failure_retention), { 'cr', reason })
 call('ZREM', KEYS[4], id)

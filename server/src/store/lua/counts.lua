@@ -7,14 +7,14 @@ local meta = call('HMGET', KEYS[1], 'pa', 'ep', 'pr', 'pt')
 local lanes = call('ZRANGE', KEYS[2], 0, 999)
 local answer = {
   now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]), call('HLEN', KEYS[7]), call('LLEN', KEYS[9]),
-  meta[1] and 1 or 0, meta[2] and 1 or 0, meta[3] or '', tonumber(meta[4] or 0), -1,
+  meta[1] and 1 or 0, meta[2] and 1 or 0, meta[3] or '', (tonumber(meta[4]) or 0), -1,
 }
 local buried = call('EXISTS', KEYS[8]) == 1
 for _, lane in ipairs(lanes) do
   local key = base .. 'r:' .. lane
   -- A lane of another type holds nothing of ours.
   local length = try('LLEN', key) or 0
-  if buried then length = length - tonumber(call('HGET', KEYS[8], lane) or 0) end
+  if buried then length = length - (tonumber(call('HGET', KEYS[8], lane)) or 0) end
   if length > 0 then
     local head = try('LINDEX', key, 0)
     local ms = head and #head == 23 and unpack_ms(head, 2)

@@ -116,7 +116,8 @@ for _, group in ipairs(groups) do
       local due, start_by, key = ARGV[from + 2], ARGV[from + 3], ARGV[from + 4]
       if key ~= '' then
         call('HSET', KEYS[4], key, id)
-        call('HSET', base .. 's' .. id, 'uk', key, 'us', ARGV[from + 5])
+        -- with: write_state
+        write_state(id, 'uk', key, 'us', ARGV[from + 5])
       end
       if start_by ~= '' then call('ZADD', KEYS[5], start_by, id) end
       local due_ms = now
@@ -136,7 +137,12 @@ for _, group in ipairs(groups) do
     end
   end
   if #entries > 0 then
-    local length = call('RPUSH', base .. 'r:' .. lane, unpack(entries))
+    local length, foreign = try('RPUSH', base .. 'r:' .. lane, unpack(entries))
+    if foreign then
+      -- A key of another type is no lane.
+      call('RENAME', base .. 'r:' .. lane, base .. 'qr:' .. lane)
+      length = call('RPUSH', base .. 'r:' .. lane, unpack(entries))
+    end
     if length == #entries then
       -- with: lane_score, tell_others
       call('ZADD', KEYS[2], lane_score(lane, now), lane)

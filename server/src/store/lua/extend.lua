@@ -19,7 +19,7 @@ for k = 1, count do
   local at = 7 * k - 5
   local who = ARGV[at + 3]
   local keeper = byte(who) ~= 104 and sub(who, 2, 9)
-  if not value or sub(value, 1, 16) ~= ARGV[at + 1] then
+  if not value or #value < LEASE_BYTES or sub(value, 1, 16) ~= ARGV[at + 1] then
     if before == nil then
       -- with: remembered
       before = remembered(call('HGET', KEYS[1], 'dg'), ids) or false
@@ -39,7 +39,7 @@ for k = 1, count do
       local state = try('HMGET', base .. 's' .. id, 'cr', 'cd') or {}
       if state[1] then
         cancels[#cancels + 1] = { k, state[1] }
-        deadline = min(deadline, tonumber(state[2]))
+        deadline = min(deadline, tonumber(state[2]) or deadline)
       end
     end
     if deadline <= now then
@@ -71,6 +71,9 @@ end
 
 -- act
 if #scores > 0 then call('ZADD', KEYS[3], unpack(scores)) end
-for _, item in ipairs(progress) do call('HSET', base .. 's' .. item[1], unpack(item[2])) end
+if #progress > 0 then
+  -- with: write_state
+  for _, item in ipairs(progress) do write_state(item[1], unpack(item[2])) end
+end
 if #marks > 0 then call('HSET', KEYS[2], unpack(marks)) end
 return { now, remaining, cancels, sizes }

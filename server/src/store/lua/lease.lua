@@ -42,7 +42,7 @@ if request_count > 0 then
     if request_count > 1 then return { now_us, -3 } end
     -- with: states_of, remembered
     local known = call('HGETALL', request_keys[1])
-    local ids, old, began, entries, records, stateful = {}, nil, nil, {}, {}, {}
+    local ids, old, began, entries, records, stateful = {}, '', now_us, {}, {}, {}
     own_terms = {}
     for k = 1, #known, 2 do
       if known[k] == 'f' then
@@ -50,7 +50,7 @@ if request_count > 0 then
       elseif known[k] == 'n' then
         old = known[k + 1]
       elseif known[k] == 'u' then
-        began = tonumber(known[k + 1])
+        began = tonumber(known[k + 1]) or began
       else
         ids[#ids + 1] = known[k]
       end
@@ -59,7 +59,7 @@ if request_count > 0 then
       local lease = call('HGET', KEYS[4], id)
       local record = call('MGET', base .. 'j' .. id)[1]
       local deadline = call('ZSCORE', KEYS[5], id)
-      if lease and record and deadline and sub(lease, 1, 16) == old then
+      if lease and #lease >= LEASE_BYTES and record and deadline and sub(lease, 1, 16) == old then
         local flags = byte(lease, 23)
         taken = taken + 1
         entries[taken], records[taken] = char(flags) .. sub(lease, 17, 22) .. id, record
@@ -69,7 +69,7 @@ if request_count > 0 then
     end
     -- Leases that were given back, or ran out, are as if the request had never been made; those that were settled had reached the caller.
     local answered = taken > 0
-    for _, memory in pairs(not answered and remembered(call('HGET', KEYS[1], 'dg'), ids) or {}) do
+    for _, memory in pairs(not answered and #old == 16 and remembered(call('HGET', KEYS[1], 'dg'), ids) or {}) do
       answered = answered or memory and sub(memory, 2, 9) == sub(old, 1, 8) and sub(memory, 10, 10) ~= 'G' and sub(memory, 10, 10) ~= 'U'
     end
     if answered then return { began, -1, 0, usual_term, { entries, records }, {}, own_terms, states_of(stateful), {}, old } end
@@ -221,7 +221,7 @@ while taken < total and verdict == 0 do
     local at, buried = plan_of and plan_of[k] or plan, nil
     if dead and dead[n] then
       at.graves = at.graves or {}
-      buried = at.graves[graves[n]] or tonumber(dead[n])
+      buried = at.graves[graves[n]] or tonumber(dead[n]) or 0
     end
     local start_by = flags > 0 and flags % (2 * FLAG_START_BY) >= FLAG_START_BY and call('ZSCORE', KEYS[7], id)
     local hands_out
@@ -247,7 +247,7 @@ while taken < total and verdict == 0 do
         size = size + checkpoint
       end
       -- A job that several workers did not live to confirm is handed out alone, so that it does not take others along.
-      local suspect = state and tonumber(state[3] or 0) >= SUSPECT_AFTER
+      local suspect = state and (tonumber(state[3]) or 0) >= SUSPECT_AFTER
       -- Whose turn it is; if that one has no room for it, the first who has.
       local turn = claim_of and byte(turns, taken + 1) or 1
       local claim = claims[turn]
@@ -289,7 +289,7 @@ while taken < total and verdict == 0 do
           if state then
             extras = extras or {}
             extras[#extras + 1] = {
-              taken - 1, tonumber(state[1] or 0), tonumber(state[2] or 0), checkpoint > 0 and call('HGET', base .. 's' .. id, 'cp') or '',
+              taken - 1, (tonumber(state[1]) or 0), (tonumber(state[2]) or 0), checkpoint > 0 and (try('HGET', base .. 's' .. id, 'cp')) or '',
             }
           end
           if flags % (2 * FLAG_ATTEMPT_TIMEOUT) >= FLAG_ATTEMPT_TIMEOUT then
@@ -361,7 +361,10 @@ if expired or aside then
   end
   for _, item in ipairs(aside or {}) do quarantine(item[1], item[2]) end
 end
-for _, id in ipairs(strays or {}) do call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
+for _, id in ipairs(strays or {}) do
+  -- Unless it went with its job.
+  if call('EXISTS', base .. 's' .. id) == 1 then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
+end
 if newer then call('RPUSH', base .. 'nv', unpack(newer)) end
 if taken > 0 then
   call('HSET', KEYS[4], unpack(leases))
@@ -406,7 +409,8 @@ for _, plan in ipairs(plans) do
       for grave, left in pairs(plan.graves) do
         if left > 0 then call('HSET', KEYS[6], grave, left) else call('HDEL', KEYS[6], grave) end
       end
-      if call('HINCRBY', KEYS[8], plan.lane, -plan.buried) <= 0 then call('HDEL', KEYS[8], plan.lane) end
+      -- with: add
+      if add(KEYS[8], plan.lane, -plan.buried) <= 0 then call('HDEL', KEYS[8], plan.lane) end
     end
   end
   if not entry then

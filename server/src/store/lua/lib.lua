@@ -17,7 +17,7 @@ local now = floor(now_us / 1000)
 local function pack_ms(ms) return struct.pack('>I6', ms) end
 local function unpack_ms(text, at) return (struct.unpack('>I6', text, at)) end
 
--- Runs a read. A key that holds another type than ours is as good as absent: false, true.
+-- Runs a command. A key that holds another type than ours is as good as absent: false, true.
 local function try(...)
   local answer = redis.pcall(...)
   if type(answer) == 'table' and answer.err then
@@ -25,6 +25,22 @@ local function try(...)
     return call(...)
   end
   return answer
+end
+
+-- Writes fields of a job's state hash. A key of another type there is set aside.
+local function write_state(id, ...)
+  local _, foreign = try('HSET', base .. 's' .. id, ...)
+  if foreign then
+    call('RENAME', base .. 's' .. id, base .. 'qs' .. id)
+    call('HSET', base .. 's' .. id, ...)
+  end
+end
+
+-- Counts in a field of a hash. What is no number there counts as none.
+local function add(key, field, by)
+  local sum = (tonumber(call('HGET', key, field)) or 0) + by
+  call('HSET', key, field, sum)
+  return sum
 end
 
 -- Names keys that are about to be written, with a read: in a Cluster whose slots are on the move, a key that is not here then ends the script before its
@@ -36,7 +52,7 @@ local function touch_all(start, ids)
   touch(unpack(keys))
 end
 
--- A lease is nonce (16), time (6), flags (1), keeper (8), confirmed '0' or '1' (1), holder (padded).
+-- A lease is nonce (16), time (6), flags (1), keeper (8), confirmed '0' or '1' (1), holder (padded). One that is shorter than LEASE_BYTES is none.
 
 -- A lane entry is flags (1), time ready (6), id (16).
 local function entry_of(flags, ms, id) return char(flags) .. pack_ms(ms) .. id end
@@ -97,7 +113,7 @@ local function states_of(jobs)
   local states = {}
   for k, job in ipairs(jobs) do
     local state = try('HMGET', base .. 's' .. job[2], 'a', 'l', 'cp') or {}
-    states[k] = { job[1], tonumber(state[1] or 0), tonumber(state[2] or 0), state[3] or '' }
+    states[k] = { job[1], (tonumber(state[1]) or 0), (tonumber(state[2]) or 0), state[3] or '' }
   end
   return states
 end
@@ -258,7 +274,7 @@ end
 -- Which generation to write to: the current one, or a new one when the window is over. Names its keys, writes nothing. (A full one is ended by upkeep.)
 local function generation(meta_gen, meta_start, window_ms)
   local gen, start = tonumber(meta_gen), tonumber(meta_start)
-  if gen and now - start < window_ms then
+  if gen and start and now - start < window_ms then
     touch(base .. 'd' .. gen)
     return { key = base .. 'd' .. gen }
   end
@@ -294,7 +310,7 @@ end
 -- Frees what a job held beside its body. `flags` are those of its entry or lease.
 local function release_unique(id, flags)
   if has(flags, FLAG_STATE) then
-    local key = call('HGET', base .. 's' .. id, 'uk')
+    local key = try('HGET', base .. 's' .. id, 'uk')
     if key and call('HGET', base .. 'u', key) == id then call('HDEL', base .. 'u', key) end
   end
 end
@@ -303,17 +319,17 @@ end
 -- it was, or does so next. `fields` are further fields of the state hash.
 local function keep_settled(id, state, until_ms, fields)
   if state == STATE_DEAD then
-    call('HSET', base .. 's' .. id, 'st', state, 'at', now, unpack(fields))
+    write_state(id, 'st', state, 'at', now, unpack(fields))
     call('ZADD', base .. 'x', now, id)
   elseif until_ms > now then
-    call('HSET', base .. 's' .. id, 'st', state, 'at', now, unpack(fields))
+    write_state(id, 'st', state, 'at', now, unpack(fields))
     call('ZADD', base .. 'f', until_ms, id)
   else
     call('UNLINK', base .. 'j' .. id, base .. 's' .. id)
   end
 end
 
-local function somebody_waits(waiting_until) return waiting_until and tonumber(waiting_until) > now end
+local function somebody_waits(waiting_until) return waiting_until and (tonumber(waiting_until) or 0) > now end
 
 -- Tells those who wait for one of these jobs. `waiting_until` is the meta field that says whether anybody may be.
 local function tell_waiters(waiting_until, ids)

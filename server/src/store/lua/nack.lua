@@ -26,7 +26,7 @@ for k = 1, count do
   local from = FIRST + (k - 1) * STRIDE
   local id, nonce, action = ids[k], ARGV[from + 1], ARGV[from + 2]
   local value, n = values[k], 3 * (k - 1)
-  if not value or sub(value, 1, 16) ~= nonce or seen[id] then
+  if not value or #value < LEASE_BYTES or sub(value, 1, 16) ~= nonce or seen[id] then
     if before == nil then
       -- with: remembered
       before = remembered(meta[1], ids) or false
@@ -60,7 +60,7 @@ for k = 1, count do
     elseif action == 'G' then
       plan.to = STATE_READY
     elseif action == 'L' then
-      plan.releases = tonumber(state[4] or 0) + 1
+      plan.releases = (tonumber(state[4]) or 0) + 1
       if plan.releases <= FREE_RELEASES then
         plan.to = STATE_READY
       else
@@ -68,12 +68,12 @@ for k = 1, count do
         plan.to, plan.due = STATE_SCHEDULED, now + min(10000, 250 * 2 ^ (plan.releases - FREE_RELEASES - 1))
       end
     elseif action == 'U' then
-      plan.unconfirmed = tonumber(state[3] or 0) + 1
+      plan.unconfirmed = (tonumber(state[3]) or 0) + 1
       plan.to = plan.unconfirmed < max_unconfirmed and STATE_READY or STATE_DEAD
     elseif action == 'Z' then
       plan.to, plan.due = STATE_SCHEDULED, now + tonumber(delay)
     else
-      plan.attempts = tonumber(state[1] or 0) + 1
+      plan.attempts = (tonumber(state[1]) or 0) + 1
       plan.releases = state[4] and 0
       local most = head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts
       local hopeless = plan.attempts >= most
@@ -142,12 +142,12 @@ for n, plan in ipairs(plans) do
   elseif to == STATE_READY then
     local flags = plan.flags
     if plan.unconfirmed or plan.releases then
-      call('HSET', base .. 's' .. id, unpack(fields))
+      write_state(id, unpack(fields))
       if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
     end
     front[#front + 1] = { id, flags, plan.head.lane, now }
   elseif to == STATE_SCHEDULED then
-    if #fields > 0 then call('HSET', base .. 's' .. id, unpack(fields)) end
+    if #fields > 0 then write_state(id, unpack(fields)) end
     call('ZADD', KEYS[5], plan.due, id)
     if not earliest or plan.due < earliest then
       earliest = plan.due

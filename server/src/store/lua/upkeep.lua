@@ -38,6 +38,18 @@ if #over > 0 then
     memory[#memory + 1] = id
     memory[#memory + 1] = state
   end
+  local function die(id, flags, fields)
+    dead = dead + 1
+    release_unique(id, flags)
+    keep_settled(id, STATE_DEAD, 0, fields)
+    settle(id, STATE_DEAD)
+  end
+  -- To the head of its lane, with this many of what is counted.
+  local function come_back(id, flags, lane, field, count)
+    write_state(id, field, count)
+    if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
+    front[#front + 1] = { id, flags, lane, now }
+  end
   local postponed, ended = {}, {}
   for k, id in ipairs(over) do
     local head, newer = read_head(id)
@@ -55,13 +67,15 @@ if #over > 0 then
   touch_ends(over)
   for _, plan in ipairs(plans) do
     local id, head, state, value = plan.id, plan.head, plan.state, plan.value
+    -- A lease that is cut says nothing of whose it is: it ends as one that was lost.
+    if head and value and #value < LEASE_BYTES then value = false end
     if not head then
       if value then
         quarantine(id, 'leased without a readable record')
         quarantined[#quarantined + 1] = id
       end
     elseif not state[4] then
-      if plan.foreign then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
+      if plan.foreign and call('EXISTS', base .. 's' .. id) == 1 then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
       local leased_ms = value and unpack_ms(value, 17) or now
       local flags = value and byte(value, 23) or entry_flags(head.flags)
       if not has(flags, FLAG_STATE) and call('EXISTS', base .. 's' .. id) == 1 then flags = flags + FLAG_STATE end
@@ -77,44 +91,31 @@ if #over > 0 then
       elseif not counts then
         -- Nobody said that it had arrived: neither an attempt nor a loss.
         unconfirmed = unconfirmed + 1
-        local times = tonumber(state[5] or 0) + 1
+        local times = (tonumber(state[5]) or 0) + 1
         if times >= max_unconfirmed then
-          dead = dead + 1
-          release_unique(id, flags)
           call('ZREM', KEYS[6], id)
-          keep_settled(id, STATE_DEAD, 0, { 'un', times, 'ft', 'Unconfirmed', 'fm', times .. UNCONFIRMED_TEXT, 'fs', '', 'fa', now })
-          settle(id, STATE_DEAD)
+          die(id, flags, { 'un', times, 'ft', 'Unconfirmed', 'fm', times .. UNCONFIRMED_TEXT, 'fs', '', 'fa', now })
         else
-          call('HSET', base .. 's' .. id, 'un', times)
-          if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
-          front[#front + 1] = { id, flags, head.lane, now }
+          come_back(id, flags, head.lane, 'un', times)
         end
       elseif timed then
         timed_out = timed_out + 1
-        local attempts = tonumber(state[1] or 0) + 1
+        local attempts = (tonumber(state[1]) or 0) + 1
         local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its attempt_timeout of '
           .. attempt_timeout(head, default_timeout) / 1000 .. ' s', 'fs', '', 'fa', now }
         if attempts >= (head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts) then
-          dead = dead + 1
-          release_unique(id, flags)
-          keep_settled(id, STATE_DEAD, 0, fields)
-          settle(id, STATE_DEAD)
+          die(id, flags, fields)
         else
-          call('HSET', base .. 's' .. id, unpack(fields))
+          write_state(id, unpack(fields))
           call('ZADD', KEYS[3], now + backoff_ms(head, attempts, defaults, random), id)
         end
       else
         lost = lost + 1
-        local losses = tonumber(state[2] or 0) + 1
+        local losses = (tonumber(state[2]) or 0) + 1
         if losses >= (head.max_losses and head.max_losses > 0 and head.max_losses or default_losses) then
-          dead = dead + 1
-          release_unique(id, flags)
-          keep_settled(id, STATE_DEAD, 0, { 'l', losses, 'ft', 'LeaseLost', 'fm', 'the workers that held this job were lost ' .. losses .. ' times', 'fs', '', 'fa', now })
-          settle(id, STATE_DEAD)
+          die(id, flags, { 'l', losses, 'ft', 'LeaseLost', 'fm', 'the workers that held this job were lost ' .. losses .. ' times', 'fs', '', 'fa', now })
         else
-          call('HSET', base .. 's' .. id, 'l', losses)
-          if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
-          front[#front + 1] = { id, flags, head.lane, now }
+          come_back(id, flags, head.lane, 'l', losses)
         end
       end
     end
@@ -153,8 +154,8 @@ if #late > 0 then
     ids[k], memory[2 * k - 1], memory[2 * k] = id, id, STATE_EXPIRED
     release_unique(id, head.flags)
     if not scheduled then
-      call('HINCRBY', KEYS[9], id .. head.lane, 1)
-      call('HINCRBY', KEYS[10], head.lane, 1)
+      add(KEYS[9], id .. head.lane, 1)
+      add(KEYS[10], head.lane, 1)
     end
     keep_settled(id, STATE_EXPIRED, now + retention(head, failure_retention), {})
     call('ZREM', KEYS[3], id)
@@ -178,7 +179,7 @@ if call('EXISTS', KEYS[9]) == 1 then
       local counts = #graves > 0 and call('HMGET', KEYS[9], unpack(graves)) or {}
       local left_of, dead_heads = {}, 0
       for n, grave in ipairs(graves) do
-        local count = left_of[grave] or tonumber(counts[n] or 0)
+        local count = left_of[grave] or (tonumber(counts[n]) or 0)
         if count <= 0 then break end
         left_of[grave], dead_heads = count - 1, n
       end
@@ -197,7 +198,7 @@ if call('EXISTS', KEYS[9]) == 1 then
       if count > 0 then call('HSET', KEYS[9], grave, count) else gone[#gone + 1] = grave end
     end
     if #gone > 0 then call('HDEL', KEYS[9], unpack(gone)) end
-    if call('HINCRBY', KEYS[10], trim.lane, -trim.count) <= 0 then call('HDEL', KEYS[10], trim.lane) end
+    if add(KEYS[10], trim.lane, -trim.count) <= 0 then call('HDEL', KEYS[10], trim.lane) end
     if not trim.following then
       call('ZREM', KEYS[2], trim.lane)
     elseif #trim.following == 23 then
