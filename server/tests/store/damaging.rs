@@ -181,7 +181,7 @@ impl Queue<'_> {
         };
         println!("lease {}", ask.jobs);
         let look = fine("lease", self.space.try_ask(&ask).await);
-        for look in look.into_iter() {
+        for look in look {
             self.leases.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
         }
     }

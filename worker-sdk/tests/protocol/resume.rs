@@ -1,6 +1,6 @@
 //! Broken, silent and ageing streams: what moves to the next one.
 
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
 use bananas_proto::server::{
     DrainReason, Draining, ExtendResult, Heartbeat, NackAction, settlement::Outcome as Answer,
