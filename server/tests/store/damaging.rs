@@ -180,8 +180,7 @@ impl Queue<'_> {
             ..Ask::default()
         };
         println!("lease {}", ask.jobs);
-        let look = fine("lease", self.space.try_ask(&ask).await);
-        for look in look {
+        if let Some(look) = fine("lease", self.space.try_ask(&ask).await) {
             self.leases.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
         }
     }
