@@ -1,7 +1,7 @@
 //! The operations that travel in groups.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::Arc,
     time::Duration,
 };
@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use super::{Answers, Group, Operation};
 use crate::{
     domain::{
-        Error,
+        Error, JobMap,
         limits::{MAX_GROUP_BYTES, MAX_GROUP_ITEMS},
     },
     queue::Queue,
@@ -49,7 +49,7 @@ impl Operation for Enqueue {
     async fn run(queue: &Arc<Queue>, items: &[&EnqueueItem]) -> Result<Answers<Enqueued>, Error> {
         queue.ensure_registered().await.map_err(Error::not_applied)?;
         // The same id twice in one group: the second is a repetition of the first. Ids of our own cannot repeat.
-        let mut first_of = HashMap::new();
+        let mut first_of = JobMap::default();
         let mut position = Vec::with_capacity(items.len());
         let mut unique = Vec::with_capacity(items.len());
         for item in items {

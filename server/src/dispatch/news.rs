@@ -9,6 +9,8 @@ use crate::wake::When;
 pub(super) struct News {
     /// Look in any case.
     dirty: AtomicBool,
+    /// Nobody has said that there is a job.
+    unsure: AtomicBool,
     /// When there was last a job that no look begun since has seen; 0: none.
     ready_us: AtomicU64,
     looked_us: AtomicU64,
@@ -25,6 +27,7 @@ impl News {
     pub(super) const fn new() -> Self {
         Self {
             dirty: AtomicBool::new(true),
+            unsure: AtomicBool::new(true),
             ready_us: AtomicU64::new(0),
             looked_us: AtomicU64::new(0),
         }
@@ -37,6 +40,17 @@ impl News {
         }
     }
 
+    /// It is time to see whether there is something that nobody has told.
+    pub(super) fn polled(&self) {
+        self.unsure.store(true, SeqCst);
+        self.dirty.store(true, SeqCst);
+    }
+
+    /// Whether the only reason to look is that nobody has for a while.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure.load(SeqCst)
+    }
+
     /// Whether to look.
     pub(super) fn is_any(&self) -> bool {
         self.dirty.load(SeqCst) || self.ready_us.load(SeqCst) > self.looked_us.load(SeqCst)
@@ -45,6 +59,7 @@ impl News {
     /// To be called before a look is sent.
     pub(super) fn begin(&self) -> Begun {
         self.dirty.store(false, SeqCst);
+        self.unsure.store(false, SeqCst);
         Begun {
             heard_us: self.ready_us.load(SeqCst),
         }
@@ -66,6 +81,17 @@ impl News {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_poll_is_unsure_until_somebody_looks() {
+        let news = looked_at();
+        news.heard(Some(2_000));
+        assert!(news.is_any() && !news.is_unsure());
+        news.polled();
+        assert!(news.is_any() && news.is_unsure());
+        news.begin();
+        assert!(!news.is_unsure());
+    }
 
     fn looked_at() -> News {
         let news = News::new();

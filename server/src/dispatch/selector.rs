@@ -105,7 +105,7 @@ impl SelectorTask {
             let now = Instant::now();
             if now >= next_poll {
                 next_poll = Self::poll_time();
-                self.queues.iter().for_each(|watched| watched.news.heard(None));
+                self.queues.iter().for_each(|watched| watched.news.polled());
             }
             self.mark_due(now);
             let order = self.order();
@@ -150,7 +150,8 @@ impl SelectorTask {
             let selector = self.clone();
             tokio::spawn(async move {
                 listening.sure().await;
-                selector.wake(index, None);
+                selector.queues[index].news.polled();
+                selector.nudge.notify_one();
             });
         }
         ids
@@ -279,25 +280,31 @@ impl SelectorTask {
         }
     }
 
-    /// Of several queues those that have jobs, found out in one round trip.
+    /// These queues without those that nobody has spoken of and that are empty: found out of all of them in one round trip.
     async fn with_work(&self, order: &[usize]) -> Vec<usize> {
-        if order.len() < 2 {
+        let unsure: Vec<usize> = order
+            .iter()
+            .copied()
+            .filter(|&index| self.queues[index].news.is_unsure())
+            .collect();
+        if unsure.len() < 2 {
             return order.to_vec();
         }
-        let queues = order.iter().map(|&index| &self.queues[index]);
+        let queues = unsure.iter().map(|&index| &self.queues[index]);
         let begun: Vec<Begun> = queues.clone().map(|watched| watched.news.begin()).collect();
         let store = self.queues[0].queue.store();
         let keys = queues.map(|watched| watched.queue.keys());
         let occupied = store.occupied(keys).await;
-        let mut with_work = Vec::new();
-        for ((&index, begun), occupied) in order.iter().zip(&begun).zip(occupied) {
+        let mut with_work = order.to_vec();
+        for ((&index, begun), occupied) in unsure.iter().zip(&begun).zip(occupied) {
             let watched = &self.queues[index];
             match occupied {
                 // An error is for the look to find out.
-                Ok(Occupied::Jobs) | Err(_) => with_work.push(index),
+                Ok(Occupied::Jobs) | Err(_) => {}
                 Ok(other) => {
                     self.note_pause(watched, other == Occupied::Paused);
                     watched.news.found_empty(begun);
+                    with_work.retain(|&other| other != index);
                     if let Occupied::Empty {
                         first_lease_ends_in_ms: Some(ms),
                     } = other

@@ -2,7 +2,12 @@
 //!
 //! The only place of the domain that is not pure: a new id has the time and random bits in it, a new nonce random bits. Nothing is decided by them.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use super::Error;
 
@@ -61,8 +66,17 @@ name!(
 );
 
 /// A job's id: a UUID, as its 16 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobId(pub [u8; 16]);
+
+impl Hash for JobId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.0));
+    }
+}
+
+/// A map by job. Every job passes through several, and the usual hash is a tenth of a broker's work on a job. Seeded at random, since producers choose ids.
+pub type JobMap<V> = HashMap<JobId, V, foldhash::quality::RandomState>;
 
 impl JobId {
     /// Reads a hyphenated UUID.

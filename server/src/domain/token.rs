@@ -38,6 +38,13 @@ impl LeaseToken {
         out.freeze()
     }
 
+    /// Which job a token names. Says nothing about the rest of it.
+    pub fn job_id_of(bytes: &[u8]) -> Option<JobId> {
+        let (&[version, _, key_len], rest) = bytes.split_first_chunk::<3>()?;
+        let id = rest.get(usize::from(key_len)..)?.first_chunk::<16>()?;
+        (version == VERSION).then_some(JobId(*id))
+    }
+
     /// Reads what `encode` wrote; what the next version writes is [`Error::NewerToken`], anything else [`Error::MalformedToken`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let malformed = || Error::MalformedToken;
@@ -91,6 +98,7 @@ mod tests {
     fn a_token_survives_the_wire() {
         let (token, bytes) = sample();
         assert_eq!(LeaseToken::decode(&bytes).unwrap(), token);
+        assert_eq!(LeaseToken::job_id_of(&bytes), Some(token.job_id));
         assert!(bytes.len() <= 128);
     }
 
@@ -99,6 +107,7 @@ mod tests {
         let (_, bytes) = sample();
         for cut in 0..bytes.len() {
             assert_eq!(LeaseToken::decode(&bytes[..cut]), Err(Error::MalformedToken));
+            LeaseToken::job_id_of(&bytes[..cut]);
         }
         let mut longer = bytes.to_vec();
         longer.push(0);

@@ -87,10 +87,10 @@ enum Slot {
 
 /// The jobs that settlements are about, as far as they can be read.
 pub(super) fn jobs_of(settlements: &[pb::Settlement]) -> Vec<JobId> {
-    let tokens = settlements
+    settlements
         .iter()
-        .filter_map(|settlement| LeaseToken::decode(&settlement.lease_token).ok());
-    tokens.map(|token| token.job_id).collect()
+        .filter_map(|settlement| LeaseToken::job_id_of(&settlement.lease_token))
+        .collect()
 }
 
 /// A settlement that was read, or why not.

@@ -116,6 +116,7 @@ impl Session {
     ) -> bool {
         let running = Duration::from_millis(now_ms().saturating_sub(token.leased_ms));
         let mut state = self.lock();
+        state.has_short = true;
         let held = Held {
             queue: queue.clone(),
             nonce: token.nonce,

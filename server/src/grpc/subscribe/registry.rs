@@ -1,7 +1,7 @@
 //! All open streams of this broker.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -14,14 +14,14 @@ use tokio::sync::Notify;
 
 use super::Session;
 use crate::{
-    domain::{JobId, LeaseToken},
+    domain::{JobId, JobMap, LeaseToken},
     metrics::Metrics,
     store::FleetEntry,
 };
 
 /// Which stream holds which job.
 #[derive(Debug, Default)]
-pub(super) struct Holders(Mutex<HashMap<JobId, Weak<Session>>>);
+pub(super) struct Holders(Mutex<JobMap<Weak<Session>>>);
 
 impl Holders {
     pub(super) fn note(&self, job: JobId, session: &Arc<Session>) {
@@ -32,11 +32,10 @@ impl Holders {
     pub(super) fn forget<'a>(&self, jobs: impl Iterator<Item = &'a JobId>, session: &Session) {
         let mut holders = self.lock();
         for job in jobs {
-            if holders
-                .get(job)
-                .is_some_and(|holder| std::ptr::eq(holder.as_ptr(), session))
+            if let Entry::Occupied(holder) = holders.entry(*job)
+                && std::ptr::eq(holder.get().as_ptr(), session)
             {
-                holders.remove(job);
+                holder.remove();
             }
         }
     }
@@ -45,7 +44,7 @@ impl Holders {
         self.lock().get(&job)?.upgrade()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Weak<Session>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, JobMap<Weak<Session>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! One stream's side of the broker: what the worker holds, what it was told, and how much more it may get.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::hash_map::Entry,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -22,7 +22,7 @@ use crate::{
     broker::Broker,
     clock::now_ms,
     dispatch::{Delivery, Notice, Taker, Terms},
-    domain::{Error, JobId, Keeper, LeaseToken, Nonce},
+    domain::{Error, JobId, JobMap, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
         leased::{self, LeasedJob},
@@ -33,6 +33,7 @@ use crate::{
 
 /// A frame of jobs is closed at this size, so that no client's message limit is in its way.
 const FRAME_BYTES: usize = 1 << 20;
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// One job that the worker holds.
 #[derive(Debug)]
@@ -68,7 +69,9 @@ impl Held {
 /// What changes while a stream lives.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) held: HashMap<JobId, Held>,
+    pub(super) held: JobMap<Held>,
+    /// Some lease was shorter from the start than the stream's, because its attempt may not take longer.
+    pub(super) has_short: bool,
     /// The number of the last frame of jobs that was sent, and of the last that the worker has.
     pub(super) delivery: u64,
     pub(super) received: u64,
@@ -79,7 +82,7 @@ pub(super) struct State {
     orders: u64,
     /// Frames that are on their way to Redis, and the jobs that they answer for.
     settling: usize,
-    settled_now: HashSet<JobId>,
+    settled_now: JobMap<()>,
 }
 
 impl State {
@@ -196,10 +199,10 @@ impl Session {
     pub(super) fn begins_settling(&self, settlements: &[pb::Settlement]) -> bool {
         let jobs = jobs_of(settlements);
         let mut state = self.lock();
-        if state.settling > 0 && jobs.iter().any(|job| state.settled_now.contains(job)) {
+        if state.settling > 0 && jobs.iter().any(|job| state.settled_now.contains_key(job)) {
             return false;
         }
-        state.settled_now.extend(jobs);
+        state.settled_now.extend(jobs.into_iter().map(|job| (job, ())));
         state.settling += 1;
         true
     }
@@ -277,6 +280,7 @@ impl Session {
                 attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
                 cancelled: false,
             };
+            state.has_short |= Duration::from_millis(job.lease_ms) + A_SECOND < self.lease;
             if let Some(before) = self.keep(&mut state, job.job_id, held) {
                 free_jobs += 1;
                 free_bytes += before.bytes;
@@ -328,11 +332,13 @@ impl Session {
         let news = state.received + 1..=delivery;
         state.received = state.received.max(delivery);
         // A lease that cannot be prolonged is told at once that its job has arrived: its end counts as an attempt.
-        let now = Instant::now();
-        let lease = self.lease;
+        if !state.has_short {
+            return Ok(());
+        }
+        let (now, lease) = (Instant::now(), self.lease);
         let mut rouses = false;
         for held in state.held.values_mut() {
-            if news.contains(&held.delivery) && held.ends + Duration::from_secs(1) < now + lease {
+            if news.contains(&held.delivery) && held.ends + A_SECOND < now + lease {
                 held.renew_at = now;
                 rouses = true;
             }
