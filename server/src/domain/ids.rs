@@ -3,7 +3,7 @@
 //! The only place of the domain that is not pure: a new id has the time and random bits in it, a new nonce random bits. Nothing is decided by them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     hash::{Hash, Hasher},
     sync::Arc,
@@ -77,6 +77,8 @@ impl Hash for JobId {
 
 /// A map by job. Every job passes through several, and the usual hash is a tenth of a broker's work on a job. Seeded at random, since producers choose ids.
 pub type JobMap<V> = HashMap<JobId, V, foldhash::quality::RandomState>;
+/// A set of jobs, as [`JobMap`].
+pub type JobSet = HashSet<JobId, foldhash::quality::RandomState>;
 
 impl JobId {
     /// Reads a hyphenated UUID.

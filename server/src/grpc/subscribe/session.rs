@@ -22,7 +22,7 @@ use crate::{
     broker::Broker,
     clock::now_ms,
     dispatch::{Delivery, Notice, Taker, Terms},
-    domain::{Error, JobId, JobMap, Keeper, LeaseToken, Nonce},
+    domain::{Error, JobId, JobMap, JobSet, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
         leased::{self, LeasedJob},
@@ -82,7 +82,7 @@ pub(super) struct State {
     orders: u64,
     /// Frames that are on their way to Redis, and the jobs that they answer for.
     settling: usize,
-    settled_now: JobMap<()>,
+    settled_now: JobSet,
 }
 
 impl State {
@@ -199,10 +199,10 @@ impl Session {
     pub(super) fn begins_settling(&self, settlements: &[pb::Settlement]) -> bool {
         let jobs = jobs_of(settlements);
         let mut state = self.lock();
-        if state.settling > 0 && jobs.iter().any(|job| state.settled_now.contains_key(job)) {
+        if state.settling > 0 && jobs.iter().any(|job| state.settled_now.contains(job)) {
             return false;
         }
-        state.settled_now.extend(jobs.into_iter().map(|job| (job, ())));
+        state.settled_now.extend(jobs);
         state.settling += 1;
         true
     }
