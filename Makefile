@@ -13,9 +13,10 @@ dev: ## Start a broker with a private Redis on this machine, and say what to try
 test: ## Get the tools, then run every check and every test (PARTS="fmt cargo" for some)
 	@scripts/test.sh $(PARTS)
 
-test-faults: ## Everything that dies, breaks or is cut off, and the planted bugs (ROUNDS=3 repeats it)
+test-faults: ## Everything that dies, breaks or is cut off (ROUNDS=3 repeats it), and the planted bugs
 	@scripts/setup.sh redis
 	@scripts/faults.sh --rounds $(or $(ROUNDS),1)
+	@scripts/planted.sh
 
 soak: ## The same again and again for MINUTES (default 30), on SERVER if given (a path, or the name of one in .tools/servers)
 	@scripts/setup.sh redis

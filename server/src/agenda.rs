@@ -3,17 +3,18 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    domain::RoutingKey,
-    store::{MAX_TOLD, Told},
+    commit::unless_it_panics,
+    domain::{Error, RoutingKey},
+    store::{MAX_TOLD, Store, Told},
 };
 
 /// What is to be told. Bounded by the number of queues: of each, only what is soonest.
@@ -23,7 +24,15 @@ pub struct Agenda {
     /// The time of the last round of upkeep, as [`Agenda::now_ms`] gives it: for what need not be exact.
     coarse_ms: AtomicU64,
     waiting: Mutex<Waiting>,
+    listing: Mutex<Listing>,
     nudge: Notify,
+}
+
+/// Queues that are to be on the list before a job is stored in them. Those that come while a call is under way go together in the next one.
+#[derive(Debug, Default)]
+struct Listing {
+    waiting: Vec<(RoutingKey, oneshot::Sender<Result<(), Error>>)>,
+    under_way: bool,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +51,7 @@ impl Agenda {
             epoch: Instant::now(),
             coarse_ms: AtomicU64::new(1),
             waiting: Mutex::default(),
+            listing: Mutex::default(),
             nudge: Notify::new(),
         }
     }
@@ -67,6 +77,42 @@ impl Agenda {
         let known = waiting.due.entry(name.clone()).or_insert(at_ms);
         *known = at_ms.min(*known);
         self.nudge.notify_one();
+    }
+
+    /// Puts a queue on the list, and returns when it is there.
+    pub(crate) async fn list(self: &Arc<Self>, store: &Arc<Store>, name: &RoutingKey) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let under_way = {
+            let mut listing = lock(&self.listing);
+            listing.waiting.push((name.clone(), answer));
+            std::mem::replace(&mut listing.under_way, true)
+        };
+        if !under_way {
+            let (agenda, store) = (self.clone(), store.clone());
+            let flights = store.flights().clone();
+            flights.spawn(async move { agenda.list_all(&store).await });
+        }
+        answered.await.unwrap_or(Err(Error::ShuttingDown))
+    }
+
+    async fn list_all(&self, store: &Store) {
+        loop {
+            let some: Vec<_> = {
+                let mut listing = lock(&self.listing);
+                let some = listing.waiting.len().min(MAX_TOLD);
+                listing.under_way = some > 0;
+                listing.waiting.drain(..some).collect()
+            };
+            if some.is_empty() {
+                return;
+            }
+            let names: Vec<RoutingKey> = some.iter().map(|(name, _)| name.clone()).collect();
+            let result = unless_it_panics(store.register(names)).await;
+            for (_, answer) in some {
+                // Who asked may be gone.
+                let _ = answer.send(result.clone());
+            }
+        }
     }
 
     /// A job is stored in a queue that has been listed for some time.
@@ -168,9 +214,13 @@ impl Agenda {
         self.nudge.notified().await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        lock(&self.waiting)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -189,8 +189,8 @@ impl Queue {
         let now = self.agenda.now_ms();
         let is_listed = listed > 0 && self.listed_over.load(Relaxed) == over && now < listed + LISTED_MS;
         if !is_listed {
-            self.store
-                .register(&self.routing_key)
+            self.agenda
+                .list(&self.store, &self.routing_key)
                 .await
                 .map_err(|error| match error {
                     // Nothing was stored, whatever became of the list.

@@ -269,6 +269,21 @@ async fn queues_that_were_used_once_cost_nothing_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn queues_that_are_new_at_the_same_time_are_listed_together() {
+    let stand = own(&[], 1).await;
+    let port = stand.brokers[0].http_port();
+    let listings = || async {
+        let (_, page) = http::get(port, "/metrics").await.unwrap();
+        http::metric(&page, "bananas_script_duration_seconds_count", "agenda").unwrap_or(0.0)
+    };
+    let before = listings().await;
+    fill(&stand.api(), &names("together", 1_000)).await;
+    let calls = listings().await - before;
+    // One for each would be a thousand; the list is told of other things meanwhile as well.
+    assert!(calls < 200.0, "{calls} calls");
+}
+
+#[tokio::test]
 async fn reading_and_forging_make_no_queue() {
     let stand = own(&[], 1).await;
     let (api, redis) = (stand.api(), stand.redis.connection().await);

@@ -213,7 +213,7 @@ fn portions<O: Operation>(load: &[Call<O>]) -> Vec<Vec<&O::Item>> {
 }
 
 /// A panic is the error of this script call and of no other.
-async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(run)
         .catch_unwind()
         .await

@@ -107,9 +107,10 @@ impl Store {
         Ok(agenda)
     }
 
-    /// Puts a queue on the list of queues. To be done before its first job is stored.
-    pub async fn register(&self, routing_key: &RoutingKey) -> Result<(), Error> {
-        self.agenda(0, &[(routing_key.clone(), Told::Used)]).await.map(drop)
+    /// Puts queues on the list of queues, at most [`MAX_TOLD`]. To be done before their first jobs are stored.
+    pub async fn register(&self, routing_keys: impl IntoIterator<Item = RoutingKey>) -> Result<(), Error> {
+        let told: Vec<_> = routing_keys.into_iter().map(|name| (name, Told::Used)).collect();
+        self.agenda(0, &told).await.map(drop)
     }
 
     /// Which of these queues are not on the list.

@@ -57,7 +57,7 @@ fn gone(score: &str) -> Told {
 
 async fn a_queue_is_listed_when_it_is_used(space: &Space) {
     assert!(!space.store.is_registered(&name("a")).await.unwrap());
-    space.store.register(&name("a")).await.unwrap();
+    space.store.register([name("a")]).await.unwrap();
     let agenda = tell(space, 0, &[("b", Told::Known)]).await;
     space.reached(("agenda", "known"));
     assert_eq!(agenda.queues, 2);
@@ -110,7 +110,7 @@ async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Spa
 
 async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
     let score = due_to_be_forgotten(space, "a").await;
-    space.store.register(&name("a")).await.unwrap();
+    space.store.register([name("a")]).await.unwrap();
     tell(space, 0, &[("a", gone(&score))]).await;
     assert!(space.store.is_registered(&name("a")).await.unwrap());
     space.reached(("agenda", "gone, but used meanwhile"));

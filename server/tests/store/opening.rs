@@ -77,7 +77,7 @@ async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_l
     let store = opened(server.url(), Some("worker"), Some("secret")).await.unwrap();
     let key = RoutingKey::parse("q").unwrap();
     let keys = store.keys(&key);
-    store.register(&key).await.unwrap();
+    store.register([key.clone()]).await.unwrap();
     let item = draft().item();
     store.enqueue(&keys, &[&item]).await.unwrap();
     store.upkeep(&keys, 0).await.unwrap();
