@@ -235,6 +235,32 @@ async fn a_job_that_takes_its_workers_down_is_dead_after_its_losses() {
 }
 
 #[tokio::test]
+async fn a_waiting_request_for_many_jobs_gets_those_of_one_look_and_keeps_them() {
+    let (_stand, api, key) = arranged("one-look").await;
+    for _ in 0..100 {
+        let request = LeaseRequest {
+            max_jobs: 10,
+            wait: Some(seconds(5)),
+            request_id: Uuid::new_v4().to_string(),
+            ..lease_request(&key)
+        };
+        let stored = async {
+            for _ in 0..3 {
+                api.enqueued(&key).await;
+            }
+        };
+        let (leased, ()) = tokio::join!(api.lease_with(request), stored);
+        let mut jobs = leased.unwrap();
+        let ids: BTreeSet<String> = jobs.iter().map(|job| job.job_id.clone()).collect();
+        assert_eq!(ids.len(), jobs.len(), "a job twice in one answer");
+        jobs.extend(api.lease(&key, 10).await.unwrap());
+        for job in jobs {
+            api.ack(&job.lease_token).await.expect("nobody else got it");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_same_request_id_gets_the_same_leases_again() {
     let (stand, api, key) = arranged("request").await;
     for _ in 0..4 {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use bananas_proto::{
     reason,
     v1::{
-        AckRequest, GetBrokerInfoRequest, JobResult, JobSpec, JobState, LeaseRequest, ListQueuesRequest, Selection,
-        Selector, job_spec::Start,
+        AckRequest, GetBrokerInfoRequest, JobResult, JobSpec, JobState, LeaseRequest, ListQueuesRequest, Open,
+        Selection, Selector, job_spec::Start,
     },
 };
 use bananas_tests::{
@@ -13,6 +13,7 @@ use bananas_tests::{
     audit::Audit,
     eventually::eventually,
     refusal::assert_refused,
+    session::{Session, open},
 };
 use bytes::Bytes;
 use tonic::Code;
@@ -331,6 +332,33 @@ async fn weights_starve_nobody() {
                 .into_iter()
                 .map(|job| job.routing_key),
         );
+    }
+    assert_eq!(seen, HashSet::from([key, second]));
+}
+
+#[tokio::test]
+async fn weights_of_a_stream_starve_nobody() {
+    let (_stand, api, key) = arranged("weights").await;
+    let second = unique_key("weights");
+    for _ in 0..60 {
+        api.enqueued(&key).await;
+        api.enqueued(&second).await;
+    }
+    let request = Open {
+        selector: Some(Selector {
+            routing_keys: vec![key.clone(), second.clone()],
+            selection: Selection::Weighted.into(),
+            ..Selector::default()
+        }),
+        ..open(&key, 1)
+    };
+    let mut session = Session::open(&api, request).await.unwrap();
+    let mut seen = HashSet::new();
+    // Whoever draws only among the queues that were looked at last draws one all the time.
+    for _ in 0..60 {
+        let job = session.collect_jobs(1).await.remove(0);
+        session.ack(&job.lease_token).await;
+        seen.insert(job.routing_key);
     }
     assert_eq!(seen, HashSet::from([key, second]));
 }

@@ -77,7 +77,7 @@ mutants! {
     a_job_given_back_to_nowhere_is_caught:
         "make_ready(reversed, true)" => "";
     a_job_lost_with_its_worker_is_caught:
-        "make_ready(front, true)" => "";
+        "make_ready(last_first, true)" => "";
     an_attempt_counted_twice_is_caught:
         "plan.attempts = (tonumber(state[1]) or 0) + 1" => "plan.attempts = (tonumber(state[1]) or 0) + 2";
     a_loss_counted_as_an_attempt_is_caught:

@@ -36,6 +36,8 @@ pub(super) struct SelectorTask {
     queues: Vec<Watched>,
     line: Mutex<Line>,
     attached: Mutex<Vec<Arc<Taker>>>,
+    /// The last look found a job that was too large for somebody.
+    has_cramped: AtomicBool,
     nudge: Notify,
 }
 
@@ -68,6 +70,7 @@ impl SelectorTask {
             queues,
             line: Mutex::default(),
             attached: Mutex::default(),
+            has_cramped: AtomicBool::new(false),
             nudge: Notify::new(),
         });
         tokio::spawn(selector.clone().run(dispatcher));
@@ -106,6 +109,7 @@ impl SelectorTask {
             if now >= next_poll {
                 next_poll = Self::poll_time();
                 self.queues.iter().for_each(|watched| watched.news.polled());
+                self.forget_cramped();
             }
             self.mark_due(now);
             let order = self.order();
@@ -157,6 +161,12 @@ impl SelectorTask {
         ids
     }
 
+    /// Those for whom the next job was too large try again.
+    fn forget_cramped(&self) {
+        let attached = lock(&self.attached).clone();
+        attached.iter().for_each(Taker::may_have_room);
+    }
+
     fn wake(&self, index: usize, when: When) {
         let watched = &self.queues[index];
         watched.news.heard(when);
@@ -181,7 +191,12 @@ impl SelectorTask {
 
     /// When a job falls due, or a queue may be looked at again.
     fn next_moment(&self) -> Option<Instant> {
-        let moments = |watched: &Watched| [*lock(&watched.due), watched.put_off_until()];
+        let moments = |watched: &Watched| {
+            [
+                *lock(&watched.due),
+                watched.put_off_until().filter(|_| watched.news.is_any()),
+            ]
+        };
         self.queues.iter().flat_map(moments).flatten().min()
     }
 
@@ -231,6 +246,8 @@ impl SelectorTask {
             let begun = watched.news.begin();
             let look = match self.ask_for(watched, &claims).await {
                 Ok(look) => look,
+                // Of the only one who asks: it waits in vain.
+                Err(Error::RequestIdReused) => continue,
                 Err(error) => {
                     tracing::debug!(%error, queue = %watched.queue.routing_key(), "look failed");
                     watched.news.heard(None);
@@ -246,12 +263,24 @@ impl SelectorTask {
             self.note_pause(watched, look.verdict == Verdict::Paused);
             if look.among_repeated {
                 // One of the requests was made before, at another broker or in another call: each is looked for alone.
-                for (claim, served) in claims.iter_mut().zip(&mut served) {
-                    if let Ok(look) = self.ask_for(watched, std::slice::from_ref(claim)).await {
-                        *served |= Self::deal(&watched.queue, look, std::slice::from_mut(claim))[0];
+                for (claim, served) in claims.iter_mut().zip(&mut served).filter(|(claim, _)| claim.1.jobs > 0) {
+                    match self.ask_for(watched, std::slice::from_ref(claim)).await {
+                        Ok(look) => {
+                            let all = look.jobs.len() as u32 == claim.1.jobs;
+                            if all || matches!(look.verdict, Verdict::Again | Verdict::NoRoom) {
+                                watched.news.heard(None);
+                            }
+                            *served |= Self::deal(&watched.queue, look, std::slice::from_mut(claim))[0];
+                        }
+                        // Its own fault: nobody else waits for it.
+                        Err(Error::RequestIdReused) => {}
+                        Err(error) => {
+                            tracing::debug!(%error, queue = %watched.queue.routing_key(), "look failed");
+                            watched.news.heard(None);
+                            watched.put_off();
+                        }
                     }
                 }
-                watched.news.heard(None);
                 continue;
             }
             let found = look.jobs.len() as u32;
@@ -268,12 +297,17 @@ impl SelectorTask {
                 watched.queue.note_leased(&look);
             }
         }
+        if no_room {
+            self.has_cramped.store(true, SeqCst);
+        } else if self.has_cramped.swap(false, SeqCst) {
+            self.forget_cramped();
+        }
         for ((taker, claim), served) in claims.into_iter().zip(served) {
             if !no_room {
                 taker.is_not_cramped();
             } else if !claim.alone && claim.jobs > 0 && !served {
                 // There is a job, but not for the room of one who holds others: looking again at once would only find it again.
-                taker.is_cramped();
+                taker.is_cramped(claim.room_bytes);
             }
             // Nothing is delivered, so nothing comes back.
             let _ = taker.deliver(claim.jobs, None);
@@ -299,11 +333,12 @@ impl SelectorTask {
         for ((&index, begun), occupied) in unsure.iter().zip(&begun).zip(occupied) {
             let watched = &self.queues[index];
             match occupied {
-                // An error is for the look to find out.
-                Ok(Occupied::Jobs) | Err(_) => {}
+                // An error is for the look to find out. If others take all that is wanted, the next look is for this one.
+                Ok(Occupied::Jobs) | Err(_) => watched.news.heard(None),
                 Ok(other) => {
                     self.note_pause(watched, other == Occupied::Paused);
                     watched.news.found_empty(begun);
+                    *lock(&watched.pause) = None;
                     with_work.retain(|&other| other != index);
                     if let Occupied::Empty {
                         first_lease_ends_in_ms: Some(ms),

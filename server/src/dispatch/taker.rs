@@ -177,9 +177,15 @@ impl Taker {
         }
     }
 
-    /// The next job did not fit into the room that is left. The worker hears it once.
-    pub(super) fn is_cramped(&self) {
+    /// The next job did not fit into the room that was left at the look. The worker hears it once.
+    pub(super) fn is_cramped(&self, room_bytes: u64) {
+        let window = self.lock();
+        if window.max_bytes.saturating_sub(window.bytes) > room_bytes {
+            // There is more room by now.
+            return;
+        }
         self.cramped.store(true, SeqCst);
+        drop(window);
         if !self.told_no_room.swap(true, SeqCst) {
             (self.notify)(Notice::NoRoom);
         }
@@ -190,12 +196,19 @@ impl Taker {
         self.told_no_room.store(false, SeqCst);
     }
 
+    /// What was too large may be gone, or be in another queue.
+    pub(super) fn may_have_room(self: &Arc<Self>) {
+        if self.cramped.swap(false, SeqCst) {
+            self.stand_in_line();
+        }
+    }
+
     /// Reserves room for at most `most` jobs.
     pub(super) fn claim(&self, most: u32) -> Option<Claim> {
         let mut window = self.lock();
         let jobs = window.max_jobs.saturating_sub(window.jobs).min(most);
         let room = window.max_bytes.saturating_sub(window.bytes);
-        if jobs == 0 || (room == 0 && window.jobs > 0) || self.is_closed() {
+        if jobs == 0 || (room == 0 && window.jobs > 0) || self.is_answered(&window) || self.is_closed() {
             return None;
         }
         let held = window.jobs;
@@ -241,11 +254,19 @@ impl Taker {
         (self.notify)(notice);
     }
 
+    /// The leases of a request are those of one look: a second one would find those of the first again.
+    fn is_answered(&self, window: &Window) -> bool {
+        self.terms.request.is_some() && window.jobs > 0
+    }
+
     /// How full the window is, in millionths, if there is room for another job.
     fn wants(&self) -> Option<u32> {
         let window = self.lock();
         let room = window.bytes < window.max_bytes && !self.cramped.load(SeqCst);
-        let wants = window.jobs < window.max_jobs && (room || window.jobs == 0) && !self.is_closed();
+        let wants = window.jobs < window.max_jobs
+            && (room || window.jobs == 0)
+            && !self.is_answered(&window)
+            && !self.is_closed();
         wants.then(|| (u64::from(window.jobs) * 1_000_000 / u64::from(window.max_jobs)) as u32)
     }
 
@@ -309,7 +330,7 @@ mod tests {
         let taker = taker(3, 100);
         taker.hold(2, 0);
         assert_eq!(taker.wants(), Some(666_666));
-        taker.is_cramped();
+        taker.is_cramped(u64::MAX);
         assert_eq!(taker.wants(), None);
         taker.let_go(1, 0);
         assert_eq!(taker.wants(), Some(333_333));

@@ -11,6 +11,7 @@ crate::facts![
     a_queue_is_listed_when_it_is_used,
     what_is_due_is_given_out_once,
     a_visit_plans_the_next_but_not_past_what_was_told_meanwhile,
+    what_falls_due_late_during_a_visit_is_not_forgotten,
     a_queue_that_was_used_meanwhile_stays_listed,
     names_are_read_in_order_page_by_page,
     queues_and_lanes_that_are_on_no_list_are_found,
@@ -214,4 +215,20 @@ async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
     space.reached(("report", "all"));
     space.store.retire("me").await.unwrap();
     assert!(fleet().await.is_empty());
+}
+
+async fn what_falls_due_late_during_a_visit_is_not_forgotten(space: &Space) {
+    let agenda = tell(space, 9, &[("a", Told::Due(0))]).await;
+    // Nothing was due when the visit looked. Then a job was leased for longer than a queue is left to its visitor.
+    tell(space, 0, &[("a", Told::Due(30_000))]).await;
+    let visited = Told::Visited {
+        taken: agenda.taken[0].score.clone(),
+        at_ms: agenda.now_ms,
+        next: Some(Next {
+            at_ms: agenda.now_ms + LONG_MS,
+            may_forget: true,
+        }),
+    };
+    let planned = tell(space, 9, &[("a", visited)]).await;
+    assert!(planned.next_in_ms.unwrap() <= 30_000, "{planned:?}");
 }

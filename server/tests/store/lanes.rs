@@ -14,6 +14,7 @@ crate::facts![
     types_of_one_priority_go_by_age,
     cancelled_jobs_let_no_lower_priority_pass,
     many_cancelled_jobs_are_passed_in_few_looks,
+    lanes_that_a_look_has_read_ahead_keep_their_jobs,
 ];
 
 async fn jobs_come_by_priority_then_by_age_of_the_lane_then_in_order(space: &Space) {
@@ -243,4 +244,25 @@ async fn many_cancelled_jobs_are_passed_in_few_looks(space: &Space) {
     }
     assert!((2..6).contains(&looks), "{looks} looks");
     space.reached(("lease", "entries gone through"));
+}
+
+async fn lanes_that_a_look_has_read_ahead_keep_their_jobs(space: &Space) {
+    // Two types whose jobs take turns by age, so that they are merged, and a dead one, so that a look reads on when it has not found enough.
+    let mut items = Vec::new();
+    for number in 0..200 {
+        let mut job = draft();
+        job.job_type = if number % 2 == 0 { "print" } else { "send" };
+        items.push(job.item());
+        space.fill(&items[number..]).await;
+        space.pass(space.now_ms().await).await;
+    }
+    space.store.cancel(&space.keys, items[0].id, "", 0).await.unwrap();
+    let mut found = Vec::new();
+    for jobs in [70, 200] {
+        let look = space.lease(jobs).await;
+        found.extend(ids(&look.jobs));
+    }
+    let expected: Vec<_> = items[1..].iter().map(|item| item.id).collect();
+    assert_eq!(found.len(), expected.len());
+    assert_eq!(found, expected);
 }

@@ -15,6 +15,7 @@ crate::facts![
     a_failure_not_worth_another_attempt_is_dead_at_once,
     a_release_puts_the_job_back_at_the_head,
     a_job_that_is_released_again_and_again_is_put_off,
+    a_job_that_is_put_off_by_releases_still_has_to_start_in_time,
     jobs_released_together_keep_their_order,
     a_snooze_counts_nothing,
     a_dead_letter_and_a_discard_are_final,
@@ -315,4 +316,17 @@ async fn a_job_that_is_released_again_and_again_is_put_off(space: &Space) {
     let outcome = space.nack(job.job_id, nonce, NackAction::Release).await.unwrap();
     assert_eq!((outcome.state, outcome.due_ms), (Some(JobState::Ready), None));
     space.reached(("nack", "released again and again"));
+}
+
+async fn a_job_that_is_put_off_by_releases_still_has_to_start_in_time(space: &Space) {
+    let mut job = draft();
+    job.start_by_ms = Some(space.now_ms().await + LONG_MS);
+    space.fill(&[job.item()]).await;
+    for _ in 0..6 {
+        let (_, nonce) = space.lease_one().await;
+        space.nack(job.id, nonce, NackAction::Release).await.unwrap();
+    }
+    let view = space.job(job.id).await;
+    assert_eq!(view.state, JobState::Scheduled);
+    assert!(space.snapshot().await.start_by.contains_key(job.id.0.as_slice()));
 }

@@ -7,9 +7,10 @@ use bananas_broker::{
     store::{NackAction, Start},
 };
 
-use crate::space::{Ask, LONG_MS, Space, draft, nack, plain, unique};
+use crate::space::{Ask, LONG_MS, Space, draft, ids, nack, plain, unique};
 
 crate::facts![
+    jobs_whose_leases_end_together_keep_their_order,
     an_idle_queue_needs_nothing,
     due_jobs_become_ready_in_order_of_their_time,
     a_round_is_bounded_and_says_that_there_is_more,
@@ -367,4 +368,19 @@ async fn a_round_says_when_the_next_one_is_due(space: &Space) {
     item.delay_ms = Some(5_000);
     let due = space.nack_with(&item).await.unwrap().due_ms;
     assert_eq!(space.store.upkeep(&space.keys, 0).await.unwrap().next_ms, due);
+}
+
+async fn jobs_whose_leases_end_together_keep_their_order(space: &Space) {
+    let items = plain(3);
+    space.fill(&items).await;
+    let ask = Ask {
+        jobs: 3,
+        lease_ms: 1,
+        ..Ask::default()
+    };
+    space.ask(&ask).await;
+    space.pass(space.now_ms().await + 1).await;
+    space.store.upkeep(&space.keys, 0).await.unwrap();
+    let expected: Vec<_> = items.iter().map(|item| item.id).collect();
+    assert_eq!(ids(&space.lease(3).await.jobs), expected);
 }

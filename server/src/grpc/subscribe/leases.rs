@@ -27,16 +27,21 @@ impl Session {
     /// Takes over the leases that the worker says it still works on; the verdicts come in order.
     ///
     /// What the stream before had been sent and the worker does not name never arrived, and goes back.
-    pub(super) async fn resume(self: &Arc<Self>, broker: &Arc<Broker>, opening: &Opening) -> Vec<pb::ExtendResult> {
+    ///
+    /// While Redis does not answer there is no stream: nobody would keep the leases, and the worker would not know.
+    pub(super) async fn resume(
+        self: &Arc<Self>,
+        broker: &Arc<Broker>,
+        opening: &Opening,
+    ) -> Result<Vec<pb::ExtendResult>, Error> {
         let tokens: Vec<Result<LeaseToken, Error>> = opening
             .held_tokens
             .iter()
             .map(|token| LeaseToken::decode(token))
             .collect();
-        // The stream before this one gives nothing out any more, and lets go of what is named.
+        // The stream before this one gives nothing out any more.
         if let Some(before) = &opening.before {
             before.stop_taking();
-            before.forget(tokens.iter().flatten().map(|token| (token.job_id, token.nonce)));
         }
         let mut queues: PerQueue<Vec<ExtendItem>> = PerQueue::default();
         let mut slots = Vec::with_capacity(tokens.len());
@@ -62,6 +67,18 @@ impl Session {
         for (queue, items) in queues {
             let results = queue.extend.submit(items).all().await;
             answers.push((queue, results));
+        }
+        let mut all = answers.iter().flat_map(|(_, results)| results);
+        if let Some(error) = all.find_map(|result| match result {
+            Err(error @ (Error::StoreUnavailable { .. } | Error::ShuttingDown)) => Some(error),
+            _ => None,
+        }) {
+            return Err(error.clone());
+        }
+        // And it lets go of what is named.
+        if let Some(before) = &opening.before {
+            let named = slots.iter().flatten().map(|(_, _, token)| (token.job_id, token.nonce));
+            before.forget(named);
         }
         let mut verdicts = Vec::with_capacity(slots.len());
         let (mut jobs, mut bytes) = (0, 0);
@@ -102,7 +119,7 @@ impl Session {
                 .flights()
                 .spawn(give_back_unnamed(broker.clone(), queues, keeper));
         }
-        verdicts
+        Ok(verdicts)
     }
 
     fn take_over(

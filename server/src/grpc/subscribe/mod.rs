@@ -123,7 +123,7 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
     opening.identify(broker);
     let (out, frames) = mpsc::unbounded_channel();
     let session = Session::new(broker, &opening, out);
-    let held = session.resume(broker, &opening).await;
+    let held = session.resume(broker, &opening).await?;
     session.send(pb::subscribe_response::Frame::Opened(pb::Opened {
         session_id: session.id().to_owned(),
         broker_id: broker.id.clone(),

@@ -24,7 +24,7 @@ const TIMEOUTS_BEFORE_REDIAL: u32 = 3;
 /// After a failed dial, callers get its error for this long instead of dialling again.
 const REDIAL_PAUSE: Duration = Duration::from_millis(200);
 /// Commands of ours that change nothing.
-const READS: [&[u8]; 8] = [
+const READS: [&[u8]; 14] = [
     b"ZRANGE",
     b"ZREVRANGE",
     b"ZSCORE",
@@ -33,6 +33,12 @@ const READS: [&[u8]; 8] = [
     b"PUBSUB",
     b"SCRIPT",
     b"EXISTS",
+    b"TIME",
+    b"HEXISTS",
+    b"HLEN",
+    b"ZMSCORE",
+    b"ZRANGEBYLEX",
+    b"SCAN",
 ];
 
 /// What a command asks of the connection.

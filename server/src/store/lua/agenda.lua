@@ -31,7 +31,12 @@ while ARGV[at] do
   elseif kind == 'd' then
     local due = now + tonumber(ARGV[at + 2])
     if not score then call('ZADD', KEYS[1], '0', name) end
-    if not score or due < score then plan(name, due) end
+    if not score or due < score then
+      plan(name, due)
+    elseif score <= now + left_ms then
+      -- Somebody may look after it right now and not have seen this: what that visit plans is not to count.
+      plan(name, score - 1)
+    end
     at = at + 3
   else
     local taken, visited, next_score = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])

@@ -400,10 +400,11 @@ if taken > 0 then
   end
 end
 for _, plan in ipairs(plans) do
-  local passed, entry = plan.passed, plan.entries[plan.passed - plan.from + 1]
+  local passed = plan.passed
+  -- What comes behind was read as a rule; or a merge has read on beyond it.
+  local entry = passed >= plan.from and plan.entries[passed - plan.from + 1]
+  if not entry and (passed < plan.from or not plan.ends) then entry = call('LINDEX', plan.key, passed) end
   if passed > 0 then
-    -- What comes behind was read as a rule.
-    if not entry and not plan.ends then entry = call('LINDEX', plan.key, passed) end
     call('LTRIM', plan.key, passed, '-1')
     if plan.buried then
       for grave, left in pairs(plan.graves) do

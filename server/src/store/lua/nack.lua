@@ -135,7 +135,8 @@ for n, plan in ipairs(plans) do
     fields[#fields + 1] = 'un'
     fields[#fields + 1] = plan.unconfirmed
   end
-  if to ~= STATE_READY and has(plan.flags, FLAG_START_BY) then call('ZREM', base .. 'b', id) end
+  -- A job that was given back has not begun.
+  if to ~= STATE_READY and not (to == STATE_SCHEDULED and plan.action == 'L') and has(plan.flags, FLAG_START_BY) then call('ZREM', base .. 'b', id) end
   if to == 'Q' then
     -- with: quarantine
     quarantine(id, 'unreadable record')

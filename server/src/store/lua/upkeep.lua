@@ -53,7 +53,7 @@ if #over > 0 then
   local postponed, ended = {}, {}
   for k, id in ipairs(over) do
     local head, newer = read_head(id)
-    local state, foreign = try('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st', 'un')
+    local state, foreign = try('HMGET', base .. 's' .. id, 'a', 'l', 'cr', 'st', 'un', 'rl')
     if head then touch(base .. 'r:' .. head.lane, base .. 'qr:' .. head.lane) end
     if newer then
       -- A newer broker knows what to do; until one looks, others are not held up.
@@ -103,6 +103,7 @@ if #over > 0 then
         local attempts = (tonumber(state[1]) or 0) + 1
         local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its attempt_timeout of '
           .. attempt_timeout(head, default_timeout) / 1000 .. ' s', 'fs', '', 'fa', now }
+        if state[6] then fields[#fields + 1], fields[#fields + 2] = 'rl', 0 end
         if attempts >= (head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts) then
           die(id, flags, fields)
         else
@@ -121,7 +122,10 @@ if #over > 0 then
     end
   end
   if #memory > 0 then call('HSET', begin(memories), unpack(memory)) end
-  make_ready(front, true)
+  -- Each goes to the head.
+  local last_first = {}
+  for k = #front, 1, -1 do last_first[#last_first + 1] = front[k] end
+  make_ready(last_first, true)
   if #postponed > 0 then call('ZADD', KEYS[5], unpack(postponed)) end
   if #ended > 0 then
     call('ZREM', KEYS[5], unpack(ended))

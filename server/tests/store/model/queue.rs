@@ -446,6 +446,8 @@ impl Queue {
                 }
             } else if timed {
                 timed_out += 1;
+                let job = self.jobs.get_mut(&id).expect("it is there");
+                job.releases = 0;
                 let event = if job.attempts + 1 >= job.max_attempts {
                     Event::GiveUp
                 } else {
@@ -473,9 +475,7 @@ impl Queue {
                 memory.push((id, vec![state.letter() as u8]));
             }
         }
-        for id in front {
-            self.push_front(&id, now);
-        }
+        self.put_back(&front, now);
         self.remember(chosen, memory);
         [timed_out, lost, dead, cancelled, unconfirmed]
     }

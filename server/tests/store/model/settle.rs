@@ -130,7 +130,15 @@ impl Drive<'_> {
         let chosen = self.model.choose();
         for (id, item, due_ms, answer) in moves {
             let (event, counts) = self.event_of(&id, item, due_ms, now);
+            let start_by_ms = self.model.jobs[&id].start_by_ms;
             let to = self.model.nack(&id, event, counts, now, due_ms);
+            if item.action == NackAction::Release
+                && !to.is_final()
+                && let Some(job) = self.model.jobs.get_mut(&id)
+            {
+                // It has not begun.
+                job.start_by_ms = start_by_ms;
+            }
             self.model.count_release(&id, item.action);
             assert_eq!(
                 answer.as_ref().unwrap().state,
