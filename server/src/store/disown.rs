@@ -13,8 +13,8 @@ use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS};
 
 /// When to walk the leases, counted from the loss: a command that was on its way when its connection broke may still run a moment later.
 const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
-/// After this, the leases have run out or the worker of a later lease has them.
-const GIVE_UP_AFTER: Duration = Duration::from_mins(1);
+/// A lost look is remembered as long as its leases run, and at least this long.
+const AT_LEAST: Duration = Duration::from_mins(1);
 /// Leases that one step of a walk looks at, about.
 const STEP: u64 = 500;
 /// A queue with more leases is not walked for a worker that has come back: where many come back at once that would cost more than it saves.
@@ -31,15 +31,18 @@ pub(super) struct LostLook {
     keys: QueueKeys,
     nonce: Nonce,
     since: Instant,
+    lease: Duration,
     walks: usize,
 }
 
 impl LostLook {
-    pub(super) fn new(keys: QueueKeys, nonce: Nonce) -> Self {
+    /// `lease`: how long what it leased is leased at most.
+    pub(super) fn new(keys: QueueKeys, nonce: Nonce, lease: Duration) -> Self {
         Self {
             keys,
             nonce,
             since: Instant::now(),
+            lease,
             walks: 0,
         }
     }
@@ -55,7 +58,7 @@ impl Store {
     /// Gives back what lost looks leased, as far as it is time for it; returns how many jobs. To be called about once a second.
     pub async fn disown_lost(&self) -> usize {
         let mut looks = std::mem::take(&mut *self.lost_looks.lock().unwrap_or_else(PoisonError::into_inner));
-        looks.retain(|look| look.walks < WALKS.len() && look.since.elapsed() < GIVE_UP_AFTER);
+        looks.retain(|look| look.walks < WALKS.len() && look.since.elapsed() < look.lease.max(AT_LEAST));
         looks.drain(..looks.len().saturating_sub(MOST));
         let mut given_back = 0;
         // In parts: where Redis is away, all of the first fail, and the others need not try.

@@ -1,6 +1,6 @@
 //! lease.lua: handing out jobs.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::PoisonError};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::PoisonError, time::Duration};
 
 use bytes::Bytes;
 
@@ -168,7 +168,7 @@ impl Store {
             self.lost_looks
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(LostLook::new(keys.clone(), nonce));
+                .push(LostLook::new(keys.clone(), nonce, Duration::from_millis(ask.lease_ms)));
         }
         let mut reply = Reply::new(answer?)?;
         let now_us = reply.uint()?;
