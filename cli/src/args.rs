@@ -128,9 +128,6 @@ pub(crate) enum Command {
     Completions(generate::CompletionsArgs),
     /// Print the manual page, or write all of them into a directory
     Man(generate::ManArgs),
-    /// What a worker starts to end its commands with it
-    #[command(name = crate::worker::guard::COMMAND, hide = true)]
-    GuardCommands,
 }
 
 #[cfg(test)]

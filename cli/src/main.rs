@@ -38,6 +38,9 @@ const LAST_COMMANDS: Duration = Duration::from_secs(1);
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(ended) = worker::guard::run(std::env::args_os()) {
+        return ended;
+    }
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,10 +63,7 @@ fn run(arguments: Arguments) -> Result {
         let _entered = runtime.enter();
         Ok(connection.builder().build_lazy()?)
     };
-    let offline = matches!(
-        command,
-        Command::Completions(_) | Command::Man(_) | Command::Worker(_) | Command::GuardCommands
-    );
+    let offline = matches!(command, Command::Completions(_) | Command::Man(_) | Command::Worker(_));
     let runs_commands = matches!(command, Command::Worker(_));
     let notice = (!offline)
         .then(|| client().map(|client| runtime.spawn(say_if_unreachable(client))))
@@ -71,10 +71,6 @@ fn run(arguments: Arguments) -> Result {
     let result = match command {
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
-        Command::GuardCommands => {
-            worker::guard::run();
-            Ok(())
-        }
         Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
         Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),

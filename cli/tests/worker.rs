@@ -168,6 +168,23 @@ async fn a_command_and_its_children_end_with_a_worker_that_was_killed() {
 }
 
 #[tokio::test]
+async fn a_command_does_not_begin_once_its_worker_is_gone() {
+    let begin = |input: &'static [u8]| async move {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_bananas"))
+            .args(["begin-command", "sh", "-c", "echo begun; cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        process.stdin.take().unwrap().write_all(input).await.unwrap();
+        String::from_utf8(process.wait_with_output().await.unwrap().stdout).unwrap()
+    };
+    // The worker died before it had told the guard of the command.
+    assert_eq!(begin(b"").await, "");
+    assert_eq!(begin(b"\npayload\n").await, "begun\npayload\n");
+}
+
+#[tokio::test]
 async fn a_daemon_that_holds_the_output_does_not_hold_the_job() {
     let (mut broker, gate) = (Broker::start().await, Gate::new().await);
     let ready = gate.path.with_file_name("ready");
@@ -199,6 +216,11 @@ async fn the_port_shows_readiness_and_what_was_done() {
     let mut stream = broker.stream().await;
     stream.job().await;
     assert!(matches!(stream.settled().await, Outcome::Ack(_)));
+    let line = worker.logged("Job completed").await;
+    assert_eq!(
+        (&line["level"], &line["job_id"], &line["job_name"], &line["attempt"]),
+        (&"info".into(), &"7".into(), &"t".into(), &1.into())
+    );
     assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     let metrics = get(address, "/metrics").await;
     for line in [
@@ -208,12 +230,6 @@ async fn the_port_shows_readiness_and_what_was_done() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-
-    let line = worker.logged("Job completed").await;
-    assert_eq!(
-        (&line["level"], &line["job_id"], &line["job_name"], &line["attempt"]),
-        (&"info".into(), &"7".into(), &"t".into(), &1.into())
-    );
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit_code().await, Some(0));
 }

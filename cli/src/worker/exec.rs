@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use crate::exit::Failure;
 
 /// The data are wrong: no other attempt will do better. From sysexits.h.
@@ -96,9 +96,10 @@ impl Exec {
     fn spawn(&self, job: &JobContext) -> std::io::Result<Child> {
         let as_json = |map| serde_json::to_string(map).unwrap_or_default();
         let left = job.deadline().saturating_duration_since(Instant::now());
-        let mut command = Command::new(&self.program[0]);
+        let mut command = Command::new(guard::this_program()?);
         command
-            .args(&self.program[1..])
+            .arg(guard::BEGIN)
+            .args(&self.program)
             .env("BANANAS_JOB_ID", job.job_id())
             .env("BANANAS_JOB_TYPE", job.job_type())
             .env("BANANAS_ROUTING_KEY", job.routing_key())
@@ -216,9 +217,11 @@ impl Drop for Group {
     }
 }
 
-/// A program need not read its payload.
+/// Lets the program begin: the guard knows it by now. A program need not read its payload.
 async fn feed(stdin: Option<ChildStdin>, payload: Bytes) {
-    if let Some(mut stdin) = stdin {
+    if let Some(mut stdin) = stdin
+        && stdin.write_all(&[guard::GO]).await.is_ok()
+    {
         let _ = stdin.write_all(&payload).await;
     }
 }
