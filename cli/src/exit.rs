@@ -101,6 +101,9 @@ pub(crate) fn describe(error: &Error) -> String {
 
 /// The exit code that stands for an error of the broker.
 pub(crate) fn exit_of(error: &Error) -> Exit {
+    if error.is_unreachable() {
+        return Exit::Unavailable;
+    }
     match error.code() {
         Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
         Code::NotFound => Exit::NotFound,

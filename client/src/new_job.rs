@@ -150,7 +150,7 @@ impl NewJob {
         self
     }
 
-    /// For people and filters.
+    /// For people: shown with the job.
     #[must_use]
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.spec.labels.insert(key.into(), value.into());

@@ -44,7 +44,7 @@ pub(super) struct JobOptions {
     /// Travels with the job to the worker
     #[arg(long = "header", value_name = "KEY=VALUE", value_parser = key_value)]
     pub headers: Vec<(String, String)>,
-    /// For people and filters
+    /// For people; shown with the job
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
     /// Its id, a UUID: the same id again is the same job

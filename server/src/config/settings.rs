@@ -76,7 +76,7 @@ sections! {
         tls_cert_file: Option<PathBuf> = "";
         /// Key of that certificate (PEM).
         tls_key_file: Option<PathBuf> = "";
-        /// Start even where Redis may lose jobs (it evicts keys, or has no append-only file and no snapshots). The log says each time what can be lost.
+        /// Start even where Redis may lose jobs (it evicts keys, or has neither an append-only file nor a replica). The log says each time what can be lost.
         allow_unsafe: bool = "false";
     }
 
@@ -102,7 +102,8 @@ sections! {
 
     /// Bounds of what callers may send.
     limits: Limits {
-        /// One payload or result. Larger things belong into a store of their own, with a reference in the job.
+        /// One payload or result. Larger things belong into a store of their own, with a reference in the job. A gRPC client takes messages of 4 MiB
+        /// unless it is told otherwise: where payloads may be larger, raise that limit in the clients first.
         max_payload_bytes: ByteSize = "1MiB" in "1KiB" ..= "64MiB";
         /// Items of one batch. An atomic batch, which goes to Redis as one script call, has at most 3000 even where this is more.
         max_batch_items: usize = "1000" in "1" ..= "10000";

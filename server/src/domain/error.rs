@@ -45,7 +45,7 @@ pub enum Error {
     #[error("lease_token was made by a newer broker; settle at one of its version, or once all brokers have it")]
     NewerToken,
     /// A request id that was used for another request.
-    #[error("request_id was used with another selector")]
+    #[error("request_id was used with another selector, lease_duration, max_jobs or max_bytes")]
     RequestIdReused,
     /// An atomic batch over several queues.
     #[error("an atomic batch must have one routing key, this one has {first} and {second}")]

@@ -74,6 +74,8 @@ pub enum Event {
     GiveUp,
     /// The worker gives it back unstarted.
     Release,
+    /// A worker gives it back unstarted, as others did several times in a row just before.
+    ReleaseLater,
     /// The worker puts it off.
     Snooze,
     /// The worker drops it.
@@ -89,7 +91,7 @@ pub enum Event {
 }
 
 /// Every move there is: from, event, to. `None` is "not there yet".
-pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 17] = {
+pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 18] = {
     use Event as E;
     use JobState as S;
     [
@@ -105,6 +107,7 @@ pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 17] = {
         (Some(S::Leased), E::Retry, S::Scheduled),
         (Some(S::Leased), E::GiveUp, S::Dead),
         (Some(S::Leased), E::Release, S::Ready),
+        (Some(S::Leased), E::ReleaseLater, S::Scheduled),
         (Some(S::Leased), E::Snooze, S::Scheduled),
         (Some(S::Leased), E::Discard, S::Cancelled),
         (Some(S::Leased), E::Lose, S::Ready),

@@ -4,7 +4,7 @@
 //! | key after `<prefix>:{<routing key>}:` | type | content |
 //! |---|---|---|
 //! | `j<id>` | string | body of a job: domain/record.rs |
-//! | `s<id>` | hash | what became of it, only where there is something: attempts `a`, losses `l`, failure `ft fm fs fa`, final state `st` since `at`, result `rt rd`, progress `pp pm cp`, cancel `cr cd`, unique key `uk us` |
+//! | `s<id>` | hash | what became of it, only where there is something: attempts `a`, losses `l`, unconfirmed deliveries `un`, releases in a row `rl`, failure `ft fm fs fa`, final state `st` since `at`, result `rt rd`, progress `pp pm cp`, cancel `cr cd`, unique key `uk us` |
 //! | `r:<priority>:<type>` | list | a lane: entries of flags (1), time ready (6), id (16) |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
@@ -19,7 +19,7 @@
 //! | `u` | hash | unique keys, to the id that holds them |
 //! | `q` | hash | quarantine: id of a job that cannot be read to the reason |
 //! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>` is its state, `qr:<lane>` a key of another type where a lane should be |
-//! | `nv` | list | entries whose record a newer version wrote, with their lanes: back to them by a broker that can read it |
+//! | `nv` | list | entries whose record a newer version wrote: left for a broker that can read them |
 //! | `wt` | zset | ids that somebody waits for, by until when |
 //! | `rq:<request id>` | hash | leases of a Lease call with a request id; expires after a minute |
 //! | `m` | hash | paused `pa ep pr pt`, dedupe generation `dg` since `ds`, somebody waits until `w` |

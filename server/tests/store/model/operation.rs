@@ -270,6 +270,10 @@ pub(crate) fn every_move() -> Vec<Operation> {
     all.extend([O::Upkeep, take(), nack(NackAction::DeadLetter, None)]);
     all.extend([now(7), take(), nack(NackAction::Discard, None)]);
     all.extend([now(8), take(), cancel(8), nack(NackAction::Retry, None)]);
+    all.push(now(9));
+    for _ in 0..6 {
+        all.extend([take(), nack(NackAction::Release, None)]);
+    }
     all
 }
 

@@ -170,7 +170,7 @@ impl Drive<'_> {
             NackAction::Release => {
                 let wait = (250 << (job.releases - FREE_RELEASES).min(10)).min(10_000);
                 assert_eq!(due_ms, Some(now + wait));
-                (Event::Snooze, false)
+                (Event::ReleaseLater, false)
             }
             NackAction::Snooze => {
                 assert_eq!(due_ms, item.delay_ms.map(|delay| now + delay));
