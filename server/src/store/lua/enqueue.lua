@@ -6,13 +6,11 @@
 -- RETURNS {now us, {number of each job that was there already, id of the job that lives, its state}; nothing if there is none}, or {now us, {}, pause reason}
 -- MOVES  - → READY, - → SCHEDULED
 local broker = ARGV[1]
-local meta = call('HMGET', KEYS[1], 'ep', 'dg', 'pr', 'ds')
+local meta = call('HMGET', KEYS[1], 'ep', 'dg', 'pr')
 if meta[1] then return { now_us, {}, meta[3] or '' } end
--- After two windows nothing is remembered any more, even if upkeep has not cleared it away yet.
-if meta[2] and now - (tonumber(meta[4]) or 0) >= 2 * tonumber(ARGV[2]) then meta[2] = nil end
 
 -- decide
-local groups, duplicates, retained, at, number = {}, nil, {}, 3, 0
+local groups, duplicates, retained, at, number = {}, nil, nil, 3, 0
 local seen_keys, body_of = nil, base .. 'j'
 while ARGV[at] do
   local kind, lane, flags, count = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -30,7 +28,8 @@ while ARGV[at] do
   touch(base .. 'x', base .. 'f', base .. 't')
   local group = { kind, lane, flags, ids, sets, number } -- and where it was gone through one by one: the number of each, and where each begins in ARGV
   local stale
-  if kind ~= 'n' and meta[2] then
+  -- After two windows nothing is remembered any more, even if upkeep has not cleared it away yet.
+  if kind ~= 'n' and meta[2] and now - (tonumber(call('HGET', KEYS[1], 'ds')) or 0) < 2 * tonumber(ARGV[2]) then
     -- with: remembered
     stale = remembered(meta[2], ids)
   end
@@ -63,7 +62,10 @@ while ARGV[at] do
         duplicates[#duplicates + 1], duplicates[#duplicates + 2] = number + k, holder
         duplicates[#duplicates + 1] = state or sub(stale[k], 1, 1)
       else
-        if settled then retained[#retained + 1] = id end
+        if settled then
+          retained = retained or {}
+          retained[#retained + 1] = id
+        end
         n = n + 1
         kept_ids[n], numbers[n], from_of[n] = id, number + k, from
         kept_sets[2 * n - 1], kept_sets[2 * n] = sets[2 * k - 1], sets[2 * k]
@@ -76,9 +78,9 @@ while ARGV[at] do
 end
 
 -- act
-for _, id in ipairs(retained) do
+if retained then
   -- with: give_way
-  give_way(id)
+  for _, id in ipairs(retained) do give_way(id) end
 end
 for _, group in ipairs(groups) do
   local kind, lane, flags, ids, sets, before, numbers, from_of = unpack(group, 1, 8)

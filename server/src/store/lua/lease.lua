@@ -125,37 +125,27 @@ end
 
 local tombstones = call('EXISTS', KEYS[6]) == 1
 touch(KEYS[4], KEYS[5], KEYS[7], KEYS[8], base .. 'u', base .. 'nv')
-if request_keys then
-  for _, key in pairs(request_keys) do touch(key) end
+if request_keys and IN_CLUSTER then
+  for _, key in pairs(request_keys) do
+    touch(key)
+  end
 end
 
 -- decide
 local expired, aside, strays, newer, special, extras = nil, nil, nil, nil, nil, nil
-local leases, deadlines, values = {}, {}, {}
--- A comparison costs a fourth of taking a byte out: no flags, a large record, and a record of our version.
-local NO_FLAGS, LARGE, VERSION, NEXT_VERSION = char(1), char(FLAG_LARGE), char(RECORD_VERSION), char(RECORD_VERSION + 1)
+local leases, deadlines = {}, {}
 -- A number would be written out with seventeen digits, each time.
 local usual_deadline = string.format('%d', now + usual_term)
 local body_of, verdict, looked_at, bytes_left = base .. 'j', 0, 0, BYTES_PER_LOOK
 
--- A lane as far as it was read: `entries` begin behind the first `from` of its list; `passed` of the list are decided on, `merged` are in a batch.
-local plans, group, next_lane = {}, {}, 1
-local function read(plan, from, most)
-  local entries, foreign = try('LRANGE', plan.key, from == 0 and '0' or from, from + most)
-  plan.entries, plan.from, plan.foreign = entries or {}, from, foreign
-  plan.ends = #plan.entries <= most
-end
--- The next lane that is wanted; with a priority, only if it is of that one.
-local function following(priority)
-  while lanes[next_lane] and wanted and not wanted(lanes[next_lane]) do next_lane = next_lane + 1 end
-  local lane = lanes[next_lane]
-  return lane and (not priority or byte(lane, 1) == priority) and lane
-end
-local function open(lane, most)
-  local plan = { lane = lane, key = base .. 'r:' .. lane, passed = 0, merged = 0 }
-  plans[#plans + 1], group[#group + 1], next_lane = plan, plan, next_lane + 1
-  touch(plan.key, base .. 'qr:' .. lane)
-  read(plan, 0, most)
+local plans, group, next_lane, following = {}, {}, 1, nil
+if wanted or lanes[2] then
+  -- The next lane that is wanted; with a priority, only if it is of that one.
+  following = function(priority)
+    while wanted and lanes[next_lane] and not wanted(lanes[next_lane]) do next_lane = next_lane + 1 end
+    local lane = lanes[next_lane]
+    return lane and (not priority or byte(lane, 1) == priority) and lane
+  end
 end
 
 while taken < total and verdict == 0 do
@@ -166,76 +156,91 @@ while taken < total and verdict == 0 do
   end
   -- Where some are dead, more are looked at together.
   local most = tombstones and max(want, looked_at > 0 and JOBS_PER_LOOK or 64) or want
-  if #group == 0 then
-    local lane = following()
+  local plan = group[1]
+  if not plan then
+    local lane = lanes[next_lane]
+    if following then lane = following() end
     if not lane then break end
-    open(lane, most)
+    plan = open_lane(lane, most)
+    plans[#plans + 1] = plan
+    group[1] = plan
+    next_lane = next_lane + 1
   end
   -- The next entries: of the one lane of this priority, or of several by age.
-  local plan, plan_of, entries, first, last = group[1], nil, nil, 1, nil
-  if group[2] or following(byte(plan.lane, 1)) then
+  local entries, plan_of
+  if following and (group[2] or following(byte(plan.lane, 1))) then
+    local function open(lane)
+      local another = open_lane(lane, most)
+      plans[#plans + 1] = another
+      group[#group + 1] = another
+      next_lane = next_lane + 1
+    end
     -- with: merge
-    entries, plan_of = merge(group, following, open, read, most)
-    last = #entries
+    entries, plan_of = merge(group, following, open, most)
   else
-    if not plan.ends and plan.passed - plan.from >= #plan.entries then read(plan, plan.passed, most) end
-    entries, first = plan.entries, plan.passed - plan.from + 1
-    last = min(#entries, first + most - 1)
+    if plan.passed > plan.from then read_lane(plan, plan.passed, most) end
+    entries = plan.entries
   end
-  if last < first then group = {} end
+  local last = min(#entries, most)
+  if last == 0 then group = {} end
 
   -- Their bodies, but for those that are large or may be dead: each of these is read when its turn comes.
   local ids, bodies, graves, dead = {}, {}, nil, nil
-  if tombstones and last >= first then
+  if tombstones and last > 0 then
     graves = {}
-    for k = first, last do graves[k - first + 1] = sub(entries[k], 8) .. (plan_of and plan_of[k] or plan).lane end
+    for k = 1, last do graves[k] = sub(entries[k], 8) .. (plan_of and plan_of[k] or plan).lane end
     dead = call('HMGET', KEYS[6], unpack(graves))
   end
   local living = 0
-  for k = first, last do
-    local n, entry = k - first + 1, entries[k]
+  for k = 1, last do
+    local entry = entries[k]
     local id = sub(entry, 8)
-    local maybe_dead = dead and dead[n]
-    if not maybe_dead then
+    if dead and not dead[k] then
       if living == want then
         last = k - 1
         break
       end
       living = living + 1
     end
-    ids[n], bodies[n] = id, (maybe_dead or entry >= LARGE) and body_of or body_of .. id
+    ids[k] = id
+    bodies[k] = (entry >= LARGE_BYTE or dead and dead[k]) and body_of or body_of .. id
   end
-  local records = last >= first and call('MGET', unpack(bodies)) or {}
-  looked_at = looked_at + #ids
+  local records = last > 0 and call('MGET', unpack(bodies)) or {}
+  looked_at = looked_at + last
 
   local skipped, done = nil, last
-  for k = first, last do
+  for k = 1, last do
     if dead and taken == total then
       done = k - 1
       break
     end
-    local n, entry = k - first + 1, entries[k]
-    local id, record = ids[n], records[n]
-    local flags = entry < NO_FLAGS and 0 or byte(entry, 1)
+    local entry, id, record, taken_before = entries[k], ids[k], records[k], taken
+    -- A comparison costs a fourth of taking a byte out.
+    local flags, buried, start_by, state, checkpoint, suspect = entry < FLAGS_BYTE and 0 or byte(entry, 1), nil, nil, nil, nil, nil
     -- An id that was used again has a dead entry in front of its living one: only as many are dead as were buried.
-    local at, buried = plan_of and plan_of[k] or plan, nil
-    if dead and dead[n] then
+    if dead and dead[k] then
+      local at = plan_of and plan_of[k] or plan
       at.graves = at.graves or {}
-      buried = at.graves[graves[n]] or tonumber(dead[n]) or 0
+      buried = at.graves[graves[k]] or tonumber(dead[k]) or 0
+      if buried > 0 then at.buried, at.graves[graves[k]] = (at.buried or 0) + 1, buried - 1 end
     end
-    local start_by = flags > 0 and flags % (2 * FLAG_START_BY) >= FLAG_START_BY and call('ZSCORE', KEYS[7], id)
-    local hands_out
+    if flags > 0 and flags % (2 * FLAG_START_BY) >= FLAG_START_BY then start_by = call('ZSCORE', KEYS[7], id) end
     if #entry ~= ENTRY_BYTES then
       aside = aside or {}
       aside[#aside + 1] = { entry, 'no lane entry' }
     elseif buried and buried > 0 then
-      at.buried, at.graves[graves[n]] = (at.buried or 0) + 1, buried - 1
+      -- Cancelled.
     elseif start_by and (tonumber(start_by) <= now or tonumber(start_by) % 1 > 0) then
       expired = expired or {}
       expired[#expired + 1] = { id, flags }
     else
-      local size, state, checkpoint = record and #record or try('STRLEN', body_of .. id) or 0, nil, 0
-      if flags % 2 == FLAG_STATE then
+      local size = record and #record
+      if not size then
+        -- with: try
+        size = try('STRLEN', body_of .. id) or 0
+      end
+      if flags > 0 and flags % 2 == FLAG_STATE then
+        -- with: try
         local foreign
         state, foreign = try('HMGET', base .. 's' .. id, 'a', 'l', 'un', 'us')
         if foreign then
@@ -245,9 +250,9 @@ while taken < total and verdict == 0 do
         end
         checkpoint = try('HSTRLEN', base .. 's' .. id, 'cp') or 0
         size = size + checkpoint
+        -- A job that several workers did not live to confirm is handed out alone, so that it does not take others along.
+        suspect = (tonumber(state[3]) or 0) >= SUSPECT_AFTER
       end
-      -- A job that several workers did not live to confirm is handed out alone, so that it does not take others along.
-      local suspect = state and (tonumber(state[3]) or 0) >= SUSPECT_AFTER
       -- Whose turn it is; if that one has no room for it, the first who has.
       local turn = claim_of and byte(turns, taken + 1) or 1
       local claim = claims[turn]
@@ -266,9 +271,9 @@ while taken < total and verdict == 0 do
       end
       if not record and size > 0 then
         record = call('MGET', body_of .. id)[1]
-        records[n] = record
+        records[k] = record
       end
-      if not record or #record < 11 or record < VERSION or record >= NEXT_VERSION then
+      if not record or #record < 11 or record < VERSION_BYTE or record >= NEXT_VERSION_BYTE then
         -- with: is_newer
         if is_newer(record) then
           newer = newer or {}
@@ -278,8 +283,9 @@ while taken < total and verdict == 0 do
           aside[#aside + 1] = { id, record and 'unreadable record' or 'no record' }
         end
       else
-        hands_out = true
-        claim.taken, claim.bytes, bytes_left = claim.taken + 1, claim.bytes - size, bytes_left - size
+        claim.taken = claim.taken + 1
+        claim.bytes = claim.bytes - size
+        bytes_left = bytes_left - size
         taken = taken + 1
         if claim_of then claim_of[taken] = turn end
         local deadline = usual_deadline
@@ -287,6 +293,7 @@ while taken < total and verdict == 0 do
           special = special or {}
           special[#special + 1] = { id, flags, state }
           if state then
+            -- with: try
             extras = extras or {}
             extras[#extras + 1] = {
               taken - 1, (tonumber(state[1]) or 0), (tonumber(state[2]) or 0), checkpoint > 0 and (try('HGET', base .. 's' .. id, 'cp')) or '',
@@ -300,36 +307,40 @@ while taken < total and verdict == 0 do
             own_terms[#own_terms + 1], own_terms[#own_terms + 2] = taken - 1, term
           end
         end
-        local value = values[turn * 256 + flags]
+        -- The leases of a claim have the same value, but for the flags.
+        local value = claim[flags]
         if not value then
           value = nonce .. pack_ms(now) .. char(flags) .. claim.holder
-          values[turn * 256 + flags] = value
+          claim[flags] = value
         end
-        local of = 2 * taken
-        leases[of - 1], leases[of] = id, value
-        deadlines[of - 1], deadlines[of] = deadline, id
+        local of, before = 2 * taken, 2 * taken - 1
+        leases[before] = id
+        leases[of] = value
+        deadlines[before] = deadline
+        deadlines[of] = id
       end
       if suspect then verdict, done = 2, k end
     end
-    if not hands_out then
+    if taken == taken_before then
       skipped = skipped or {}
       skipped[k] = true
     end
-    if plan_of then at.passed = at.passed + 1 end
+    if plan_of then plan_of[k].passed = plan_of[k].passed + 1 end
     if verdict ~= 0 then break end
   end
   if plan_of then
     -- What was cut off comes again.
     for _, open_lane in ipairs(group) do open_lane.merged = open_lane.passed end
   else
-    plan.passed = plan.passed + done - first + 1
+    plan.passed = plan.passed + done
+    if plan.ends and done == #entries then group = {} end
   end
-  if skipped or first > 1 or done < last then
+  if skipped or done < last then
     local given, given_records = {}, {}
-    for k = first, done do
+    for k = 1, done do
       if not (skipped and skipped[k]) then
         given[#given + 1] = entries[k]
-        given_records[#given] = records[k - first + 1]
+        given_records[#given] = records[k]
       end
     end
     entries, records = given, given_records
@@ -361,9 +372,11 @@ if expired or aside then
   end
   for _, item in ipairs(aside or {}) do quarantine(item[1], item[2]) end
 end
-for _, id in ipairs(strays or {}) do
-  -- Unless it went with its job.
-  if call('EXISTS', base .. 's' .. id) == 1 then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
+if strays then
+  for _, id in ipairs(strays) do
+    -- Unless it went with its job.
+    if call('EXISTS', base .. 's' .. id) == 1 then call('RENAME', base .. 's' .. id, base .. 'qs' .. id) end
+  end
 end
 if newer then call('RPUSH', base .. 'nv', unpack(newer)) end
 if taken > 0 then
@@ -372,10 +385,10 @@ if taken > 0 then
   local n = #deadlines
   deadlines[n + 1], deadlines[n + 2] = '+inf', NO_JOB
   call('ZADD', KEYS[5], unpack(deadlines))
-  for _, item in ipairs(special or {}) do
-    if item[3] and item[3][4] == 'L' then
-      -- with: has, release_unique
-      release_unique(item[1], item[2])
+  if special then
+    -- with: has, release_unique
+    for _, item in ipairs(special) do
+      if item[3] and item[3][4] == 'L' then release_unique(item[1], item[2]) end
     end
   end
   if request_keys then

@@ -148,9 +148,26 @@ local function make_ready(items, at_head)
   end
 end
 
+-- A lane as far as a look has read it: `entries` begin behind the first `from` of its list and `ends` with it; `passed` of the list are decided on, `merged` are in
+-- a batch. A key of another type has no entries.
+local function read_lane(plan, from, most)
+  local entries = redis.pcall('LRANGE', plan.key, from, from + most)
+  if entries.err then
+    if not string.find(entries.err, 'WRONGTYPE', 1, true) then call('LRANGE', plan.key, from, from + most) end
+    entries, plan.foreign = {}, true
+  end
+  plan.entries, plan.from, plan.ends = entries, from, #entries <= most
+end
+local function open_lane(lane, most)
+  local plan = { lane = lane, key = base .. 'r:' .. lane, passed = 0, merged = 0, entries = false, from = 0, ends = false }
+  touch(plan.key, base .. 'qr:' .. lane)
+  read_lane(plan, 0, most)
+  return plan
+end
+
 -- Up to `most` further entries of the open lanes of one priority (`group`), oldest first, and the lane of each; opens those lanes of the priority that are next
 -- in age. For lease.lua, whose functions these are.
-local function merge(group, following, open, read, most)
+local function merge(group, following, open, most)
   local entries, plan_of, unopened, unopened_ms = {}, {}, nil, nil
   while #entries < most do
     local lane = following(byte(group[1].lane, 1))
@@ -161,7 +178,7 @@ local function merge(group, following, open, read, most)
     -- The open lane whose next entry is oldest, and how far it goes before another is older.
     local oldest, oldest_ms, until_ms
     for _, plan in ipairs(group) do
-      if plan.merged < plan.from or not plan.ends and plan.merged - plan.from >= #plan.entries then read(plan, plan.merged, most) end
+      if plan.merged < plan.from or not plan.ends and plan.merged - plan.from >= #plan.entries then read_lane(plan, plan.merged, most) end
       local entry = plan.entries[plan.merged - plan.from + 1]
       if entry then
         local ms = sub(entry, 2, 7)
@@ -173,7 +190,7 @@ local function merge(group, following, open, read, most)
       end
     end
     if lane and (not oldest or unopened_ms < oldest_ms) then
-      open(lane, most)
+      open(lane)
     elseif not oldest then
       break
     else
