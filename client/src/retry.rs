@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep};
+use tonic::Code;
 
 use crate::{
     connection::Backoff,
@@ -28,7 +29,8 @@ pub(crate) enum Repeat {
     IfNotApplied,
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or `deadline` would pass during the wait.
+/// Calls `attempt` until it succeeds, fails for good, or `deadline` would pass during the wait. An attempt that has no time
+/// left says nothing about why; the error of the attempt before it does.
 pub(crate) async fn retry<R, Fut>(
     deadline: Instant,
     repeat: Repeat,
@@ -40,6 +42,7 @@ where
 {
     let mut backoff = Backoff::new(FIRST_WAIT, MAX_WAIT);
     let mut unknown = false;
+    let mut before: Option<Error> = None;
     loop {
         let error = match attempt().await {
             Ok(answer) => {
@@ -51,6 +54,11 @@ where
             Err(error) => error.with_outcome_unknown(unknown),
         };
         unknown = error.is_outcome_unknown();
+        if error.code() == Code::DeadlineExceeded
+            && let Some(before) = before
+        {
+            return Err(before.with_outcome_unknown(unknown));
+        }
         let may_repeat = error.is_retryable() && (repeat == Repeat::Always || !unknown);
         let wait = backoff.next_wait().max(error.retry_after().unwrap_or_default());
         if !may_repeat || Instant::now() + wait >= deadline || budget.is_some_and(|budget| !budget.withdraw()) {
@@ -58,6 +66,7 @@ where
         }
         tracing::debug!(%error, ?wait, "trying again");
         sleep(wait).await;
+        before = Some(error);
     }
 }
 
@@ -122,7 +131,7 @@ mod tests {
     use std::cell::Cell;
 
     use bananas_proto::v1::ItemError;
-    use tonic::{Code, Status};
+    use tonic::Status;
 
     use super::*;
 
@@ -164,6 +173,25 @@ mod tests {
         let (count, result) = attempts(Repeat::Always, &[Code::Unavailable; 1000]).await;
         assert!(result.is_err() && count > 5);
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_without_time_does_not_hide_why_the_one_before_failed() {
+        let deadline = soon();
+        let count = Cell::new(0);
+        let error = retry(deadline, Repeat::Always, None, || {
+            let first = count.replace(count.get() + 1) == 0;
+            within(deadline, async move {
+                if !first {
+                    sleep(Duration::from_secs(60)).await;
+                }
+                Err::<(), _>(Status::unavailable("why").into())
+            })
+        })
+        .await
+        .unwrap_err();
+        assert_eq!((error.code(), error.message()), (Code::Unavailable, "why"));
+        assert!(error.is_outcome_unknown() && Instant::now() == deadline);
     }
 
     #[tokio::test(start_paused = true)]

@@ -154,7 +154,7 @@ async fn a_server_that_speaks_no_http2_is_no_broker() {
                 open.push(stream);
             }
         });
-        let client = client(address, true).with_timeout(Duration::from_millis(500));
+        let client = client(address, true).with_timeout(Duration::from_secs(2));
         let error = client.job("q", JobId::random(), Detail::Brief).await.unwrap_err();
         assert_eq!(
             (error.code(), error.reason()),
