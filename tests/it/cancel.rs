@@ -1,10 +1,10 @@
 //! Cancel: at once where nobody holds the job, else by asking the one who does.
 use bananas_proto::{
     reason,
-    v1::{CancelJobRequest, ExtendRequest, JobSpec, JobState, LeaseExtension, NackAction, job_spec::Start},
+    v1::{CancelJobRequest, JobSpec, JobState, NackAction, job_spec::Start},
 };
 use bananas_tests::{
-    api::{Api, seconds, spec},
+    api::{Api, extension, seconds, spec},
     eventually::eventually,
     refusal::assert_refused,
     session::Session,
@@ -59,19 +59,10 @@ async fn the_holder_of_a_leased_job_hears_of_the_cancel_when_it_extends() {
     let job = api.leased(&key).await;
     assert_eq!(cancel(&stand.other_api(), &key, &id).await.unwrap(), JobState::Leased);
     assert!(api.get(&key, &id).await.unwrap().cancel_requested);
-    let lease = LeaseExtension {
-        lease_token: job.lease_token.clone(),
-        duration: Some(seconds(30)),
-        progress: None,
-    };
-    let answer = api
-        .broker
-        .clone()
-        .extend(ExtendRequest { leases: vec![lease] })
+    let result = api
+        .extend(extension(&job.lease_token, Some(seconds(30))))
         .await
-        .unwrap()
-        .into_inner();
-    let result = &answer.results[0];
+        .unwrap();
     assert!(result.error.is_none() && result.cancel_requested);
     assert_eq!(result.cancel_reason, "no longer needed");
     assert!(result.remaining.unwrap().seconds < 2, "the grace is not prolonged");

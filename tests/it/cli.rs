@@ -73,6 +73,46 @@ async fn a_command_that_fails_is_a_failure_that_can_be_read() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_takes_too_long_ends_with_the_words_of_its_worker() {
+    let stand = Stand::shared().await;
+    let key = unique_key("too-long");
+    let _worker = worker(&stand, &key, "sleep 600");
+    let target = format!("{key}/t");
+    let enqueue = [
+        "enqueue",
+        &target,
+        "--payload",
+        "x",
+        "--wait",
+        "--attempt-timeout",
+        "5s",
+    ];
+    let failed = said(&stand, &[&enqueue[..], &["--max-attempts", "1"]].concat())
+        .await
+        .ended_with(1);
+    assert!(failed.stderr.contains("the job's attempt_timeout is 5s"), "{failed:#?}");
+}
+
+#[tokio::test]
+async fn the_shortest_attempt_is_long_enough_for_a_quick_command() {
+    let stand = Stand::shared().await;
+    let key = unique_key("quick");
+    let _worker = worker(&stand, &key, "cat");
+    let target = format!("{key}/t");
+    let enqueue = [
+        "enqueue",
+        &target,
+        "--payload",
+        "hello",
+        "--wait",
+        "--attempt-timeout",
+        "1s",
+    ];
+    let done = said(&stand, &enqueue).await.ok();
+    assert_eq!(done.stdout.trim(), "hello");
+}
+
+#[tokio::test]
 async fn jobs_are_leased_and_settled_by_hand() {
     let stand = Stand::shared().await;
     let key = unique_key("hand");

@@ -6,13 +6,10 @@ use std::{
 
 use bananas_proto::{
     reason,
-    v1::{
-        AdviceReason, ExtendRequest, ExtendResult, JobSpec, JobState, LeaseExtension, LeaseRequest, NackAction,
-        Progress, RetryPolicy, Selector,
-    },
+    v1::{AdviceReason, JobSpec, JobState, LeaseExtension, LeaseRequest, NackAction, Progress, RetryPolicy, Selector},
 };
 use bananas_tests::{
-    api::{Api, lease_request, seconds, spec},
+    api::{extension, lease_request, seconds, spec},
     eventually::{eventually, within},
     refusal::{assert_item_refused, assert_refused},
 };
@@ -24,27 +21,6 @@ use uuid::Uuid;
 use crate::arranged;
 
 const SECOND: Duration = Duration::from_secs(1);
-
-async fn extend(api: &Api, lease: LeaseExtension) -> ExtendResult {
-    let request = ExtendRequest { leases: vec![lease] };
-    api.broker
-        .clone()
-        .extend(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .results
-        .pop()
-        .unwrap()
-}
-
-fn extension(lease_token: &Bytes, duration_seconds: i64) -> LeaseExtension {
-    LeaseExtension {
-        lease_token: lease_token.clone(),
-        duration: Some(seconds(duration_seconds)),
-        progress: None,
-    }
-}
 
 #[tokio::test]
 async fn a_leased_job_is_given_to_nobody_else() {
@@ -62,7 +38,9 @@ async fn an_expired_lease_passes_to_the_next_holder_and_counts_a_loss() {
     api.enqueued(&key).await;
     let first = api.leased_for(&key, SECOND).await;
     // The worker says that it has the job.
-    extend(&api, extension(&first.lease_token, 1)).await;
+    api.extend(extension(&first.lease_token, Some(seconds(1))))
+        .await
+        .unwrap();
     let second = api.leased(&key).await;
     assert_eq!(second.job_id, first.job_id);
     assert!(second.fence > first.fence && second.lease_token != first.lease_token);
@@ -90,7 +68,7 @@ async fn a_stale_token_changes_nothing() {
                 reason::LEASE_LOST,
             );
         }
-        let extended = extend(&api, extension(&stale, 60)).await;
+        let extended = api.extend(extension(&stale, Some(seconds(60)))).await.unwrap();
         assert_item_refused(extended.error.as_ref(), Code::FailedPrecondition, reason::LEASE_LOST);
     }
     assert_eq!(api.state(&key, &id).await, JobState::Leased);
@@ -150,7 +128,11 @@ async fn an_extended_lease_outlives_its_first_term() {
     let (stand, api, key) = arranged("extend").await;
     let marker = api.enqueued(&key).await;
     let job = api.leased_for(&key, SECOND).await;
-    let extended = extend(&stand.other_api(), extension(&job.lease_token, 60)).await;
+    let extended = stand
+        .other_api()
+        .extend(extension(&job.lease_token, Some(seconds(60))))
+        .await
+        .unwrap();
     assert_eq!(extended.error, None);
     assert!(extended.remaining.unwrap().seconds >= 59);
     // A second job with the same first term shows when that term is over.
@@ -173,9 +155,9 @@ async fn a_checkpoint_reaches_the_next_attempt() {
     };
     let lease = LeaseExtension {
         progress: Some(progress.clone()),
-        ..extension(&token, 30)
+        ..extension(&token, Some(seconds(30)))
     };
-    assert_eq!(extend(&api, lease).await.error, None);
+    assert_eq!(api.extend(lease).await.unwrap().error, None);
     assert_eq!(api.get(&key, &id).await.unwrap().progress, Some(progress));
     api.nack(&token, NackAction::Release).await.unwrap();
     assert_eq!(api.leased(&key).await.checkpoint, "2/5");
@@ -196,7 +178,10 @@ async fn no_lease_passes_the_attempt_timeout() {
     let id = api.enqueue(hung).await.unwrap().job_id;
     let job = api.leased_for(&key, Duration::from_mins(10)).await;
     assert!(job.lease_duration.unwrap().seconds <= 2);
-    let extended = extend(&api, extension(&job.lease_token, 600)).await;
+    let extended = api
+        .extend(extension(&job.lease_token, Some(seconds(600))))
+        .await
+        .unwrap();
     assert!(extended.remaining.unwrap().seconds <= 2);
     eventually("the attempt times out", || async {
         (api.state(&key, &id).await == JobState::Dead).then_some(())
@@ -225,7 +210,7 @@ async fn a_job_that_takes_its_workers_down_is_dead_after_its_losses() {
     for losses in 0..2 {
         let job = api.leased_for(&key, SECOND).await;
         assert_eq!(job.losses, losses);
-        extend(&api, extension(&job.lease_token, 1)).await;
+        api.extend(extension(&job.lease_token, Some(seconds(1)))).await.unwrap();
     }
     eventually("the poison job is dead", || async {
         (api.state(&key, &id).await == JobState::Dead).then_some(())

@@ -4,12 +4,12 @@ use std::time::Duration;
 use bananas_proto::{
     reason,
     v1::{
-        Flow, JobSpec, JobState, LeasedJob, ListWorkersRequest, NackAction, Open, SettleNack, WorkerInfo,
+        Flow, JobSpec, JobState, LeasedJob, ListWorkersRequest, NackAction, Open, RetryPolicy, SettleNack, WorkerInfo,
         subscribe_request,
     },
 };
 use bananas_tests::{
-    api::{Api, seconds, spec, unique_key},
+    api::{Api, extension, seconds, spec, unique_key},
     eventually::{eventually, within},
     refusal::assert_item_refused,
     session::{Session, ack, nack, open},
@@ -281,6 +281,95 @@ async fn the_broker_keeps_the_leases_of_a_live_stream() {
     assert_eq!(api.state(&key, &id).await, JobState::Leased);
     assert_eq!(api.get(&key, &id).await.unwrap().losses, 0);
     session.ack(&job.lease_token).await;
+}
+
+#[tokio::test]
+async fn the_shortest_attempt_runs_on_a_stream_and_its_end_counts_as_an_attempt() {
+    let (stand, api, key) = arranged("short-attempt").await;
+    let twice = RetryPolicy {
+        max_attempts: 2,
+        initial_backoff: Some(seconds(1)),
+        ..RetryPolicy::default()
+    };
+    let short = JobSpec {
+        attempt_timeout: Some(seconds(1)),
+        retry_policy: Some(twice),
+        ..spec(&key)
+    };
+    let mut session = Session::on(&api, &key, 1).await;
+    let quick = api.enqueue(short.clone()).await.unwrap().job_id;
+    let job = session.collect_jobs(1).await.remove(0);
+    assert!(session.is_quiet_for(A_MOMENT).await, "it has its second");
+    session.ack(&job.lease_token).await;
+    assert_eq!(api.state(&key, &quick).await, JobState::Succeeded);
+
+    let hung = api.enqueue(short).await.unwrap().job_id;
+    for attempt in 1..=2 {
+        let job = session.collect_jobs(1).await.remove(0);
+        assert_eq!((&job.job_id, job.attempt, job.losses), (&hung, attempt, 0));
+        let lost = session.lease_lost().await;
+        assert_eq!((lost.lease_token, lost.reason.as_str()), (job.lease_token, "TIMED_OUT"));
+    }
+    eventually("the job is dead", || async {
+        (api.state(&key, &hung).await == JobState::Dead).then_some(())
+    })
+    .await;
+    let job = api.get(&key, &hung).await.unwrap();
+    assert_eq!((job.attempts, job.losses), (2, 0));
+    stand.audit(&key).await;
+}
+
+#[tokio::test]
+async fn no_extension_makes_the_lease_of_a_live_stream_shorter() {
+    let (stand, api, key) = arranged("not-shorter").await;
+    let other = stand.other_api();
+    let ids = enqueue_many(&api, &key, 4).await;
+    let request = Open {
+        lease_duration: Some(seconds(120)),
+        ..open(&key, 4)
+    };
+    let mut session = Session::open(&api, request).await.unwrap();
+    let jobs = session.collect_jobs(4).await;
+    let extension = |job: usize, duration| extension(&jobs[job].lease_token, duration);
+    let frame = session
+        .extend(vec![extension(0, None), extension(1, Some(seconds(1)))])
+        .await;
+    let mut results = frame.results;
+    results.push(other.extend(extension(2, None)).await.unwrap());
+    results.push(other.extend(extension(3, Some(seconds(1)))).await.unwrap());
+    for result in results {
+        assert_eq!(result.error, None);
+        assert!(result.remaining.unwrap().seconds > 100, "{result:?}");
+    }
+    let longer = session.extend(vec![extension(0, Some(seconds(250)))]).await;
+    assert!(longer.results[0].remaining.unwrap().seconds > 240);
+    for id in ids {
+        assert_eq!(api.get(&key, &id).await.unwrap().losses, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_longer_lease_outlives_renewals_and_the_stream() {
+    let stand = hurried().await;
+    let (api, key) = (stand.api(), unique_key("longer"));
+    let ids = enqueue_many(&api, &key, 2).await;
+    let request = Open {
+        lease_duration: Some(seconds(5)),
+        ..open(&key, 2)
+    };
+    let mut session = Session::open(&api, request).await.unwrap();
+    let jobs = session.collect_jobs(2).await;
+    let token = &jobs[0].lease_token;
+    let longer = session.extend(vec![extension(token, Some(seconds(250)))]).await;
+    assert!(longer.results[0].remaining.unwrap().seconds > 240);
+    // Renewed at least once.
+    assert!(session.is_quiet_for(Duration::from_secs(3)).await);
+    drop(session);
+    // The other job passes on after the grace.
+    let next = stand.other_api().leased(&key).await;
+    assert_eq!((&next.job_id, next.losses), (&ids[1], 1));
+    let kept = api.extend(extension(token, None)).await.unwrap();
+    assert!(kept.remaining.unwrap().seconds > 200, "{kept:?}");
 }
 
 /// A job that is given back may come down the same stream again before the stream has heard that its first lease is over: the second lease is kept all the

@@ -2,10 +2,11 @@
 use std::time::Duration;
 
 use bananas_proto::v1::{
-    AckRequest, AckResponse, EnqueueRequest, EnqueueResponse, GetJobRequest, GetQueueRequest, Job, JobSpec, JobState,
-    LeaseRequest, LeasedJob, NackAction, NackRequest, NackResponse, Queue, Selector,
-    broker_service_client::BrokerServiceClient, fleet_service_client::FleetServiceClient,
-    job_service_client::JobServiceClient, queue_service_client::QueueServiceClient,
+    AckRequest, AckResponse, EnqueueRequest, EnqueueResponse, ExtendRequest, ExtendResult, GetJobRequest,
+    GetQueueRequest, Job, JobSpec, JobState, LeaseExtension, LeaseRequest, LeasedJob, NackAction, NackRequest,
+    NackResponse, Queue, Selector, broker_service_client::BrokerServiceClient,
+    fleet_service_client::FleetServiceClient, job_service_client::JobServiceClient,
+    queue_service_client::QueueServiceClient,
 };
 use bytes::Bytes;
 use tonic::{
@@ -120,6 +121,13 @@ impl Api {
         Ok(self.broker.clone().nack(request).await?.into_inner())
     }
 
+    /// Extend of one lease.
+    pub async fn extend(&self, lease: LeaseExtension) -> Result<ExtendResult, Status> {
+        let request = ExtendRequest { leases: vec![lease] };
+        let mut results = self.broker.clone().extend(request).await?.into_inner().results;
+        Ok(results.pop().expect("one answer for one lease"))
+    }
+
     /// GetJob with everything.
     pub async fn get(&self, routing_key: &str, job_id: &str) -> Result<Job, Status> {
         let request = GetJobRequest {
@@ -183,6 +191,15 @@ pub fn selector(routing_key: &str) -> Selector {
     Selector {
         routing_keys: vec![routing_key.to_owned()],
         ..Selector::default()
+    }
+}
+
+/// A lease to extend, without progress.
+pub fn extension(lease_token: &Bytes, duration: Option<prost_types::Duration>) -> LeaseExtension {
+    LeaseExtension {
+        lease_token: lease_token.clone(),
+        duration,
+        progress: None,
     }
 }
 

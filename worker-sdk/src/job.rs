@@ -108,10 +108,10 @@ impl Bench {
         )
     }
 
-    /// A moment before the broker's own limit, so that the failure comes with this worker's words.
+    /// A moment before the broker ends the attempt, which is 100 ms before its limit at most, so that the failure comes with this worker's words.
     fn deadline(&self, lease: &Lease, started: Instant) -> Deadline {
         let limit = lease.attempt_timeout;
-        let margin = (limit / 20).min(Duration::from_millis(200));
+        let margin = (limit / 10).min(Duration::from_millis(500));
         let at = lease.arrived + limit.saturating_sub(margin);
         match self.handlers.timeout(&lease.job.job_type) {
             Some(own) if started + own < at => Deadline {

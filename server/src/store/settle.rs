@@ -74,8 +74,12 @@ pub struct NackItem {
 pub enum Extender {
     /// Whoever has the token: it has the job.
     Holder,
+    /// The same, for exactly this term, which may be shorter than what is left; if a stream keeps the lease it is at least that.
+    Exactly,
     /// The stream that keeps the lease; nothing is done if another does. And whether the worker has said that it has the job.
     Keeper(Keeper, bool),
+    /// The same, for exactly this term, of a job that the worker has: the stream ends.
+    Leaving(Keeper),
     /// A stream that keeps it from now on, for a worker that has the job.
     Taking(Keeper),
 }
@@ -87,7 +91,7 @@ pub struct ExtendItem {
     pub job_id: JobId,
     /// The secret of the lease.
     pub nonce: Nonce,
-    /// The new term, from now.
+    /// The new term, from now. No lease becomes shorter by it unless the one who asks may do so.
     pub duration_ms: u64,
     /// Who asks.
     pub by: Extender,
@@ -241,9 +245,11 @@ impl Store {
             call.bytes(&item.job_id.0).bytes(&item.nonce.0).int(item.duration_ms);
             match item.by {
                 Extender::Holder => call.bytes(b"h"),
+                Extender::Exactly => call.bytes(b"s"),
                 Extender::Keeper(keeper, confirmed) => {
                     call.bytes(&[&b"k"[..], &keeper.0, if confirmed { b"1" } else { b"0" }].concat())
                 }
+                Extender::Leaving(keeper) => call.bytes(&[&b"e"[..], &keeper.0, b"1"].concat()),
                 Extender::Taking(keeper) => call.bytes(&[&b"t"[..], &keeper.0].concat()),
             };
             match &item.progress {

@@ -11,7 +11,8 @@ crate::facts![
     a_lease_is_prolonged_or_shortened_from_now,
     no_lease_outlives_its_attempt_timeout,
     a_holder_is_told_of_a_cancel_and_bound_by_its_grace,
-    only_its_keeper_renews_and_shortens_a_lease,
+    a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends,
+    a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so,
     a_lease_that_was_settled_is_not_lost,
     progress_is_kept_with_the_job,
 ];
@@ -72,7 +73,7 @@ async fn a_holder_is_told_of_a_cancel_and_bound_by_its_grace(space: &Space) {
     space.reached(("extend", "cancel told"));
 }
 
-async fn only_its_keeper_renews_and_shortens_a_lease(space: &Space) {
+async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(space: &Space) {
     let (first, second) = (Keeper(*b"keeper-1"), Keeper(*b"keeper-2"));
     space.fill(&plain(1)).await;
     let mut claim = claim(1, 1 << 20);
@@ -126,18 +127,40 @@ async fn only_its_keeper_renews_and_shortens_a_lease(space: &Space) {
         ..nack(id, nonce, NackAction::GiveBack)
     };
     assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
-    // Whoever has the token extends it, whatever stream keeps it.
-    assert_eq!(
-        space.extend(&by(Extender::Holder, 45_000)).await.unwrap().remaining_ms,
-        45_000
-    );
-    assert!(
-        !space
-            .extend(&by(Extender::Keeper(second, true), 50_000))
-            .await
-            .unwrap()
-            .moved
-    );
+    // Whoever has the token extends it, whatever stream keeps it; nobody shortens it but that stream when it ends.
+    let remaining = async |extender, ms| {
+        let extended = space.extend(&by(extender, ms)).await.unwrap();
+        assert!(!extended.moved);
+        extended.remaining_ms
+    };
+    assert_eq!(remaining(Extender::Exactly, 70_000).await, 70_000);
+    for shorter in [
+        Extender::Exactly,
+        Extender::Holder,
+        Extender::Keeper(second, true),
+        Extender::Taking(second),
+    ] {
+        assert!(
+            (50_001..=70_000).contains(&remaining(shorter, 20_000).await),
+            "{shorter:?}"
+        );
+    }
+    assert_eq!(remaining(Extender::Leaving(second), 20_000).await, 20_000);
+    assert!(space.extend(&by(Extender::Leaving(first), 10_000)).await.unwrap().moved);
+}
+
+async fn a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so(space: &Space) {
+    space.fill(&plain(1)).await;
+    let look = space.lease(1).await;
+    let by = |by, ms| ExtendItem {
+        by,
+        ..extend(look.jobs[0].job_id, look.nonce, ms)
+    };
+    space.extend(&by(Extender::Exactly, 60_000)).await.unwrap();
+    let kept = space.extend(&by(Extender::Holder, 20_000)).await.unwrap();
+    assert!(kept.remaining_ms > 40_000, "{kept:?}");
+    let shorter = space.extend(&by(Extender::Exactly, 20_000)).await.unwrap();
+    assert_eq!(shorter.remaining_ms, 20_000);
 }
 
 async fn a_lease_that_was_settled_is_not_lost(space: &Space) {

@@ -354,7 +354,7 @@ pub(crate) fn extend(job_id: JobId, nonce: Nonce, duration_ms: u64) -> ExtendIte
         job_id,
         nonce,
         duration_ms,
-        by: Extender::Holder,
+        by: Extender::Exactly,
         progress: None,
     }
 }

@@ -9,7 +9,7 @@ use bananas_proto::{
     },
 };
 use bananas_tests::{
-    api::{lease_request, millis, nack_request, seconds},
+    api::{extension, lease_request, millis, nack_request, seconds},
     refusal::{assert_field_refused, assert_item_refused, assert_refused, fields_of, reason_of},
     session::ack,
 };
@@ -183,18 +183,8 @@ async fn a_malformed_token_is_refused_by_every_call() {
         let refused = (Code::InvalidArgument, reason::MALFORMED_TOKEN);
         assert_refused(api.ack(&token).await, refused.0, refused.1);
         assert_refused(api.nack(&token, NackAction::Retry).await, refused.0, refused.1);
-        let lease = LeaseExtension {
-            lease_token: token.clone(),
-            ..LeaseExtension::default()
-        };
-        let extended = api
-            .broker
-            .clone()
-            .extend(ExtendRequest { leases: vec![lease] })
-            .await
-            .unwrap()
-            .into_inner();
-        assert_item_refused(extended.results[0].error.as_ref(), refused.0, refused.1);
+        let extended = api.extend(extension(&token, None)).await.unwrap();
+        assert_item_refused(extended.error.as_ref(), refused.0, refused.1);
         let settlements = vec![ack(&token)];
         let settled = api
             .broker
@@ -225,18 +215,8 @@ async fn a_forged_token_is_a_lost_lease_for_every_call() {
     ] {
         assert_refused(api.nack(&token, action).await, refused.0, refused.1);
     }
-    let lease = LeaseExtension {
-        lease_token: token,
-        ..LeaseExtension::default()
-    };
-    let extended = api
-        .broker
-        .clone()
-        .extend(ExtendRequest { leases: vec![lease] })
-        .await
-        .unwrap()
-        .into_inner();
-    assert_item_refused(extended.results[0].error.as_ref(), refused.0, refused.1);
+    let extended = api.extend(extension(&token, None)).await.unwrap();
+    assert_item_refused(extended.error.as_ref(), refused.0, refused.1);
     assert_eq!(api.state(&key, &id).await, JobState::Leased);
     api.ack(&job.lease_token).await.unwrap();
     stand.audit(&key).await;

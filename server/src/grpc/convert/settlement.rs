@@ -137,7 +137,11 @@ pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(Lease
         job_id: token.job_id,
         nonce: token.nonce,
         duration_ms,
-        by: Extender::Holder,
+        by: if extension.duration.is_some() {
+            Extender::Exactly
+        } else {
+            Extender::Holder
+        },
         progress,
     };
     Ok((token, item))

@@ -17,7 +17,7 @@ use crate::{
     store::{ExtendItem, Extended, Extender},
 };
 
-/// Somebody else may have a job this long before its lease ends: clocks and networks take time.
+/// The worker is told this long before a lease ends that it does, or a tenth of its term: clocks and networks take time.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// What becomes of the leases of one queue when a stream ends: some are given back, the others stay for the grace.
@@ -134,6 +134,7 @@ impl Session {
         let running = Duration::from_millis(now_ms().saturating_sub(token.leased_ms));
         let mut state = self.lock();
         state.has_short = true;
+        let remaining = Duration::from_millis(extended.remaining_ms);
         let held = Held {
             queue: queue.clone(),
             nonce: token.nonce,
@@ -141,7 +142,8 @@ impl Session {
             bytes: extended.bytes,
             delivery: 0,
             order: state.next_order(),
-            ends: asked + Duration::from_millis(extended.remaining_ms),
+            ends: asked + remaining,
+            margin: self.margin(remaining),
             renew_at: self.renew_at(asked, extended.remaining_ms),
             attempt_ends: asked + broker.store.policy().attempt_timeout.saturating_sub(running),
             cancelled: extended.cancel_reason.is_some(),
@@ -159,11 +161,23 @@ impl Session {
         }
     }
 
+    /// How long before its end the worker gives up a lease of this term.
+    pub(super) fn margin(&self, term: Duration) -> Duration {
+        MARGIN.min(self.lease.min(term) / 10)
+    }
+
+    /// A lease was prolonged.
+    fn runs(&self, held: &mut Held, asked: Instant, extended: &Extended) {
+        let remaining = Duration::from_millis(extended.remaining_ms);
+        held.ends = asked + remaining;
+        held.margin = held.margin.max(self.margin(remaining));
+    }
+
     fn is_cut_short(&self, term: Duration) -> bool {
         term + Duration::from_secs(1) < self.lease
     }
 
-    /// The worker has prolonged leases itself.
+    /// The worker has prolonged leases itself. They are renewed when they would have been.
     pub(super) fn extended(&self, asked: Instant, results: &[(Option<LeaseToken>, Result<Extended, Error>)]) {
         let mut state = self.lock();
         for (token, result) in results {
@@ -171,8 +185,7 @@ impl Session {
                 && let Some(held) = state.held.get_mut(&token.job_id)
                 && held.nonce == token.nonce
             {
-                held.ends = asked + Duration::from_millis(extended.remaining_ms);
-                held.renew_at = self.renew_at(asked, extended.remaining_ms);
+                self.runs(held, asked, extended);
             }
         }
     }
@@ -184,7 +197,7 @@ impl Session {
             .lock()
             .held
             .iter()
-            .filter(|(_, held)| held.ends <= now + MARGIN.min(self.lease / 10))
+            .filter(|(_, held)| held.given_up_at() <= now)
             .map(|(id, held)| (*id, held.nonce))
             .collect();
         for (id, nonce) in over {
@@ -194,8 +207,7 @@ impl Session {
 
     /// When the first lease ends that is not prolonged until then.
     pub(super) fn next_end(&self) -> Option<Instant> {
-        let ends = self.lock().held.values().map(|held| held.ends).min()?;
-        ends.checked_sub(MARGIN.min(self.lease / 10))
+        self.lock().held.values().map(Held::given_up_at).min()
     }
 
     /// Prolongs what is due for it, in one call per queue. Returns when to come again, if anything is held.
@@ -241,7 +253,7 @@ impl Session {
                 self.forget(std::iter::once((id, nonce)));
             }
             Ok(extended) => {
-                held.ends = asked + Duration::from_millis(extended.remaining_ms);
+                self.runs(held, asked, &extended);
                 held.renew_at = self.renew_at(asked, extended.remaining_ms);
                 if let Some(reason) = extended.cancel_reason {
                     self.ask_to_give_up(held, extended.remaining_ms, reason);
@@ -295,11 +307,17 @@ impl Session {
             if held.delivery > received {
                 unreceived.push((job_id, held.nonce, Some(held.delivery) == suspect));
             } else {
+                // What the worker has asked for beyond the term of the stream stays as it is.
+                let is_longer = held.ends > Instant::now() + self.lease;
                 extensions.push(ExtendItem {
                     job_id,
                     nonce: held.nonce,
                     duration_ms: (grace.as_millis() as u64).min(self.lease.as_millis() as u64),
-                    by: Extender::Keeper(self.keeper, true),
+                    by: if is_longer {
+                        Extender::Keeper(self.keeper, true)
+                    } else {
+                        Extender::Leaving(self.keeper)
+                    },
                     progress: None,
                 });
             }

@@ -34,6 +34,8 @@ use crate::{
 /// A frame of jobs is closed at this size, so that no client's message limit is in its way.
 const FRAME_BYTES: usize = 1 << 20;
 const A_SECOND: Duration = Duration::from_secs(1);
+/// A worker is told this long before the end of its attempt, at most, that its time is up.
+const ATTEMPT_MARGIN: Duration = Duration::from_millis(100);
 
 /// One job that the worker holds.
 #[derive(Debug)]
@@ -48,17 +50,30 @@ pub(super) struct Held {
     pub(super) order: u64,
     /// When the lease ends, as far as this broker knows; not later.
     pub(super) ends: Instant,
+    /// How long before that the worker has to give it up.
+    pub(super) margin: Duration,
     pub(super) renew_at: Instant,
     pub(super) attempt_ends: Instant,
     pub(super) cancelled: bool,
 }
 
 impl Held {
+    /// When the worker has to stop, if the lease is not prolonged before. An attempt that takes too long gets most of that time: a worker with a timer of its
+    /// own answers for it first.
+    pub(super) fn given_up_at(&self) -> Instant {
+        let margin = if self.ends + A_SECOND >= self.attempt_ends {
+            ATTEMPT_MARGIN.min(self.margin / 2)
+        } else {
+            self.margin
+        };
+        self.ends.checked_sub(margin).unwrap_or(self.ends)
+    }
+
     /// Why the lease is over, now that it is.
     pub(super) fn lost_because(&self) -> &'static str {
         if self.cancelled {
             "CANCELLED"
-        } else if self.attempt_ends <= Instant::now() + Duration::from_secs(1) {
+        } else if self.attempt_ends <= Instant::now() + A_SECOND {
             "TIMED_OUT"
         } else {
             "EXPIRED"
@@ -268,6 +283,7 @@ impl Session {
                 free_bytes += job.bytes();
                 continue;
             };
+            let term = Duration::from_millis(job.lease_ms);
             let held = Held {
                 queue: delivery.queue.clone(),
                 nonce: delivery.nonce,
@@ -275,12 +291,13 @@ impl Session {
                 bytes: job.bytes(),
                 delivery: state.delivery,
                 order: state.next_order(),
-                ends: now + Duration::from_millis(job.lease_ms),
+                ends: now + term,
+                margin: self.margin(term),
                 renew_at: self.renew_at(now, job.lease_ms),
                 attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
                 cancelled: false,
             };
-            state.has_short |= Duration::from_millis(job.lease_ms) + A_SECOND < self.lease;
+            state.has_short |= term + A_SECOND < self.lease;
             if let Some(before) = self.keep(&mut state, job.job_id, held) {
                 free_jobs += 1;
                 free_bytes += before.bytes;

@@ -329,8 +329,10 @@ impl<'a> Drive<'a> {
             *b"keeper-1"
         };
         let by = match extend.by {
-            By::Holder => Extender::Holder,
+            By::Holder(false) => Extender::Holder,
+            By::Holder(true) => Extender::Exactly,
             By::Keeper(confirmed) => Extender::Keeper(kept_by, confirmed),
+            By::Leaving => Extender::Leaving(kept_by),
             By::Stranger => Extender::Keeper(Keeper(*b"stranger"), true),
             By::NextKeeper => Extender::Taking(Keeper(next)),
         };
@@ -365,7 +367,17 @@ impl<'a> Drive<'a> {
                 assert_ne!(extend.by, By::Stranger);
                 let now = extended.deadline_ms - extended.remaining_ms;
                 assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
-                assert_eq!(extended.deadline_ms, limit.min(now + extend.term.ms()));
+                let may_shorten = match extend.by {
+                    By::Holder(exactly) => exactly && kept_by == Keeper::NONE,
+                    by => by == By::Leaving,
+                };
+                let asked = limit.min(now + extend.term.ms());
+                let expected = if may_shorten || job.cancel_by_ms.is_some() {
+                    asked
+                } else {
+                    asked.max(lease.deadline_ms)
+                };
+                assert_eq!(extended.deadline_ms, expected);
                 let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
                 lease.deadline_ms = extended.deadline_ms;
                 lease.confirmed |= extend.by != By::Keeper(false);

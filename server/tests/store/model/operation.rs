@@ -94,9 +94,12 @@ pub(crate) struct Nack {
 /// Who asks for more time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    Holder,
+    /// The holder; and whether for exactly this term.
+    Holder(bool),
     /// The stream that keeps the lease; and whether the worker has confirmed the job.
     Keeper(bool),
+    /// The same stream, which ends.
+    Leaving,
     /// A stream that does not keep it.
     Stranger,
     /// A stream that takes it over.
@@ -194,8 +197,9 @@ fn nack() -> impl Strategy<Value = Nack> {
 
 fn extend() -> impl Strategy<Value = Extend> {
     let by = prop_oneof![
-        3 => Just(By::Holder),
+        3 => any::<bool>().prop_map(By::Holder),
         1 => any::<bool>().prop_map(By::Keeper),
+        1 => Just(By::Leaving),
         1 => Just(By::Stranger),
         1 => Just(By::NextKeeper),
     ];
