@@ -226,6 +226,9 @@ fn describe(queue: &Queue) -> String {
     if queue.quarantined > 0 {
         lines.push(("quarantined", queue.quarantined.to_string()));
     }
+    if queue.newer > 0 {
+        lines.push(("newer", format!("{} that only a newer broker can read", queue.newer)));
+    }
     if let Some(time) = &queue.pause_time {
         lines.push(("paused", format!("{} {}", timestamp(time), queue.pause_reason)));
     }

@@ -66,30 +66,6 @@ pub async fn inspect(connection: &mut MultiplexedConnection, routing_key: &str) 
     Queue::read(base.as_bytes(), dumped).audit()
 }
 
-/// Audits every queue, and that there are no keys but the broker's.
-pub async fn audit_all(connection: &mut MultiplexedConnection) -> BTreeMap<String, Audit> {
-    let mut queues = BTreeSet::new();
-    let mut foreign = Vec::new();
-    for key in dump(connection, "*").await {
-        let name = String::from_utf8_lossy(&key.name).into_owned();
-        if name.starts_with("bn:{~queues}:") || name.starts_with("bn:{~brokers}:") {
-            continue;
-        }
-        if let Some((routing_key, _)) = name.strip_prefix("bn:{").and_then(|rest| rest.split_once("}:")) {
-            queues.insert(routing_key.to_owned());
-        } else {
-            foreign.push(name);
-        }
-    }
-    assert!(foreign.is_empty(), "keys that store/keys.rs does not know: {foreign:?}");
-    let mut audits = BTreeMap::new();
-    for routing_key in queues {
-        let found = audit(connection, &routing_key).await;
-        audits.insert(routing_key, found);
-    }
-    audits
-}
-
 async fn dump(connection: &mut MultiplexedConnection, pattern: &str) -> Vec<Dumped> {
     let reply: Vec<Value> = redis::cmd("EVAL")
         .arg(DUMP)

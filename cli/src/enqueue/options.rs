@@ -17,7 +17,7 @@ pub(super) struct JobOptions {
     /// Not before this moment in UTC, YYYY-MM-DDThh:mm:ssZ; at most a year ahead
     #[arg(long, value_parser = moment, value_name = "TIME")]
     pub run_at: Option<SystemTime>,
-    /// Expires if no worker took it by this moment, YYYY-MM-DDThh:mm:ssZ
+    /// Expires if no worker has begun it by this moment, YYYY-MM-DDThh:mm:ssZ
     #[arg(long, value_parser = moment, value_name = "TIME")]
     pub start_by: Option<SystemTime>,
     /// The longest that one attempt may take

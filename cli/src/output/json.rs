@@ -130,6 +130,7 @@ pub(crate) fn queue(queue: &Queue) -> Value {
         "dead": queue.dead,
         "settled": queue.settled,
         "quarantined": queue.quarantined,
+        "newer": queue.newer,
         "lanes": lanes,
         "oldest_ready_age_seconds": seconds(queue.oldest_ready_age.as_ref()),
         "paused": queue.paused,
