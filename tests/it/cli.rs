@@ -319,13 +319,12 @@ async fn a_worker_that_is_killed_has_its_job_done_by_another() {
     })
     .await;
     let key = unique_key("killed");
-    let mut first = worker(&stand, &key, "sleep 600");
+    let directory = tempfile::tempdir().unwrap();
+    let begun = directory.path().join("begun");
+    let mut first = worker(&stand, &key, &format!("touch {}; sleep 600", begun.display()));
     let api = stand.api();
     let id = api.enqueued(&key).await;
-    eventually("the first worker has the job", || async {
-        (state(&api, &key, &id).await == "Leased").then_some(())
-    })
-    .await;
+    eventually("the first worker has begun", || async { begun.exists().then_some(()) }).await;
     first.kill().await.unwrap();
     let _second = worker(&stand, &key, "cat");
     eventually("the second worker has done it", || async {

@@ -10,7 +10,9 @@ pub fn page() -> String {
          Made from `server/src/metrics/table.rs`; do not edit. Served as OpenMetrics text at `/metrics` of the second port (`http.listen`).\n\n\
          Labels: `priority` is the band of a job's priority, `low` (1-3), `normal` (4-6) or `high` (7-9); a band appears once it held a job.\n\
          `routing_key` is the queue; after 1,000 queues further ones share the value `_other`, without gauges.\n\
-         Durations are in seconds, sizes in bytes. A histogram has `_bucket`, `_sum` and `_count`.\n",
+         Durations are in seconds, sizes in bytes. A histogram has `_bucket`, `_sum` and `_count`.\n\
+         A worker has gauges of its own that are called `bananas_worker_total`, `_active` and `_utilization`: they count its slots\n\
+         ([worker.md](worker.md#the-workers-port)). Tell them apart by `job`, or whatever label your scrape adds.\n",
     );
     for (section, metric) in TABLE {
         if let Some(section) = section {
