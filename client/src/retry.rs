@@ -183,7 +183,7 @@ mod tests {
             let first = count.replace(count.get() + 1) == 0;
             within(deadline, async move {
                 if !first {
-                    sleep(Duration::from_secs(60)).await;
+                    sleep(Duration::from_mins(1)).await;
                 }
                 Err::<(), _>(Status::unavailable("why").into())
             })
