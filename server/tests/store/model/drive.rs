@@ -9,12 +9,12 @@ use bananas_broker::{
 
 use super::{
     operation::{self, By, Operation, SLOTS, Span, Token},
-    queue::{Job, Queue},
+    queue::{Job, Queue, Room},
 };
 use crate::{
     audit,
     snapshot::{Id, Snapshot},
-    space::{Ask, Draft, Space, draft},
+    space::{Ask, Draft, Space},
 };
 
 /// The default attempt timeout of the broker's policy.
@@ -111,7 +111,7 @@ impl<'a> Drive<'a> {
                 until_leased: unique.until_leased,
                 reject: unique.reject,
             }),
-            ..draft()
+            payload_bytes: job.payload_bytes,
         }
     }
 
@@ -246,8 +246,19 @@ impl<'a> Drive<'a> {
     }
 
     async fn lease(&mut self, ask: &operation::Ask) {
-        let fingerprint = format!("{} {} {:?} {:?}", ask.jobs, ask.priorities, ask.job_types, ask.term);
+        let fingerprint = format!(
+            "{} {} {:?} {:?} {:?}",
+            ask.jobs, ask.priorities, ask.job_types, ask.term, ask.room
+        );
+        let (bytes, alone) = ask.room.unwrap_or((1 << 20, true));
+        let sizes = match ask.room {
+            Some(_) => sizes(&self.space.snapshot().await),
+            None => BTreeMap::new(),
+        };
+        let room = Room { bytes, alone, sizes };
         let real = Ask {
+            room_bytes: room.bytes,
+            alone: room.alone,
             priorities: ask.priorities,
             job_types: ask.job_types,
             lease_ms: ask.term.ms(),
@@ -282,14 +293,15 @@ impl<'a> Drive<'a> {
                 && (ask.job_types.is_empty() || ask.job_types.contains(&&lane[2..]))
         };
         let now = look.now_us / 1_000;
-        let expected = self
+        let (expected, is_full) = self
             .model
-            .lease(now, look.nonce.0, ask.term.ms(), ask.jobs as usize, wanted);
+            .lease(now, look.nonce.0, ask.term.ms(), ask.jobs as usize, &room, wanted);
         let given: Vec<Id> = look.jobs.iter().map(|job| raw(job.job_id)).collect();
+        let verdict = if is_full { Verdict::NoRoom } else { Verdict::Done };
         assert_eq!(
             (&given, look.verdict),
-            (&expected, Verdict::Done),
-            "what was leased, and that there is no more"
+            (&expected, verdict),
+            "what was leased, and why there is no more"
         );
         for job in &look.jobs {
             let counted = &self.model.jobs[&raw(job.job_id)];
@@ -338,7 +350,7 @@ impl<'a> Drive<'a> {
         };
         let item = ExtendItem {
             by,
-            progress: extend.progress.then(|| (50.0, "half".into(), "page 7".into())),
+            progress: extend.progress.then(|| (50.0, "half".into(), "page 7 ".repeat(60).into())),
             ..crate::space::extend(job_id, nonce, extend.term.ms())
         };
         let answer = self.space.extend(&item).await;
@@ -446,4 +458,14 @@ impl<'a> Drive<'a> {
         );
         assert!(round.repaired == 0 && round.quarantined.is_empty() && !round.more);
     }
+}
+
+/// What each stored job takes of a caller's room: record and checkpoint.
+fn sizes(snapshot: &Snapshot) -> BTreeMap<Id, u64> {
+    let mut sizes = BTreeMap::new();
+    for (id, body) in &snapshot.bodies {
+        let checkpoint = snapshot.states.get(id).and_then(|state| state.get("cp"));
+        sizes.insert(id.clone(), (body.len() + checkpoint.map_or(0, Vec::len)) as u64);
+    }
+    sizes
 }

@@ -1,6 +1,6 @@
 //! What may be done to a queue, at random. Everything is small and often the same, so that operations meet: few ids, few lanes, few unique keys.
 
-use bananas_broker::store::NackAction;
+use bananas_broker::{domain::record::LARGE_BYTES, store::NackAction};
 use proptest::prelude::*;
 
 /// How many ids a case uses at once.
@@ -66,6 +66,7 @@ pub(crate) struct Job {
     pub(crate) max_attempts: u16,
     pub(crate) attempt_timeout: Option<Span>,
     pub(crate) retention: Option<Span>,
+    pub(crate) payload_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,8 @@ pub(crate) struct Ask {
     pub(crate) priorities: &'static str,
     pub(crate) job_types: &'static [&'static str],
     pub(crate) term: Span,
+    /// The bytes that there is room for, and whether a larger job may come alone.
+    pub(crate) room: Option<(u64, bool)>,
     pub(crate) request: Option<&'static str>,
 }
 
@@ -153,8 +156,10 @@ fn job() -> impl Strategy<Value = Job> {
         rarely(span()),
     );
     let policy = (0..3_u16, rarely(term()), rarely(span()));
-    (0..SLOTS, any::<bool>(), lane, times, rarely(unique()), policy).prop_map(
-        |(slot, new_id, lane, times, unique, policy)| Job {
+    // The last is so large that a script asks for its size before it reads it.
+    let bytes = prop_oneof![4 => Just(0_usize), 2 => Just(200), 1 => Just(LARGE_BYTES)];
+    (0..SLOTS, any::<bool>(), lane, times, rarely(unique()), policy, bytes).prop_map(
+        |(slot, new_id, lane, times, unique, policy, payload_bytes)| Job {
             slot,
             new_id,
             priority: lane.0,
@@ -165,6 +170,7 @@ fn job() -> impl Strategy<Value = Job> {
             max_attempts: policy.0,
             attempt_timeout: policy.1,
             retention: policy.2,
+            payload_bytes,
         },
     )
 }
@@ -175,11 +181,16 @@ fn ask() -> impl Strategy<Value = Ask> {
         prop_oneof![4 => Just(&[][..]), 1 => Just(&["send"][..])],
     );
     let request = rarely(prop_oneof![Just("r1"), Just("r2")]);
-    (1..5_u32, filter, term(), request).prop_map(|(jobs, filter, term, request)| Ask {
+    let room = rarely((
+        prop_oneof![Just(100_u64), Just(500), Just(LARGE_BYTES as u64 + 500)],
+        any::<bool>(),
+    ));
+    (1..5_u32, filter, term(), room, request).prop_map(|(jobs, filter, term, room, request)| Ask {
         jobs,
         priorities: filter.0,
         job_types: filter.1,
         term,
+        room,
         request,
     })
 }
@@ -220,6 +231,7 @@ pub(crate) fn every_move() -> Vec<Operation> {
         max_attempts: 0,
         attempt_timeout: None,
         retention: None,
+        payload_bytes: 0,
     };
     let later = |slot, start, start_by| {
         O::Enqueue(vec![Job {
@@ -236,6 +248,7 @@ pub(crate) fn every_move() -> Vec<Operation> {
             priorities: "",
             job_types: &[],
             term,
+            room: None,
             request: None,
         })
     };

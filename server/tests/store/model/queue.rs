@@ -47,6 +47,16 @@ pub(crate) struct Job {
     pub(crate) kept_until_ms: u64,
 }
 
+/// What a caller has room for.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    /// A larger job may come, if it comes alone.
+    pub(crate) alone: bool,
+    /// Record and checkpoint of each job.
+    pub(crate) sizes: BTreeMap<Id, u64>,
+}
+
 /// An entry of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {
@@ -233,8 +243,9 @@ impl Queue {
         nonce: [u8; 16],
         term_ms: u64,
         most: usize,
+        room: &Room,
         wanted: impl Fn(&str) -> bool,
-    ) -> Vec<Id> {
+    ) -> (Vec<Id>, bool) {
         self.promote(now);
         let mut order: Vec<(u8, u64, String)> = self
             .lanes
@@ -244,6 +255,7 @@ impl Queue {
             .collect();
         order.sort();
         let (mut taken, mut expired) = (Vec::new(), Vec::new());
+        let (mut left, mut is_full) = (room.bytes, false);
         while taken.len() < most {
             // Lanes of the same age go by their age at the start.
             let heads = order.iter().enumerate().filter_map(|(index, (priority, _, lane))| {
@@ -261,9 +273,16 @@ impl Queue {
             }
             if self.jobs[&slot.id].start_by_ms.is_some_and(|ms| ms <= now) {
                 expired.push(slot.id);
-            } else {
-                taken.push(slot.id);
+                continue;
             }
+            let size = room.sizes.get(&slot.id).copied().unwrap_or_default();
+            if size > left && !(room.alone && taken.is_empty()) {
+                self.lanes.get_mut(&lane).expect("it had a head").push_front(slot);
+                is_full = true;
+                break;
+            }
+            left = left.saturating_sub(size);
+            taken.push(slot.id);
         }
         self.lanes.retain(|_, slots| !slots.is_empty());
         for id in &taken {
@@ -289,7 +308,7 @@ impl Queue {
             let retention = self.failure_retention(&id);
             self.end(&id, Event::Expire, now, retention);
         }
-        taken
+        (taken, is_full)
     }
 
     /// Whether what is remembered of an id is an answer to that lease, other than giving it back.
