@@ -350,7 +350,9 @@ impl<'a> Drive<'a> {
         };
         let item = ExtendItem {
             by,
-            progress: extend.progress.then(|| (50.0, "half".into(), "page 7 ".repeat(60).into())),
+            progress: extend
+                .progress
+                .then(|| (50.0, "half".into(), "page 7 ".repeat(60).into())),
             ..crate::space::extend(job_id, nonce, extend.term.ms())
         };
         let answer = self.space.extend(&item).await;
