@@ -34,7 +34,7 @@ const TIDY_MS: u64 = LISTED_MS + 60_000;
 /// Visits without anything due are spread so that there are no more than this many in a second, at all brokers together.
 const TIDY_PER_SECOND: u64 = 40;
 /// One in so many queues in which nothing is due is looked after all the same: lost deadlines are found, and what is kept is counted.
-const LOOK_ANYWAY: u32 = 10;
+const LOOK_ANYWAY: u32 = 30;
 /// Streams are reported this often.
 const REPORT: Duration = Duration::from_secs(3);
 /// Lost looks are walked this often.
@@ -255,10 +255,12 @@ impl Visit {
         Ok(Some(self.next(next_ms, round.forget_ms)))
     }
 
-    /// When to come again: when something falls due, or else some time, so that visits without anything due are spread.
+    /// When to come again: when something falls due, or else some time, so that visits without anything due are spread. Those of a second fall due together:
+    /// one call hands them out.
     fn next(&self, due_ms: Option<u64>, forget_ms: Option<u64>) -> Next {
         let spread_ms = self.queues * 1_000 / TIDY_PER_SECOND;
         let tidy_ms = (self.now_ms + TIDY_MS).max(forget_ms.unwrap_or(0)) + fastrand::u64(..=spread_ms);
+        let tidy_ms = tidy_ms.next_multiple_of(1_000);
         match due_ms {
             Some(at_ms) if at_ms <= tidy_ms => Next {
                 at_ms,
