@@ -193,6 +193,36 @@ async fn no_lease_passes_the_attempt_timeout() {
 }
 
 #[tokio::test]
+async fn jobs_that_no_call_has_confirmed_come_alone() {
+    let (_stand, api, key) = arranged("alone").await;
+    let ids = [
+        api.enqueued(&key).await,
+        api.enqueued(&key).await,
+        api.enqueued(&key).await,
+    ];
+    let call = || LeaseRequest {
+        lease_duration: Some(seconds(1)),
+        max_jobs: 10,
+        wait: Some(seconds(20)),
+        ..lease_request(&key)
+    };
+    // Nobody extends: the callers may have died of the first, or of any.
+    for _ in 0..3 {
+        let mut jobs = api.lease_with(call()).await.unwrap();
+        while jobs.len() < 3 {
+            jobs.extend(api.lease_with(call()).await.unwrap());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for _ in 0..6 {
+        let jobs = api.lease_with(call()).await.unwrap();
+        assert_eq!(jobs.len(), 1, "{jobs:?}");
+        seen.insert(jobs[0].job_id.clone());
+    }
+    assert_eq!(seen, BTreeSet::from(ids));
+}
+
+#[tokio::test]
 async fn a_job_that_takes_its_workers_down_is_dead_after_its_losses() {
     let (stand, api, key) = arranged("poison").await;
     let policy = RetryPolicy {

@@ -390,11 +390,12 @@ impl SelectorTask {
                 jobs,
             };
             let bytes = delivery.bytes();
+            let is_full = taker.is_a_call() && delivery.jobs.iter().any(|job| job.goes_alone);
             if let Err(delivery) = taker.deliver(taken, Some(delivery)) {
                 delivery.give_back();
                 taker.let_go(taken, bytes);
             }
-            claim.jobs = claim.jobs.saturating_sub(taken);
+            claim.jobs = if is_full { 0 } else { claim.jobs.saturating_sub(taken) };
             claim.held += taken;
             claim.room_bytes = claim.room_bytes.saturating_sub(bytes);
             claim.alone = false;

@@ -159,6 +159,11 @@ impl Taker {
         window.bytes += bytes;
     }
 
+    /// A Lease call, which is over with what it gets.
+    pub(super) fn is_a_call(&self) -> bool {
+        self.terms.keeper == Keeper::NONE
+    }
+
     /// What makes its claim repeatable.
     pub(super) fn request(&self) -> Option<(&str, &str)> {
         let (id, fingerprint) = self.terms.request.as_ref()?;

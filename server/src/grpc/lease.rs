@@ -189,10 +189,14 @@ impl LeaseCall {
             got.paused &= look.verdict == Verdict::Paused;
             let again = look.verdict == Verdict::Again;
             if !look.jobs.is_empty() {
+                let goes_alone = look.jobs.iter().any(|job| job.goes_alone);
                 left.0 = left.0.saturating_sub(look.jobs.len() as u32);
                 let delivery = Delivery::new(queue.clone(), look);
                 left.1 = left.1.saturating_sub(delivery.bytes());
                 got.deliveries.push(delivery);
+                if goes_alone {
+                    left.0 = 0;
+                }
             }
             // The leases of a request are those of one look.
             let has_enough = left.0 == 0 || left.1 == 0 || self.request_id.is_some() && !got.deliveries.is_empty();

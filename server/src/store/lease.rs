@@ -48,7 +48,7 @@ pub enum Verdict {
     Paused,
     /// There may be more: look again at once.
     Again,
-    /// The next job is larger than the room of every claim that takes another.
+    /// The next job is larger than the room of every claim that takes another, or has to be alone in the answer of a call.
     NoRoom,
 }
 
@@ -71,6 +71,8 @@ pub struct Leased {
     pub losses: u32,
     /// What the last attempt left.
     pub checkpoint: Bytes,
+    /// Several workers did not live to confirm it: the answer of a call has nothing else in it.
+    pub goes_alone: bool,
 }
 
 /// What one look at a queue found.
@@ -188,10 +190,15 @@ impl Store {
                 among_repeated: true,
             });
         }
+        let mut last_goes_alone = false;
         let verdict = match reply.int()? {
             1 => Verdict::Paused,
             2 => Verdict::Again,
             3 => Verdict::NoRoom,
+            4 => {
+                last_goes_alone = true;
+                Verdict::Again
+            }
             _ => Verdict::Done,
         };
         let usual_ms = reply.uint()?;
@@ -234,8 +241,12 @@ impl Store {
                     attempts: 0,
                     losses: 0,
                     checkpoint: Bytes::new(),
+                    goes_alone: false,
                 });
             }
+        }
+        if let (true, Some(last)) = (last_goes_alone, jobs.last_mut()) {
+            last.goes_alone = true;
         }
         let first_lease_ends_in_ms = (jobs.is_empty() && usual_ms > 0).then_some(usual_ms);
         while terms.left() > 0 {

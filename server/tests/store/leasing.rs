@@ -348,8 +348,19 @@ async fn a_job_that_nobody_confirmed_is_handed_out_alone(space: &Space) {
     let head: Vec<u8> = space.command("LINDEX", &[&lane, b"0"]).await;
     let flagged = [&[head[0] | 1], &head[1..]].concat();
     let () = space.command("LSET", &[&lane, b"0", &flagged]).await;
+    // A call that has others already does not get it.
+    let others = Ask {
+        jobs: 9,
+        alone: false,
+        ..Ask::default()
+    };
+    let look = space.ask(&others).await;
+    assert_eq!((look.jobs.len(), look.verdict), (0, Verdict::NoRoom));
     let look = space.lease(9).await;
     assert_eq!((ids(&look.jobs), look.verdict), (vec![items[0].id], Verdict::Again));
+    assert!(look.jobs[0].goes_alone);
     space.reached(("lease", "suspect alone"));
-    assert_eq!(ids(&space.lease(9).await.jobs), ids_of(&items[1..]));
+    let look = space.lease(9).await;
+    assert_eq!(ids(&look.jobs), ids_of(&items[1..]));
+    assert!(!look.jobs.iter().any(|job| job.goes_alone));
 }

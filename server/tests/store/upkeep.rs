@@ -16,6 +16,7 @@ crate::facts![
     a_round_is_bounded_and_says_that_there_is_more,
     an_attempt_that_takes_too_long_is_a_failure,
     a_lost_lease_counts_apart_from_failures,
+    a_timeout_that_the_policy_gives_up_on_is_the_end,
     a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss,
     a_cancel_that_nobody_answers_is_carried_out,
     a_job_that_nobody_leased_in_time_expires,
@@ -129,6 +130,21 @@ async fn a_lost_lease_counts_apart_from_failures(space: &Space) {
     );
     assert_eq!(view.hash.text("ft").unwrap(), "LeaseLost");
     space.reached(("upkeep", "lost, dead"));
+}
+
+async fn a_timeout_that_the_policy_gives_up_on_is_the_end(space: &Space) {
+    for (types, dead) in [(["Other", "Timeout"], 1), (["Other", "Time"], 0)] {
+        let mut job = draft();
+        job.policy = Some(OwnPolicy {
+            attempt_timeout_ms: 1,
+            non_retryable: types.map(str::to_owned).to_vec(),
+            ..OwnPolicy::default()
+        });
+        space.fill(&[job.item()]).await;
+        space.lease_one().await;
+        let round = space.upkeep_until(|round| round.timed_out == 1).await;
+        assert_eq!(round.dead, dead, "{types:?}");
+    }
 }
 
 async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(space: &Space) {

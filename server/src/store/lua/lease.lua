@@ -5,7 +5,8 @@
 --       confirmed (1) and holder, jobs, bytes of room (with a minus: a job larger than the room does not come alone, because the holder holds others)
 -- RETURNS {now us, next due ms or -1, verdict, lease ms (without jobs: ms until the first lease of the queue ends, or 0), jobs, claims, terms, extras, {set aside, newer}},
 --         without the empty ones at the end
---         verdict: 1 paused, 2 look again at once, 3 the next job is too large for everybody who has room, else 0
+--         verdict: 1 paused, 2 look again at once, 3 the next job is too large for everybody who has room, or is to be alone in the answer of a call, 4 the last job is to
+--         be alone, look again for others, else 0
 --         jobs: pairs of a list of entries and one of their records (there may be more entries than records); claims: number of the claim of each job, if there are several;
 --         terms: number of a job, its own lease ms; extras: {number of a job, attempts, losses, checkpoint}...; numbers of jobs count from 0; set aside, newer: jobs that cannot be read, jobs that a newer version wrote
 --         a request id that was used before: the nonce of then at the end; with another fingerprint: {now us, -2}; among several requests: {now us, -3}
@@ -250,16 +251,19 @@ while taken < total and verdict == 0 do
         end
         checkpoint = try('HSTRLEN', base .. 's' .. id, 'cp') or 0
         size = size + checkpoint
-        -- A job that several workers did not live to confirm is handed out alone, so that it does not take others along.
+        -- A job that several workers did not live to confirm is handed out alone, so that it does not take others along. On a stream that is a frame of its own.
         suspect = (tonumber(state[3]) or 0) >= SUSPECT_AFTER
       end
       -- Whose turn it is; if that one has no room for it, the first who has.
       local turn = claim_of and byte(turns, taken + 1) or 1
       local claim = claims[turn]
-      if claim.taken >= claim.jobs or size > claim.bytes and not (claim.alone and claim.taken == 0) then
+      local empty = claim.alone and claim.taken == 0
+      if claim.taken >= claim.jobs or not empty and (size > claim.bytes or suspect and sub(claim.holder, 1, 8) == NOBODY) then
         claim = nil
         for other, candidate in ipairs(claims) do
-          if candidate.taken < candidate.jobs and (size <= candidate.bytes or candidate.alone and candidate.taken == 0) then
+          empty = candidate.alone and candidate.taken == 0
+          local fits = size <= candidate.bytes and not (suspect and sub(candidate.holder, 1, 8) == NOBODY)
+          if candidate.taken < candidate.jobs and (empty or fits) then
             claim, turn = candidate, other
             break
           end
@@ -319,7 +323,7 @@ while taken < total and verdict == 0 do
         deadlines[before] = deadline
         deadlines[of] = id
       end
-      if suspect then verdict, done = 2, k end
+      if suspect then verdict, done = 4, k end
     end
     if taken == taken_before then
       skipped = skipped or {}

@@ -99,6 +99,18 @@ local function read_head(id)
   return nil, is_newer(record)
 end
 
+-- Whether the policy of a job names this type of failure among those that are not worth another attempt.
+local function is_hopeless(id, head, failure_type)
+  if not head.types or head.types == 0 then return false end
+  local record, at = call('GETRANGE', base .. 'j' .. id, 0, RECORD_HEAD_BYTES), head.types_at
+  for _ = 1, head.types do
+    local len = byte(record, at) or 0
+    if sub(record, at + 1, at + len) == failure_type then return true end
+    at = at + 1 + len
+  end
+  return false
+end
+
 local function tell(message) call('PUBLISH', base .. 'w', message) end
 
 -- Tells the other brokers, if one listens: a message that only we would hear costs us and Redis more than the rest of a small call. Who listens to a queue

@@ -76,17 +76,7 @@ for k = 1, count do
       plan.attempts = (tonumber(state[1]) or 0) + 1
       plan.releases = state[4] and 0
       local most = head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts
-      local hopeless = plan.attempts >= most
-      if head.types and head.types > 0 and not hopeless then
-        local record = call('GETRANGE', base .. 'j' .. id, 0, RECORD_HEAD_BYTES)
-        local at = head.types_at
-        for _ = 1, head.types do
-          local len = byte(record, at)
-          if sub(record, at + 1, at + len) == ARGV[from + 5] then hopeless = true end
-          at = at + 1 + len
-        end
-      end
-      if hopeless then
+      if plan.attempts >= most or is_hopeless(id, head, ARGV[from + 5]) then
         plan.to = STATE_DEAD
       else
         plan.to = STATE_SCHEDULED

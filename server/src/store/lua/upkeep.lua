@@ -104,7 +104,8 @@ if #over > 0 then
         local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its attempt_timeout of '
           .. attempt_timeout(head, default_timeout) / 1000 .. ' s', 'fs', '', 'fa', now }
         if state[6] then fields[#fields + 1], fields[#fields + 2] = 'rl', 0 end
-        if attempts >= (head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts) then
+        local most = head.max_attempts and head.max_attempts > 0 and head.max_attempts or default_attempts
+        if attempts >= most or is_hopeless(id, head, 'Timeout') then
           die(id, flags, fields)
         else
           write_state(id, unpack(fields))
