@@ -376,6 +376,40 @@ async fn a_longer_lease_outlives_renewals_and_the_stream() {
     assert!(kept.remaining.unwrap().seconds > 200, "{kept:?}");
 }
 
+/// If worker and broker die now, the job has been begun: a third of the lease is too late to write that down.
+#[tokio::test]
+async fn what_a_worker_has_received_is_soon_known_to_redis() {
+    let (stand, api, key) = arranged("known").await;
+    let request = Open {
+        lease_duration: Some(seconds(250)),
+        ..open(&key, 3)
+    };
+    let mut session = Session::open(&api, request).await.unwrap();
+    let mut redis = stand.redis.connection().await;
+    for held in 1..=3 {
+        api.enqueued(&key).await;
+        session.collect_jobs(1).await;
+        let confirmed = async {
+            let leases = format!("bn:{{{key}}}:t");
+            while {
+                let values: Vec<Vec<u8>> = redis::cmd("HVALS").arg(&leases).query_async(&mut redis).await.unwrap();
+                assert_eq!(values.len(), held);
+                // Nonce, time, flags, keeper, and then this.
+                values.iter().any(|value| value[31] != b'1')
+            } {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        within("the leases say that the worker has the jobs", async {
+            tokio::select! {
+                () = confirmed => {}
+                _ = session.is_quiet_for(Duration::from_mins(1)) => {}
+            }
+        })
+        .await;
+    }
+}
+
 /// A job that is given back may come down the same stream again before the stream has heard that its first lease is over: the second lease is kept all the
 /// same, and no room is lost.
 #[tokio::test]

@@ -35,9 +35,8 @@ pub(super) struct Driver {
     half_closed: bool,
     last_heard: Instant,
     heartbeat_at: Instant,
-    renew_at: Option<Instant>,
     /// Prolongs leases in a task of its own: a Redis that does not answer holds up nothing else.
-    renewal: Option<JoinHandle<Option<Instant>>>,
+    renewal: Option<JoinHandle<()>>,
     /// A frame of answers that names a job of a frame that is still on its way: it waits for that.
     waiting: Option<pb::Settle>,
     old_at: Instant,
@@ -65,7 +64,6 @@ impl Driver {
             inbound,
             half_closed: false,
             last_heard: now,
-            renew_at: None,
             renewal: None,
             waiting: None,
             old_at: now + age,
@@ -117,10 +115,7 @@ impl Driver {
                     Err(status) => return unreadable(&status).map_or(End::Gone, End::Failed),
                 },
                 () = session.closed() => return End::Gone,
-                () = session.rouse.notified() => {
-                    let soon = Instant::now() + Duration::from_millis(200);
-                    self.renew_at = Some(self.renew_at.map_or(soon, |at| at.min(soon)));
-                }
+                () = session.rouse.notified() => {}
                 () = session.settled_one.notified() => {
                     if session.settling() == 0
                         && let Some(frame) = self.waiting.take()
@@ -128,9 +123,11 @@ impl Driver {
                         self.settle(frame);
                     }
                 }
-                Some(renewed) = OptionFuture::from(self.renewal.as_mut()) => {
+                Some(ended) = OptionFuture::from(self.renewal.as_mut()) => {
                     self.renewal = None;
-                    self.renew_at = renewed.unwrap_or_else(|_| Some(Instant::now() + Duration::from_secs(1)));
+                    if ended.is_err() {
+                        session.put_off_renewal(Duration::from_secs(1));
+                    }
                 }
                 () = broker.draining.cancelled(), if self.leave_by.is_none() => {
                     self.ask_to_leave(pb::DrainReason::Shutdown, broker.stream.drain_grace);
@@ -152,8 +149,12 @@ impl Driver {
     }
 
     fn next_moment(&self) -> Instant {
-        let renew_at = if self.renewal.is_some() { None } else { self.renew_at };
-        [renew_at, self.leave_by.or(Some(self.old_at)), self.session.next_end()]
+        let renewal_at = if self.renewal.is_some() {
+            None
+        } else {
+            self.session.renewal_at()
+        };
+        [renewal_at, self.leave_by.or(Some(self.old_at)), self.session.next_end()]
             .into_iter()
             .flatten()
             .fold(self.heartbeat_at, Instant::min)
@@ -167,8 +168,7 @@ impl Driver {
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
         self.session.give_up_what_ends();
-        if self.renewal.is_none() && self.renew_at.is_some_and(|at| at <= now) {
-            self.renew_at = None;
+        if self.renewal.is_none() && self.session.renewal_at().is_some_and(|at| at <= now) {
             self.start_renewal();
         }
         if now >= self.heartbeat_at {

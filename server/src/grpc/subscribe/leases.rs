@@ -6,7 +6,10 @@ use bananas_proto::server::{self as pb, subscribe_response::Frame};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Opening, Session, session::Held};
+use super::{
+    Opening, Session,
+    session::{Held, confirmation_pause},
+};
 use crate::{
     broker::Broker,
     clock::now_ms,
@@ -133,7 +136,6 @@ impl Session {
     ) -> bool {
         let running = Duration::from_millis(now_ms().saturating_sub(token.leased_ms));
         let mut state = self.lock();
-        state.has_short = true;
         let remaining = Duration::from_millis(extended.remaining_ms);
         let held = Held {
             queue: queue.clone(),
@@ -210,18 +212,25 @@ impl Session {
         self.lock().held.values().map(Held::given_up_at).min()
     }
 
-    /// Prolongs what is due for it, in one call per queue. Returns when to come again, if anything is held.
-    pub(super) async fn renew(&self) -> Option<Instant> {
+    /// Prolongs what is due for it, in one call per queue, and notes when to come again, if anything is held.
+    pub(super) async fn renew(&self) {
         let now = Instant::now();
         let mut due: PerQueue<Vec<ExtendItem>> = PerQueue::default();
         {
-            let state = self.lock();
-            for (id, held) in state.held.iter().filter(|(_, held)| held.renew_at <= now) {
+            let mut state = self.lock();
+            let received = state.received;
+            for (id, held) in state.held.iter_mut().filter(|(_, held)| held.renew_at <= now) {
+                let has_it = held.delivery <= received;
+                if !has_it && (held.is_last() || held.ends > now + self.lease * 2 / 3) {
+                    // Nothing to write down yet, and too early to prolong it, or of no use.
+                    held.renew_at = now + confirmation_pause(held.ends - now);
+                    continue;
+                }
                 let item = ExtendItem {
                     job_id: *id,
                     nonce: held.nonce,
                     duration_ms: self.lease.as_millis() as u64,
-                    by: Extender::Keeper(self.keeper, held.delivery <= state.received),
+                    by: Extender::Keeper(self.keeper, has_it),
                     progress: None,
                 };
                 due.of(held.queue.routing_key(), || held.queue.clone()).1.push(item);
@@ -237,8 +246,9 @@ impl Session {
             }
         }
         // Checked a few times a second at most: renewals of many jobs travel together.
-        let soonest = self.lock().held.values().map(|held| held.renew_at).min();
-        soonest.map(|soonest| soonest.max(Instant::now() + Duration::from_millis(200)))
+        let mut state = self.lock();
+        let soonest = state.held.values().map(|held| held.renew_at).min();
+        state.renewal_at = soonest.map(|soonest| soonest.max(Instant::now() + Duration::from_millis(200)));
     }
 
     fn renewed(&self, id: JobId, nonce: Nonce, asked: Instant, result: Result<Extended, Error>) {

@@ -31,6 +31,11 @@ use crate::{
     queue::Queue,
 };
 
+/// How long after it was sent a job that is still held is written down as received: then its end counts. Most jobs are done by then and cost nothing.
+pub(super) fn confirmation_pause(term: Duration) -> Duration {
+    A_SECOND.min(term / 4)
+}
+
 /// A frame of jobs is closed at this size, so that no client's message limit is in its way.
 const FRAME_BYTES: usize = 1 << 20;
 const A_SECOND: Duration = Duration::from_secs(1);
@@ -61,12 +66,17 @@ impl Held {
     /// When the worker has to stop, if the lease is not prolonged before. An attempt that takes too long gets most of that time: a worker with a timer of its
     /// own answers for it first.
     pub(super) fn given_up_at(&self) -> Instant {
-        let margin = if self.ends + A_SECOND >= self.attempt_ends {
+        let margin = if self.is_last() {
             ATTEMPT_MARGIN.min(self.margin / 2)
         } else {
             self.margin
         };
         self.ends.checked_sub(margin).unwrap_or(self.ends)
+    }
+
+    /// Its attempt may not take longer: the lease cannot be prolonged.
+    pub(super) fn is_last(&self) -> bool {
+        self.ends + A_SECOND >= self.attempt_ends
     }
 
     /// Why the lease is over, now that it is.
@@ -85,8 +95,8 @@ impl Held {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) held: JobMap<Held>,
-    /// Some lease was shorter from the start than the stream's, because its attempt may not take longer.
-    pub(super) has_short: bool,
+    /// When the first lease is due for a renewal, as of the last round of them; `None` while nothing is held.
+    pub(super) renewal_at: Option<Instant>,
     /// The number of the last frame of jobs that was sent, and of the last that the worker has.
     pub(super) delivery: u64,
     pub(super) received: u64,
@@ -265,11 +275,11 @@ impl Session {
             return Err(delivery);
         }
         let now = Instant::now();
-        let was_empty = state.held.is_empty();
         let mut frame = Vec::with_capacity(delivery.jobs.len());
         let mut frame_bytes = 0;
         // Room that is free again: nothing came of a job, or its lease took the place of one that is over and whose end nobody has told us yet.
         let (mut free_jobs, mut free_bytes) = (0, 0);
+        let mut shortest = self.lease;
         state.delivery += 1;
         for job in &delivery.jobs {
             let Some(LeasedJob {
@@ -284,6 +294,7 @@ impl Session {
                 continue;
             };
             let term = Duration::from_millis(job.lease_ms);
+            shortest = shortest.min(term);
             let held = Held {
                 queue: delivery.queue.clone(),
                 nonce: delivery.nonce,
@@ -293,11 +304,10 @@ impl Session {
                 order: state.next_order(),
                 ends: now + term,
                 margin: self.margin(term),
-                renew_at: self.renew_at(now, job.lease_ms),
+                renew_at: now + confirmation_pause(term),
                 attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
                 cancelled: false,
             };
-            state.has_short |= term + A_SECOND < self.lease;
             if let Some(before) = self.keep(&mut state, job.job_id, held) {
                 free_jobs += 1;
                 free_bytes += before.bytes;
@@ -326,12 +336,28 @@ impl Session {
                 delivery: state.delivery,
             }));
         }
+        self.renew_no_later_than(&mut state, now + confirmation_pause(shortest));
         drop(state);
         self.taker().let_go(free_jobs, free_bytes);
-        if was_empty {
+        Ok(())
+    }
+
+    /// The driver looks for leases to renew at this time, or sooner.
+    fn renew_no_later_than(&self, state: &mut State, at: Instant) {
+        if state.renewal_at.is_none_or(|planned| at < planned) {
+            state.renewal_at = Some(at);
             self.rouse.notify_one();
         }
-        Ok(())
+    }
+
+    /// The last round of renewals broke off.
+    pub(super) fn put_off_renewal(&self, pause: Duration) {
+        self.lock().renewal_at = Some(Instant::now() + pause);
+    }
+
+    /// When to look for leases to renew.
+    pub(super) fn renewal_at(&self) -> Option<Instant> {
+        self.lock().renewal_at
     }
 
     /// Holds a job; returns the lease of it that was held before.
@@ -346,24 +372,7 @@ impl Session {
         if delivery > state.delivery {
             return Err(Error::invalid("received.delivery", "was not sent yet"));
         }
-        let news = state.received + 1..=delivery;
         state.received = state.received.max(delivery);
-        // A lease that cannot be prolonged is told at once that its job has arrived: its end counts as an attempt.
-        if !state.has_short {
-            return Ok(());
-        }
-        let (now, lease) = (Instant::now(), self.lease);
-        let mut rouses = false;
-        for held in state.held.values_mut() {
-            if news.contains(&held.delivery) && held.ends + A_SECOND < now + lease {
-                held.renew_at = now;
-                rouses = true;
-            }
-        }
-        drop(state);
-        if rouses {
-            self.rouse.notify_one();
-        }
         Ok(())
     }
 
@@ -441,7 +450,9 @@ impl Session {
         };
         if self.ask_to_give_up(held, grace.as_millis() as u64, reason.to_owned()) {
             // The lease ends with the grace, whatever else happens.
-            held.renew_at = held.renew_at.min(Instant::now() + grace);
+            let at = held.renew_at.min(Instant::now() + grace);
+            held.renew_at = at;
+            self.renew_no_later_than(&mut state, at);
         }
     }
 
