@@ -22,7 +22,7 @@ use self::{meter::Meter, report::Report};
 use crate::{
     args::Connection,
     exit::{Failure, Result},
-    output::Output,
+    output::{self, Output},
 };
 
 const DETAILS: &str = "\
@@ -205,10 +205,10 @@ pub(crate) async fn run(connection: &Connection, args: BenchArgs, output: Output
             if args.scenarios.len() == 1 {
                 return Err(Failure::usage(format!("{name} needs {option}")));
             }
-            eprintln!("{name}: left out, it needs {option}");
+            output::complain(format_args!("{name}: left out, it needs {option}"));
             continue;
         }
-        eprintln!("{name} ...");
+        output::complain(format_args!("{name} ..."));
         let bench = run::Bench {
             connection: connection.clone(),
             client: client.clone(),

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, io, io::IsTerminal, process::ExitCode};
 use bananas_client::Error;
 use tonic::Code;
 
-use crate::output::escaped;
+use crate::output::{self, escaped};
 
 /// The result of a command.
 pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
@@ -64,10 +64,10 @@ impl Failure {
     /// Prints the failure on stderr.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("{} {}", paint_error("error:"), escaped(&self.message));
+            output::complain(format_args!("{} {}", paint_error("error:"), escaped(&self.message)));
         }
         if let Some(hint) = self.hint {
-            eprintln!(" hint: {hint}");
+            output::complain(format_args!(" hint: {hint}"));
         }
         ExitCode::from(self.exit as u8)
     }

@@ -101,6 +101,6 @@ async fn say_if_unreachable(client: Client) {
     if let Err(error) = client.with_timeout(NOTICE_AFTER).broker_info().await
         && error.is_unreachable()
     {
-        eprintln!("{}; still trying", output::escaped(error.message()));
+        output::complain(format_args!("{}; still trying", output::escaped(error.message())));
     }
 }

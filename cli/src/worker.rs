@@ -132,7 +132,7 @@ impl WorkerArgs {
 }
 
 pub(crate) async fn run(connection: &Connection, args: WorkerArgs) -> Result {
-    log::start()?;
+    let _log = log::start()?;
     let config = WorkerConfig::from_env(|name| args.variable(name, &connection.broker))?;
     let scheduler_only = config.mode == Mode::SchedulerOnly;
     // The worker must not drop a command before its own time to stop is over.

@@ -3,14 +3,18 @@
 //!
 //! - [`JsonLine`]: `time`, `level`, `msg`, the fields of the event beside them, `target`.
 //! - [`TextLine`]: time, level, message, the fields as `name=value`.
+//!
+//! [`aside`] writes the lines without holding anybody up.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, io, time::SystemTime};
 
 use serde_json::{Value, json};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
+use tracing_appender::non_blocking::NonBlockingBuilder;
+pub use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 use tracing_subscriber::{
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
@@ -18,6 +22,19 @@ use tracing_subscriber::{
 
 /// Bytes of one field's text; a longer one is cut, so that no caller can fill the log.
 const MAX_FIELD_BYTES: usize = 16 * 1024;
+
+/// Lines that wait to be written; when there are more, the newest are dropped.
+const MAX_WAITING: usize = 4_096;
+
+/// A writer that nobody waits for: a thread of its own writes to `output`. Where that takes no more (a full pipe that nobody reads, a full disk), lines are
+/// lost and the program goes on. Dropping the guard writes what is left, for at most a second.
+pub fn aside(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MAX_WAITING)
+        .thread_name("log")
+        .finish(output)
+}
 
 /// Formats an event as a line of JSON. Control characters are escaped, so one event is one line.
 #[derive(Debug, Clone, Copy)]
@@ -157,12 +174,12 @@ mod tests {
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

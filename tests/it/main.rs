@@ -12,6 +12,7 @@ mod dedupe;
 mod drain;
 mod lease;
 mod lifecycle;
+mod logs;
 mod mutants;
 mod pause;
 mod process;

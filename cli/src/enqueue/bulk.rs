@@ -243,7 +243,7 @@ fn print(
         return output.event(|| Value::clone(&value), String::new);
     }
     if let Some((message, _)) = error {
-        eprintln!("line {number}: {}", output::escaped(&message));
+        output::complain(format_args!("line {number}: {}", output::escaped(&message)));
     }
     match (text, result) {
         _ if args.quiet => Ok(()),
@@ -279,7 +279,7 @@ fn conclude(tally: &Tally) -> Result {
             parts.push(format!("{count} {what}"));
         }
     }
-    eprintln!("{}", parts.join(", "));
+    output::complain(parts.join(", "));
     match tally.first_exit {
         None => Ok(()),
         // Every line for the same reason: that reason. A mixture is just a failure.

@@ -86,7 +86,7 @@ sections! {
         level: LogLevel = "info", alias "LOG_LEVEL";
         /// auto is text on a terminal and JSON elsewhere.
         format: LogFormat = "auto", alias "LOG_FORMAT";
-        /// Where lines go.
+        /// Where lines go. The broker waits for nobody to read them: lines that find no room (4,096 wait at most) are lost.
         output: LogOutput = "stdout", alias "LOG_OUTPUT";
         /// The file for log.output = "file", appended to; rotate it with copytruncate.
         file: Option<PathBuf> = "/var/log/bananas/broker.log", alias "LOG_FILE";

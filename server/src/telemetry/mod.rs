@@ -9,13 +9,11 @@ pub use traces::is_tracing;
 
 use crate::config::{self, LogFormat, LogOutput};
 use anyhow::Context;
-use bananas_log::{JsonLine, TextLine};
+use bananas_log::{JsonLine, NonBlocking, TextLine, WorkerGuard};
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
@@ -25,12 +23,15 @@ use tracing_subscriber::{Layer, Registry, reload};
 pub struct Telemetry {
     filter: reload::Handle<Targets, Registry>,
     exporter: Option<traces::Exporter>,
+    /// Writes what is left when it is dropped.
+    _log: WorkerGuard,
 }
 
 /// Installs the global subscriber and the panic hook. Call once, inside the runtime.
 pub fn install(log: &config::Log, tracing: &config::Tracing) -> anyhow::Result<Telemetry> {
     let (wanted, filter) = reload::Layer::new(log_filter(&log.level.0)?);
-    let lines = lines(log)?.with_filter(wanted);
+    let (lines, guard) = lines(log)?;
+    let lines = lines.with_filter(wanted);
     let exporter = traces::Exporter::start(tracing).context("tracing.otlp_endpoint")?;
     let spans = exporter.as_ref().map(traces::Exporter::layer);
     tracing_subscriber::registry().with(lines).with(spans).init();
@@ -38,7 +39,11 @@ pub fn install(log: &config::Log, tracing: &config::Tracing) -> anyhow::Result<T
         let backtrace = std::backtrace::Backtrace::force_capture();
         tracing::error!(%panic, %backtrace, "PANIC");
     }));
-    Ok(Telemetry { filter, exporter })
+    Ok(Telemetry {
+        filter,
+        exporter,
+        _log: guard,
+    })
 }
 
 impl Telemetry {
@@ -57,7 +62,7 @@ impl Telemetry {
 
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
-fn lines(log: &config::Log) -> anyhow::Result<BoxedLayer> {
+fn lines(log: &config::Log) -> anyhow::Result<(BoxedLayer, WorkerGuard)> {
     let is_terminal = match log.output {
         LogOutput::Stdout => std::io::stdout().is_terminal(),
         LogOutput::Stderr => std::io::stderr().is_terminal(),
@@ -68,24 +73,27 @@ fn lines(log: &config::Log) -> anyhow::Result<BoxedLayer> {
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
+    let (writer, guard) = writer(log)?;
     let layer = tracing_subscriber::fmt::layer()
         .with_ansi(is_terminal)
-        .with_writer(writer(log)?);
-    Ok(if is_json {
+        .log_internal_errors(false)
+        .with_writer(writer);
+    let layer = if is_json {
         layer.event_format(JsonLine).boxed()
     } else {
         layer.event_format(TextLine).boxed()
-    })
+    };
+    Ok((layer, guard))
 }
 
-fn writer(log: &config::Log) -> anyhow::Result<BoxMakeWriter> {
+fn writer(log: &config::Log) -> anyhow::Result<(NonBlocking, WorkerGuard)> {
     Ok(match log.output {
-        LogOutput::Stdout => BoxMakeWriter::new(std::io::stdout),
-        LogOutput::Stderr => BoxMakeWriter::new(std::io::stderr),
+        LogOutput::Stdout => bananas_log::aside(std::io::stdout()),
+        LogOutput::Stderr => bananas_log::aside(std::io::stderr()),
         LogOutput::File => {
             let path = log.file.as_ref().context("log.file is empty")?;
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            BoxMakeWriter::new(Arc::new(file.with_context(|| format!("log.file {}", path.display()))?))
+            bananas_log::aside(file.with_context(|| format!("log.file {}", path.display()))?)
         }
     })
 }
