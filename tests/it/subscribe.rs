@@ -4,8 +4,8 @@ use std::time::Duration;
 use bananas_proto::{
     reason,
     v1::{
-        Flow, JobSpec, JobState, LeasedJob, ListWorkersRequest, NackAction, Open, RetryPolicy, SettleNack, WorkerInfo,
-        subscribe_request,
+        Flow, JobSpec, JobState, LeaseExtension, LeasedJob, ListWorkersRequest, NackAction, Open, Progress,
+        RetryPolicy, SessionExtend, SettleNack, WorkerInfo, subscribe_request,
     },
 };
 use bananas_tests::{
@@ -374,6 +374,41 @@ async fn a_longer_lease_outlives_renewals_and_the_stream() {
     assert_eq!((&next.job_id, next.losses), (&ids[1], 1));
     let kept = api.extend(extension(token, None)).await.unwrap();
     assert!(kept.remaining.unwrap().seconds > 200, "{kept:?}");
+}
+
+#[tokio::test]
+async fn an_answer_does_not_overtake_the_progress_that_was_reported_before_it() {
+    let (_stand, api, key) = arranged("overtake").await;
+    let id = api.enqueued(&key).await;
+    let mut session = Session::on(&api, &key, 1).await;
+    let retry = SettleNack {
+        action: NackAction::Retry.into(),
+        delay: Some(seconds(0)),
+        ..SettleNack::default()
+    };
+    // The job has ten attempts.
+    let mut last = Bytes::new();
+    for attempt in 1..=9 {
+        let job = session.collect_jobs(1).await.remove(0);
+        assert_eq!((&job.job_id, job.attempt, &job.checkpoint), (&id, attempt, &last));
+        for step in 1..=3 {
+            last = Bytes::from(format!("step {step} of attempt {attempt}"));
+            let progress = Progress {
+                checkpoint: last.clone(),
+                ..Progress::default()
+            };
+            let lease = LeaseExtension {
+                progress: Some(progress),
+                ..extension(&job.lease_token, None)
+            };
+            let frame = SessionExtend {
+                sequence: u64::from(attempt * 100 + step),
+                leases: vec![lease],
+            };
+            session.send(subscribe_request::Frame::Extend(frame)).await;
+        }
+        session.send_settle(vec![nack(&job.lease_token, retry.clone())]).await;
+    }
 }
 
 /// If worker and broker die now, the job has been begun: a third of the lease is too late to write that down.

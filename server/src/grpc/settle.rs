@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bananas_proto::server as pb;
+use bytes::Bytes;
 
 use super::{
     convert::{self, Answer},
@@ -85,12 +86,9 @@ enum Slot {
     Nack(usize, usize, LeaseToken, NackAction),
 }
 
-/// The jobs that settlements are about, as far as they can be read.
-pub(super) fn jobs_of(settlements: &[pb::Settlement]) -> Vec<JobId> {
-    settlements
-        .iter()
-        .filter_map(|settlement| LeaseToken::job_id_of(&settlement.lease_token))
-        .collect()
+/// The jobs of these tokens, as far as they can be read.
+pub(super) fn jobs_of<'a>(tokens: impl Iterator<Item = &'a Bytes>) -> Vec<JobId> {
+    tokens.filter_map(|token| LeaseToken::job_id_of(token)).collect()
 }
 
 /// A settlement that was read, or why not.

@@ -37,7 +37,7 @@ pub(super) struct Driver {
     heartbeat_at: Instant,
     /// Prolongs leases in a task of its own: a Redis that does not answer holds up nothing else.
     renewal: Option<JoinHandle<()>>,
-    /// A frame of answers that names a job of a frame that is still on its way: it waits for that.
+    /// A frame of answers that names a job of a frame that is still on its way, of answers or extensions: it waits for that.
     waiting: Option<pb::Settle>,
     old_at: Instant,
     /// The worker was told to leave; the stream ends then.
@@ -217,7 +217,9 @@ impl Driver {
             FromWorker::Extend(mut frame) => {
                 let refused = over_limit(&mut frame.leases, pb::LeaseExtension::encoded_len, &self.broker.limits);
                 let (broker, session) = (self.broker.clone(), self.session.clone());
-                session.begin_work();
+                let tokens = frame.leases.iter().map(|lease| &lease.lease_token);
+                let jobs = settle::jobs_of(tokens);
+                session.begins_extending(&jobs);
                 tokio::spawn(async move {
                     let asked = Instant::now();
                     let results = settle::extend(&broker, frame.leases).await;
@@ -231,7 +233,7 @@ impl Driver {
                         sequence: frame.sequence,
                         results,
                     }));
-                    session.end_work(&[]);
+                    session.end_work(&jobs);
                 });
             }
         }
@@ -245,7 +247,7 @@ impl Driver {
             // It had waited for others.
             session.begins_settling(&frame.settlements);
         }
-        let jobs = settle::jobs_of(&frame.settlements);
+        let jobs = settle::jobs_of(frame.settlements.iter().map(|settlement| &settlement.lease_token));
         let refused = over_limit(&mut frame.settlements, pb::Settlement::encoded_len, &self.broker.limits);
         tokio::spawn(async move {
             let verdicts = settle::settle(&broker, frame.settlements).await;

@@ -22,7 +22,7 @@ use crate::{
     broker::Broker,
     clock::now_ms,
     dispatch::{Delivery, Notice, Taker, Terms},
-    domain::{Error, JobId, JobMap, JobSet, Keeper, LeaseToken, Nonce},
+    domain::{Error, JobId, JobMap, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
         leased::{self, LeasedJob},
@@ -105,15 +105,34 @@ pub(super) struct State {
     /// Nothing is kept here any more.
     pub(super) ended: bool,
     orders: u64,
-    /// Frames that are on their way to Redis, and the jobs that they answer for.
+    /// Frames that are on their way to Redis, and how many of them name a job.
     settling: usize,
-    settled_now: JobSet,
+    named: JobMap<u32>,
 }
 
 impl State {
     pub(super) fn next_order(&mut self) -> u64 {
         self.orders += 1;
         self.orders
+    }
+
+    fn begin_work(&mut self, jobs: &[JobId]) {
+        self.settling += 1;
+        for job in jobs {
+            *self.named.entry(*job).or_default() += 1;
+        }
+    }
+
+    fn end_work(&mut self, jobs: &[JobId]) {
+        self.settling -= 1;
+        for job in jobs {
+            if let Entry::Occupied(mut frames) = self.named.entry(*job) {
+                *frames.get_mut() -= 1;
+                if *frames.get() == 0 {
+                    frames.remove();
+                }
+            }
+        }
     }
 }
 
@@ -222,29 +241,23 @@ impl Session {
 
     /// Notes a frame of answers; `false` if one that is still on its way names a job of it: then it has to wait.
     pub(super) fn begins_settling(&self, settlements: &[pb::Settlement]) -> bool {
-        let jobs = jobs_of(settlements);
+        let jobs = jobs_of(settlements.iter().map(|settlement| &settlement.lease_token));
         let mut state = self.lock();
-        if state.settling > 0 && jobs.iter().any(|job| state.settled_now.contains(job)) {
+        if state.settling > 0 && jobs.iter().any(|job| state.named.contains_key(job)) {
             return false;
         }
-        state.settled_now.extend(jobs);
-        state.settling += 1;
+        state.begin_work(&jobs);
         true
     }
 
     /// Notes a frame of extensions.
-    pub(super) fn begin_work(&self) {
-        self.lock().settling += 1;
+    pub(super) fn begins_extending(&self, jobs: &[JobId]) {
+        self.lock().begin_work(jobs);
     }
 
     /// A frame has its answer.
     pub(super) fn end_work(&self, jobs: &[JobId]) {
-        let mut state = self.lock();
-        state.settling -= 1;
-        for job in jobs {
-            state.settled_now.remove(job);
-        }
-        drop(state);
+        self.lock().end_work(jobs);
         self.settled_one.notify_one();
     }
 
