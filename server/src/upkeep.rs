@@ -277,7 +277,11 @@ impl Visit {
 /// Counts what a round did.
 fn note(broker: &Broker, queue: &Queue, round: &Round) {
     let metrics = queue.metrics();
+    for priority in &round.timed_priorities {
+        metrics.band(*priority).failed.inc();
+    }
     metrics.lost.inc_by(round.lost);
+    metrics.unconfirmed.inc_by(round.unconfirmed);
     metrics.dead.inc_by(round.dead);
     metrics.expired.inc_by(round.expired);
     metrics.cancelled.inc_by(round.cancelled);

@@ -3,11 +3,11 @@ use bananas_proto::{
     reason,
     v1::{
         BatchEnqueueRequest, BatchSettleRequest, EnqueueResult, ExtendRequest, JobSpec, JobState, LeaseExtension,
-        NackAction, SettleNack,
+        NackAction, SettleNack, Unique, job_spec,
     },
 };
 use bananas_tests::{
-    api::{Api, spec, unique_key},
+    api::{Api, seconds, spec, unique_key},
     refusal::{assert_item_refused, assert_refused},
     session::{ack, nack},
     stand::{Stand, StandOptions},
@@ -55,6 +55,39 @@ async fn a_batch_is_answered_and_delivered_in_order() {
         .into_inner();
     assert!(answer.results.len() == 1_000 && answer.results.iter().all(|result| result.error.is_none()));
     assert_eq!(stand.audit(&key).await.settled, 1_000);
+}
+
+#[tokio::test]
+async fn what_a_batch_names_twice_is_where_it_was_just_stored() {
+    let (_stand, api, key) = arranged("twice").await;
+    let job = |delay: Option<i64>, unique: Option<&str>| JobSpec {
+        job_id: if unique.is_none() {
+            Uuid::now_v7().to_string()
+        } else {
+            String::new()
+        },
+        start: delay.map(|delay| job_spec::Start::Delay(seconds(delay))),
+        unique: unique.map(|key| Unique {
+            key: key.to_owned(),
+            ..Unique::default()
+        }),
+        ..spec(&key)
+    };
+    for atomic in [false, true] {
+        let name = format!("{atomic}");
+        let (ready, scheduled) = (job(None, None), job(Some(60), None));
+        let (ready_key, scheduled_key) = (job(None, Some(&name)), job(Some(60), Some(&format!("{name} later"))));
+        for (job, state) in [
+            (ready, JobState::Ready),
+            (scheduled, JobState::Scheduled),
+            (ready_key, JobState::Ready),
+            (scheduled_key, JobState::Scheduled),
+        ] {
+            let results = enqueue(&api, vec![job.clone(), job], atomic).await.unwrap();
+            assert_eq!(results[0].job_id, results[1].job_id);
+            assert_eq!((results[1].deduplicated, results[1].state()), (true, state));
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,9 @@
 //! Starting a broker: what it is told, what it refuses, what it says about itself.
+use std::time::Duration;
+
+use bananas_proto::v1::{CancelJobRequest, JobSpec, job_spec};
 use bananas_tests::{
+    api::{seconds, spec},
     broker::{BrokerOptions, BrokerProcess},
     eventually::eventually,
     http::{self, metric},
@@ -210,10 +214,7 @@ async fn a_broker_is_ready_as_long_as_its_redis_and_alive_without() {
     })
     .await;
     let api = broker.api();
-    eventually("it does its work", || async {
-        api.enqueue(bananas_tests::api::spec("after")).await.ok()
-    })
-    .await;
+    eventually("it does its work", || async { api.enqueue(spec("after")).await.ok() }).await;
 }
 
 #[tokio::test]
@@ -233,20 +234,51 @@ async fn metrics_count_what_was_done() {
     }
     let job = api.leased(&key).await;
     api.ack(&job.lease_token).await.unwrap();
-    let port = stand.brokers[0].http_port();
-    let seen = |name: &'static str, wanted: u64| {
-        let labels = format!("routing_key=\"{key}\"");
-        async move {
-            eventually(name, || async {
-                let text = http::get(port, "/metrics").await.ok()?.1;
-                (metric(&text, name, &labels)? as u64 == wanted).then_some(())
-            })
-            .await;
-        }
+    let labels = format!("routing_key=\"{key}\"");
+    // Either broker may be the one that ends a lease.
+    let seen = async |name: &'static str, wanted: u64| {
+        eventually(name, || async {
+            let mut sum = 0.0;
+            for broker in &stand.brokers {
+                let text = http::get(broker.http_port(), "/metrics").await.ok()?.1;
+                sum += metric(&text, name, &labels).unwrap_or_default();
+            }
+            (sum as u64 == wanted).then_some(())
+        })
+        .await;
     };
     seen("bananas_jobs_enqueued_total", 3).await;
     seen("bananas_jobs_completed_total", 1).await;
-    seen("bananas_queue_depth", 2).await;
+    let depth = async || {
+        let text = http::get(stand.brokers[0].http_port(), "/metrics").await.ok()?.1;
+        (metric(&text, "bananas_queue_depth", &labels)? as u64 == 2).then_some(())
+    };
+    eventually("bananas_queue_depth", depth).await;
+    // An attempt that nobody answered for, a lease that nobody confirmed, a job that is cancelled twice.
+    let slow = JobSpec {
+        attempt_timeout: Some(seconds(1)),
+        priority: 9,
+        ..spec(&key)
+    };
+    api.enqueue(slow).await.unwrap();
+    api.leased(&key).await;
+    seen("bananas_jobs_failed_total", 1).await;
+    api.leased_for(&key, Duration::from_secs(1)).await;
+    seen("bananas_leases_unconfirmed_total", 1).await;
+    let delayed = JobSpec {
+        start: Some(job_spec::Start::Delay(seconds(60))),
+        ..spec(&key)
+    };
+    let job_id = api.enqueue(delayed).await.unwrap().job_id;
+    for _ in 0..2 {
+        let request = CancelJobRequest {
+            routing_key: key.clone(),
+            job_id: job_id.clone(),
+            ..CancelJobRequest::default()
+        };
+        api.jobs.clone().cancel_job(request).await.unwrap();
+    }
+    seen("bananas_jobs_cancelled_total", 1).await;
 }
 
 #[tokio::test]

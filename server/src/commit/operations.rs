@@ -75,10 +75,12 @@ impl Operation for Enqueue {
         Ok(position
             .into_iter()
             .map(|(at, repeated)| {
-                answers[at].clone().map(|answer| Enqueued {
-                    deduplicated: answer.deduplicated || repeated,
-                    ..answer
-                })
+                let mut answer = answers[at].clone()?;
+                if repeated && !answer.deduplicated {
+                    answer.deduplicated = true;
+                    answer.state = Some(unique[at].first_state(at_us));
+                }
+                Ok(answer)
             })
             .collect())
     }

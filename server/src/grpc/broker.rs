@@ -122,7 +122,7 @@ impl BrokerService for Service {
         self.0.sessions.settled_elsewhere(&token);
         Ok(Response::new(pb::NackResponse {
             state: outcome.state.map_or(0, |state| wire_state(state) as i32),
-            run_time: outcome.due_ms.map(convert::timestamp),
+            run_time: outcome.run_ms().map(convert::timestamp),
             already_settled: outcome.settled.already,
         }))
     }

@@ -70,20 +70,20 @@ impl JobService for Service {
                 .cancel(&broker.store.keys(&key), id, &request.reason, grace_ms)
                 .await;
             match state {
-                Ok(Some(JobState::Cancelled)) => {
+                Ok(Some((JobState::Cancelled, true))) => {
                     let queue = broker.queues.get(&key);
                     queue.metrics().cancelled.inc();
                     // Its entry stays in its lane: upkeep takes it away if no worker does.
                     queue.due_within(TIDY_MS);
                 }
-                Ok(Some(JobState::Leased)) => broker.queues.get(&key).due_within(grace_ms),
+                Ok(Some((JobState::Leased, _))) => broker.queues.get(&key).due_within(grace_ms),
                 _ => {}
             }
             state
         })
         .await
         .map_err(|error| Error::Bug(error.to_string()))??;
-        let state = state.ok_or(Error::JobNotFound)?;
+        let (state, _) = state.ok_or(Error::JobNotFound)?;
         Ok(Response::new(pb::CancelJobResponse {
             state: wire_state(state).into(),
         }))

@@ -100,6 +100,9 @@ impl Service {
     }
 }
 
+/// Lanes of a queue that an answer has room for.
+const MOST_LANES: usize = 1_000;
+
 fn queue(name: &RoutingKey, counts: &QueueCounts) -> pb::Queue {
     pb::Queue {
         routing_key: name.to_string(),
@@ -112,6 +115,7 @@ fn queue(name: &RoutingKey, counts: &QueueCounts) -> pb::Queue {
         lanes: counts
             .lanes
             .iter()
+            .take(MOST_LANES)
             .map(|lane| pb::Lane {
                 priority: lane.priority.into(),
                 job_type: lane.job_type.clone(),

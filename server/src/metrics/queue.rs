@@ -74,6 +74,8 @@ pub struct QueueMetrics {
     pub dead: Counter,
     /// Leases that ended without a settlement.
     pub lost: Counter,
+    /// Leases that ended before a worker had confirmed the job.
+    pub unconfirmed: Counter,
     /// Leased jobs given back before they were started.
     pub released: Counter,
     /// Jobs cancelled.
@@ -97,6 +99,7 @@ impl QueueMetrics {
             retried: Counter::default(),
             dead: Counter::default(),
             lost: Counter::default(),
+            unconfirmed: Counter::default(),
             released: Counter::default(),
             cancelled: Counter::default(),
             expired: Counter::default(),

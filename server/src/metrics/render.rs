@@ -37,6 +37,7 @@ fn jobs(page: &mut Page<'_>, queues: &[Arc<QueueMetrics>]) -> Result<(), Error> 
     page.queues(&table::RETRIED, queues, |queue| queue.retried.clone())?;
     page.queues(&table::DEAD, queues, |queue| queue.dead.clone())?;
     page.queues(&table::LOST, queues, |queue| queue.lost.clone())?;
+    page.queues(&table::UNCONFIRMED, queues, |queue| queue.unconfirmed.clone())?;
     page.queues(&table::RELEASED, queues, |queue| queue.released.clone())?;
     page.queues(&table::CANCELLED, queues, |queue| queue.cancelled.clone())?;
     page.queues(&table::EXPIRED, queues, |queue| queue.expired.clone())

@@ -106,6 +106,7 @@ table! {
     RETRIED = "bananas_jobs_retried_total" Counter QUEUE, "Failed attempts that were scheduled again";
     DEAD = "bananas_jobs_dead_total" Counter QUEUE, "Jobs moved to the dead letters";
     LOST = "bananas_leases_lost_total" Counter QUEUE, "Leases that ended without a settlement: the worker died or went silent";
+    UNCONFIRMED = "bananas_leases_unconfirmed_total" Counter QUEUE, "Leases that ended before a worker had confirmed the job: neither an attempt nor a loss";
     RELEASED = "bananas_jobs_released_total" Counter QUEUE, "Leased jobs given back before they were started";
     CANCELLED = "bananas_jobs_cancelled_total" Counter QUEUE, "Jobs cancelled";
     EXPIRED = "bananas_jobs_expired_total" Counter QUEUE, "Jobs not started by their start_by time";

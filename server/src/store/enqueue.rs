@@ -81,6 +81,15 @@ impl EnqueueItem {
         }
     }
 
+    /// Where the job is right after it was stored at this time, in microseconds.
+    pub fn first_state(&self, at_us: u64) -> JobState {
+        match self.start {
+            Start::In(ms) if ms > 0 => JobState::Scheduled,
+            Start::At(ms) if ms > at_us / 1_000 => JobState::Scheduled,
+            _ => JobState::Ready,
+        }
+    }
+
     fn same_lane(&self, other: &Self) -> bool {
         self.priority == other.priority && self.job_type == other.job_type
     }
@@ -172,6 +181,17 @@ impl Store {
                     state: letter.first().and_then(|letter| JobState::from_letter(*letter)),
                 })
             };
+        }
+        // The holder of a unique key may have been stored by this call: it is where it was put.
+        for (index, item) in items.iter().enumerate().filter(|(_, item)| item.unique.is_some()) {
+            if let Ok(answer) = &answers[index]
+                && answer.job_id != item.id
+                && let Some(holder) = items.iter().position(|item| item.id == answer.job_id)
+                && answers[holder].as_ref().is_ok_and(|holder| !holder.deduplicated)
+                && let Ok(answer) = &mut answers[index]
+            {
+                answer.state = Some(items[holder].first_state(at_us));
+            }
         }
         Ok(Stored { at_us, answers })
     }

@@ -110,7 +110,7 @@ impl Store {
         id: JobId,
         reason: &str,
         grace_ms: u64,
-    ) -> Result<Option<JobState>, Error> {
+    ) -> Result<Option<(JobState, bool)>, Error> {
         let parts = [
             part::META,
             part::LEASES,
@@ -131,7 +131,8 @@ impl Store {
             .int(Self::ms(self.policy.failure_retention));
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let letter = reply.bytes()?;
-        Ok(letter.first().and_then(|letter| JobState::from_letter(*letter)))
+        let state = letter.first().and_then(|letter| JobState::from_letter(*letter));
+        Ok(state.map(|state| (state, reply.left() > 0)))
     }
 }
 

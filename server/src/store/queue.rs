@@ -10,6 +10,11 @@ use super::{
 };
 use crate::domain::Error;
 
+/// Lanes that one call counts.
+pub(super) const LANES_PER_COUNT: usize = 1_000;
+/// Lanes of a queue that are counted at most.
+const MOST_LANES: usize = 100_000;
+
 /// Ready jobs of one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneCount {
@@ -117,8 +122,26 @@ impl Store {
         answers.into_iter().map(occupied).collect()
     }
 
-    /// Counts a queue.
+    /// Counts a queue; one of more than 1,000 lanes in several calls.
     pub async fn counts(&self, keys: &QueueKeys) -> Result<QueueCounts, Error> {
+        let (mut counts, mut more) = self.counts_from(keys, 0).await?;
+        for first in (LANES_PER_COUNT..MOST_LANES).step_by(LANES_PER_COUNT) {
+            if !more {
+                break;
+            }
+            let (rest, goes_on) = self.counts_from(keys, first).await?;
+            counts.oldest_ready_ms = [counts.oldest_ready_ms, rest.oldest_ready_ms]
+                .into_iter()
+                .flatten()
+                .min();
+            counts.lanes.extend(rest.lanes);
+            more = goes_on;
+        }
+        Ok(counts)
+    }
+
+    /// Counts a queue, but for its first lanes; and whether there are more.
+    async fn counts_from(&self, keys: &QueueKeys, lanes: usize) -> Result<(QueueCounts, bool), Error> {
         let parts = [
             part::META,
             part::LANES,
@@ -130,7 +153,8 @@ impl Store {
             part::TOMBSTONE_COUNTS,
             part::NEWER,
         ];
-        let call = self.scripts.counts.call(keys, &parts, 0);
+        let mut call = self.scripts.counts.call(keys, &parts, 0);
+        call.int(lanes as u64);
         let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
         let mut counts = QueueCounts {
             now_ms: reply.uint()?,
@@ -147,6 +171,7 @@ impl Store {
             oldest_ready_ms: reply.maybe_uint()?,
             lanes: Vec::new(),
         };
+        let more = reply.int()? == 1;
         while reply.left() > 0 {
             let lane = reply.text()?;
             let ready = reply.uint()?;
@@ -157,7 +182,7 @@ impl Store {
                 ready,
             });
         }
-        Ok(counts)
+        Ok((counts, more))
     }
 
     /// Whether jobs are scheduled, ready or leased in a queue, and how many are dead: without a script, for queues in which nothing happens.

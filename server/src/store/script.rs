@@ -224,6 +224,7 @@ fn prelude(body: &str, cluster: bool) -> String {
     word("ENTRY_BYTES", &ENTRY_BYTES);
     word("LEASE_BYTES", &LEASE_BYTES);
     word("LANES_PER_LOOK", &LANES_PER_LOOK);
+    word("LANES_PER_COUNT", &super::queue::LANES_PER_COUNT);
     word("JOBS_PER_LOOK", &limits::MAX_LEASE_JOBS);
     word("BYTES_PER_LOOK", &limits::MAX_GROUP_BYTES);
     word("ENTRIES_PER_LOOK", &ENTRIES_PER_LOOK);

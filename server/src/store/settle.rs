@@ -115,12 +115,17 @@ pub struct NackOutcome {
     pub settled: Settled,
     /// Where the job is now; not known for a repeated nack.
     pub state: Option<JobState>,
-    /// When a scheduled job becomes ready, in milliseconds.
+    /// When a scheduled job becomes ready, in milliseconds; of one that came back after its `start_by`: now, because it is to expire.
     pub due_ms: Option<u64>,
 }
 
 impl NackOutcome {
-    /// How long until a scheduled job becomes ready, in milliseconds.
+    /// When a scheduled job becomes ready, in milliseconds.
+    pub fn run_ms(&self) -> Option<u64> {
+        self.due_ms.filter(|_| self.state == Some(JobState::Scheduled))
+    }
+
+    /// How long until the job wants something to be done, in milliseconds.
     pub fn due_in_ms(&self) -> Option<u64> {
         Some(self.due_ms?.saturating_sub(self.settled.now_ms))
     }

@@ -28,6 +28,8 @@ pub struct Round {
     pub promoted: u64,
     /// Attempts that took too long.
     pub timed_out: u64,
+    /// The priority of each of them.
+    pub timed_priorities: Vec<u8>,
     /// Leases that died with their worker.
     pub lost: u64,
     /// Jobs that became dead.
@@ -165,6 +167,7 @@ impl Store {
             next_ms: reply.maybe_uint()?,
             promoted: reply.uint()?,
             timed_out: reply.uint()?,
+            timed_priorities: Vec::new(),
             lost: reply.uint()?,
             dead: reply.uint()?,
             expired: reply.uint()?,
@@ -190,6 +193,7 @@ impl Store {
         round.unconfirmed = reply.uint()?;
         round.forgotten = reply.int()? == 1;
         round.forget_ms = reply.maybe_uint()?;
+        round.timed_priorities = reply.bytes()?.iter().map(|digit| digit.saturating_sub(b'0')).collect();
         Ok(round)
     }
 

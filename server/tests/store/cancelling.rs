@@ -17,7 +17,8 @@ crate::facts![
 ];
 
 async fn cancel(space: &Space, id: JobId, grace_ms: u64) -> Option<JobState> {
-    space.store.cancel(&space.keys, id, "enough", grace_ms).await.unwrap()
+    let answer = space.store.cancel(&space.keys, id, "enough", grace_ms).await.unwrap();
+    answer.map(|(state, _)| state)
 }
 
 async fn a_job_that_nobody_holds_is_cancelled_at_once(space: &Space) {

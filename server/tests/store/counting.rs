@@ -13,6 +13,7 @@ crate::facts![
     whoever_waits_is_told_at_the_end,
     nobody_waits_for_what_has_ended_or_never_was,
     a_queue_is_counted_without_what_is_settled,
+    every_lane_is_counted,
     a_pause_says_why_and_since_when,
 ];
 
@@ -81,6 +82,29 @@ async fn nobody_waits_for_what_has_ended_or_never_was(space: &Space) {
     assert_eq!(wait(JobId::new()).await.unwrap(), None);
     space.reached(("wait", "unknown"));
     assert!(space.snapshot().await.waiters.is_empty());
+}
+
+async fn every_lane_is_counted(space: &Space) {
+    const TYPES: usize = 2_003;
+    let items: Vec<_> = (0..TYPES)
+        .map(|number| {
+            let mut job = draft();
+            job.job_type = Box::leak(format!("type-{number}").into_boxed_str());
+            job.item()
+        })
+        .collect();
+    for some in items.chunks(500) {
+        space.fill(some).await;
+    }
+    let counts = space.store.counts(&space.keys).await.unwrap();
+    assert_eq!((counts.ready(), counts.lanes.len()), (TYPES as u64, TYPES));
+    space.reached(("counts", "more than one call"));
+    // Other tests walk the keys of this Redis.
+    let keys: Vec<Vec<u8>> = space
+        .command("KEYS", &[[space.keys.base(), "*"].concat().as_bytes()])
+        .await;
+    let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+    let () = space.command("DEL", &keys).await;
 }
 
 async fn a_queue_is_counted_without_what_is_settled(space: &Space) {

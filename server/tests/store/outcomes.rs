@@ -200,7 +200,16 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "told at the end",
         ],
     ),
-    ("counts", &["counted", "tombstones not counted", "empty", "paused"]),
+    (
+        "counts",
+        &[
+            "counted",
+            "tombstones not counted",
+            "empty",
+            "paused",
+            "more than one call",
+        ],
+    ),
     (
         "pause",
         &[

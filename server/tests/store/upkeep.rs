@@ -92,6 +92,7 @@ async fn an_attempt_that_takes_too_long_is_a_failure(space: &Space) {
     space.lease_one().await;
     let round = space.upkeep_until(|round| round.timed_out == 1).await;
     assert_eq!(round.dead, 0);
+    assert_eq!(round.timed_priorities, [5]);
     let view = space.job(job.id).await;
     assert_eq!(
         (view.state, view.hash.number::<u32>("a")),

@@ -346,6 +346,8 @@ async fn give_back_unnamed(broker: Arc<Broker>, queues: Vec<Arc<Queue>>, before:
         match broker.store.give_back_unnamed(queue.keys(), before).await {
             Ok(0) => {}
             Ok(jobs) => {
+                // Some may have come back after their `start_by`.
+                queue.due_within(0);
                 tracing::info!(queue = %queue.routing_key(), jobs, "jobs that a worker did not get before its stream broke went back");
             }
             Err(error) => tracing::debug!(%error, "what a worker did not get could not be given back"),

@@ -1,7 +1,7 @@
 -- Cancels a job: at once if nobody holds it, else by asking the holder, who loses the lease when the grace is over.
 -- KEYS  meta, leases, lease deadlines, scheduled, start_by, tombstones, lane tombstone counts, dead, settled
 -- ARGV  broker, id, reason, grace ms, dedupe window ms, failure retention ms
--- RETURNS {state}; '' if there is no such job
+-- RETURNS {state, 1 if this call has ended the job}; '' if there is no such job
 -- MOVES  READY → CANCELLED, SCHEDULED → CANCELLED
 local broker, id, reason, grace_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local window_ms, failure_retention = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -45,4 +45,4 @@ keep_settled(id, STATE_CANCELLED, now + retention(head, failure_retention), { 'c
 call('ZREM', KEYS[4], id)
 if has(flags, FLAG_START_BY) then call('ZREM', KEYS[5], id) end
 tell_waiters(meta[3], { id })
-return { STATE_CANCELLED }
+return { STATE_CANCELLED, 1 }

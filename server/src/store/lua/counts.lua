@@ -1,13 +1,16 @@
 -- How much is in a queue.
 -- KEYS  meta, lane index, scheduled, leases, dead, settled, quarantine, lane tombstone counts, newer
--- ARGV  -
--- RETURNS {now ms, scheduled, leased, dead, settled, quarantined, newer, paused 0/1, enqueue paused 0/1, pause reason, pause time ms, oldest ready ms or -1, lane, jobs, ...}
+-- ARGV  lanes to pass over: those of an earlier call
+-- RETURNS {now ms, scheduled, leased, dead, settled, quarantined, newer, paused 0/1, enqueue paused 0/1, pause reason, pause time ms, oldest ready ms or -1,
+--         1 if there are more lanes, lane, jobs, ...}
 -- MOVES  -
 local meta = call('HMGET', KEYS[1], 'pa', 'ep', 'pr', 'pt')
-local lanes = call('ZRANGE', KEYS[2], 0, 999)
+local first = tonumber(ARGV[1])
+local lanes = call('ZRANGE', KEYS[2], first, first + LANES_PER_COUNT - 1)
 local answer = {
   now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]), call('HLEN', KEYS[7]), call('LLEN', KEYS[9]),
   meta[1] and 1 or 0, meta[2] and 1 or 0, meta[3] or '', (tonumber(meta[4]) or 0), -1,
+  #lanes == LANES_PER_COUNT and 1 or 0,
 }
 local buried = call('EXISTS', KEYS[8]) == 1
 for _, lane in ipairs(lanes) do

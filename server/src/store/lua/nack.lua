@@ -3,7 +3,7 @@
 -- ARGV  broker, dedupe window ms, failure retention ms, max attempts, initial backoff ms, longest backoff ms, multiplier in thousandths,
 --       jitter in thousandths, max unconfirmed, then per job: id, nonce, action ('T' retry, 'L' release (put off by 250 ms to 10 s from the sixth time in a row on), 'G' given back by a broker because no worker has it, 'U' the same, counted as an unconfirmed delivery, 'Z' snooze, 'D' dead-letter, 'C' discard, 'Q' set aside: the record cannot be read),
 --       delay ms or '' ('G' and 'U': only if this stream (8) keeps it, '' always), random number in [0, 1), failure type, message, stack
--- RETURNS {now ms, per job: code, state, due ms}
+-- RETURNS {now ms, per job: code, state, due ms (of a job that is ready again: now, if it is to expire, else 0)}
 --         codes: 0 applied, 1 settled so before, 2 lease lost, 3 settled otherwise before
 -- MOVES  LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED
 local broker, window_ms, failure_retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -82,6 +82,11 @@ for k = 1, count do
         plan.to = STATE_SCHEDULED
         plan.due = now + (delay ~= '' and tonumber(delay) or backoff_ms(head, plan.attempts, defaults, tonumber(ARGV[from + 4])))
       end
+    end
+    if plan.to == STATE_READY and has(flags, FLAG_START_BY) then
+      -- The half: the moment has passed while a worker held it.
+      local start_by = tonumber(call('ZSCORE', base .. 'b', id) or nil)
+      if start_by and (start_by <= now or start_by % 1 > 0) then plan.due = now end
     end
     if plan.to == STATE_READY and not lanes[head.lane] then
       lanes[head.lane] = true

@@ -4,7 +4,7 @@
 --       multiplier in thousandths, jitter in thousandths, attempt timeout ms, dead retention ms, dead at most, settled at most,
 --       cursor of the repair sweep, random number in [0, 1), max unconfirmed, '1' if the queue may be forgotten
 -- RETURNS {now ms, more 0/1, next ms or -1, promoted, timed out, lost, dead, expired, cancelled, pruned, repaired, next cursor, {quarantined id...}, something in it 0/1, unconfirmed,
---         forgotten 0/1, ms from which the queue may be forgotten or -1}
+--         forgotten 0/1, ms from which the queue may be forgotten or -1, priorities of the attempts that timed out, as digits}
 -- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED, READY → EXPIRED, SCHEDULED → EXPIRED
 local limit = tonumber(ARGV[1])
 local window_ms, max_ids, failure_retention = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -26,7 +26,7 @@ for _, id in ipairs(orphans) do
 end
 
 -- Dead leases: the attempt took too long, a cancel was not answered, or the holder is gone.
-local timed_out, lost, unconfirmed, dead, cancelled = 0, 0, 0, 0, 0
+local timed_out, lost, unconfirmed, dead, cancelled, timed_priorities = 0, 0, 0, 0, 0, ''
 local max_unconfirmed = tonumber(ARGV[17])
 local over = call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, limit)
 if #over >= limit then more = 1 end
@@ -100,6 +100,7 @@ if #over > 0 then
         end
       elseif timed then
         timed_out = timed_out + 1
+        timed_priorities = timed_priorities .. sub(head.lane, 1, 1)
         local attempts = (tonumber(state[1]) or 0) + 1
         local fields = { 'a', attempts, 'ft', 'Timeout', 'fm', 'context deadline exceeded: the attempt took longer than its attempt_timeout of '
           .. attempt_timeout(head, default_timeout) / 1000 .. ' s', 'fs', '', 'fa', now }
@@ -292,4 +293,5 @@ if busy == 0 and next_ms < 0
     end
   end
 end
-return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, unconfirmed, forgotten, forget_ms }
+return { now, more, next_ms, promoted, timed_out, lost, dead, #expired, cancelled, pruned, repaired, scan[1], quarantined, busy, unconfirmed, forgotten, forget_ms,
+  timed_priorities }

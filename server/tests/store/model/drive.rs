@@ -181,7 +181,8 @@ impl<'a> Drive<'a> {
                 if draft.unique.as_ref().is_some_and(|unique| unique.reject) {
                     Err(Error::DuplicateJob { existing })
                 } else {
-                    Ok((existing, Some(known.get(&holder).copied().unwrap_or(JobState::Ready))))
+                    // Perhaps of this call.
+                    Ok((existing, Some(self.model.jobs[&holder].state)))
                 }
             } else {
                 Ok((draft.id, None))
@@ -411,6 +412,8 @@ impl<'a> Drive<'a> {
             .cancel(&self.space.keys, id, "why", grace.ms())
             .await
             .unwrap();
+        let ended_now = answer.is_some_and(|(_, now)| now);
+        let answer = answer.map(|(state, _)| state);
         let after = self.space.snapshot().await;
         let id = raw(id);
         let Some(job) = self.model.jobs.get_mut(&id) else {
@@ -420,9 +423,9 @@ impl<'a> Drive<'a> {
             return;
         };
         if job.state.is_final() {
-            assert_eq!(answer, Some(job.state));
+            assert_eq!((answer, ended_now), (Some(job.state), false));
         } else if let Some(lease) = &mut job.lease {
-            assert_eq!(answer, Some(JobState::Leased));
+            assert_eq!((answer, ended_now), (Some(JobState::Leased), false));
             let by = crate::snapshot::number(&after.states[&id]["cd"]);
             match job.cancel_by_ms {
                 Some(earlier) => assert!(by <= earlier && (by == earlier || by >= before + grace.ms())),
@@ -431,7 +434,7 @@ impl<'a> Drive<'a> {
             job.cancel_by_ms = Some(by);
             lease.deadline_ms = lease.deadline_ms.min(by);
         } else {
-            assert_eq!(answer, Some(JobState::Cancelled));
+            assert_eq!((answer, ended_now), (Some(JobState::Cancelled), true));
             let default = self.model.bounds.failure_retention_ms;
             let retention = job.retention_ms.unwrap_or(default);
             let now = after.settled.get(&id).map_or(before, |until| until - retention);

@@ -57,6 +57,7 @@ fn random_operations_do_what_the_model_does() {
         cases,
         failure_persistence: None,
         max_shrink_iters: 2_000,
+        max_shrink_time: 60_000,
         ..Config::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &key));
