@@ -9,7 +9,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bananas_client::{Client, Detail, NewJob};
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, stdin};
 
@@ -39,7 +39,7 @@ deduplicated, error; with --wait the results, or the objects with job. A result 
 object with json, text or base64.";
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group(ArgGroup::new("keys").args(["unique", "jsonl"]).multiple(true)))]
 pub(crate) struct EnqueueArgs {
     /// Where to; or use --queue and --type
     #[arg(value_name = "ROUTING_KEY/TYPE", conflicts_with_all = ["queue", "job_type"])]

@@ -104,7 +104,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long, default_value = "25s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     grace: Duration,
     /// How long a job is put off when the command ends with 75
-    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "10s", value_parser = snooze, value_name = "DURATION")]
     snooze: Duration,
     /// How long a cancelled command may go on after SIGTERM
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -131,8 +131,36 @@ impl WorkerArgs {
     }
 }
 
+/// What the broker takes as a delay.
+fn snooze(text: &str) -> std::result::Result<Duration, String> {
+    let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if delay > Duration::from_hours(366 * 24) {
+        return Err("at most 366 days".to_owned());
+    }
+    Ok(delay)
+}
+
+/// An empty value of an option is an unset variable of somebody's script, and never meant. (An empty variable of the environment counts as unset.)
+fn refuse_empty(args: &WorkerArgs) -> Result {
+    let is_empty = |values: &[String]| !values.is_empty() && values.iter().all(String::is_empty);
+    let priorities: Vec<String> = args.priorities.iter().cloned().collect();
+    for (option, variable, values) in [
+        ("--queue", "WORKER_ROUTING_KEYS", &args.queues),
+        ("--types", "WORKER_JOB_TYPES", &args.types),
+        ("--priorities", "WORKER_PRIORITIES", &priorities),
+    ] {
+        if is_empty(values) && std::env::var_os(variable).is_none_or(|value| !value.is_empty()) {
+            return Err(Failure::usage(format!(
+                "{option} is empty: name something, or leave it out"
+            )));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn run(connection: &Connection, args: WorkerArgs) -> Result {
     let _log = log::start()?;
+    refuse_empty(&args)?;
     let config = WorkerConfig::from_env(|name| args.variable(name, &connection.broker))?;
     let scheduler_only = config.mode == Mode::SchedulerOnly;
     // The worker must not drop a command before its own time to stop is over.

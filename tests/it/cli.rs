@@ -284,6 +284,23 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
         .skip(1)
         .collect();
     assert_eq!(payloads, ["1", "2", "3"]);
+    // Its key is its own, what a second job gets is said for all.
+    let again = bananas(
+        &stand,
+        &[
+            "enqueue",
+            "--jsonl",
+            "-",
+            "-q",
+            &key,
+            "-t",
+            "t",
+            "--on-conflict",
+            "reject",
+        ],
+    );
+    let refused = run(again, "{\"unique\":\"u\"}\n").await.ended_with(PRECONDITION);
+    assert!(refused.stderr.contains("line 1: "), "{refused:#?}");
     let directory = said(&stand, &["enqueue", "--jsonl", "/tmp", "-q", &key, "-t", "t"])
         .await
         .ended_with(USAGE);
@@ -296,6 +313,21 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
         ),
         (&["info", "--timeout", "0s"], "a call needs some time"),
         (&["worker", "--", "no-such-program"], "no such program in PATH"),
+        (&["worker", "-q", "", "--exec", "cat"], "--queue is empty"),
+        (&["worker", "-t", "", "--exec", "cat"], "--types is empty"),
+        (
+            &["worker", "--priorities", "", "--exec", "cat"],
+            "--priorities is empty",
+        ),
+        (&["worker", "--snooze", "367d", "--exec", "cat"], "at most 366 days"),
+        (
+            &["worker", "--http", "http://127.0.0.1:99999/"],
+            "the port is not 1 to 65535",
+        ),
+        (
+            &["worker", "--http", "http://me:secret@127.0.0.1/"],
+            "user and password are not sent",
+        ),
     ] {
         let refused = said(&stand, words).await.ended_with(USAGE);
         assert!(refused.stderr.contains(part), "{refused:#?}");

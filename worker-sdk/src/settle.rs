@@ -178,8 +178,8 @@ impl Settler {
                         self.waiting.push_back(answer);
                     }
                     Reaction::InSmallerFrames => self.waiting.push_back(answer),
-                    Reaction::WithoutResult => {
-                        answer.settlement.outcome = Some(settlement::Outcome::Nack(result_refused(&error)));
+                    Reaction::DeadLetter(kind) => {
+                        answer.settlement.outcome = Some(settlement::Outcome::Nack(refused(kind, &error)));
                         self.waiting.push_back(answer);
                     }
                     Reaction::Refused => {
@@ -210,28 +210,44 @@ enum Reaction {
     Lost,
     Later,
     InSmallerFrames,
-    WithoutResult,
+    /// With a failure of this type.
+    DeadLetter(&'static str),
     Refused,
 }
+
+/// The work was done, but the broker does not keep its result.
+const RESULT_REFUSED: &str = "ResultRefused";
+/// The broker does not take the answer.
+const ANSWER_REFUSED: &str = "AnswerRefused";
 
 fn reaction(error: &ItemError, settlement: &Settlement) -> Reaction {
     match tonic::Code::from_i32(error.code) {
         tonic::Code::FailedPrecondition | tonic::Code::NotFound => Reaction::Lost,
         tonic::Code::InvalidArgument if error.reason == reason::BATCH_TOO_LARGE => Reaction::InSmallerFrames,
-        tonic::Code::InvalidArgument => match settlement.outcome {
-            Some(settlement::Outcome::Ack(ref ack)) if ack.result.is_some() => Reaction::WithoutResult,
-            _ => Reaction::Refused,
+        tonic::Code::InvalidArgument if error.reason == reason::MALFORMED_TOKEN => Reaction::Refused,
+        // Without any answer the broker would keep the lease alive.
+        tonic::Code::InvalidArgument => match &settlement.outcome {
+            Some(settlement::Outcome::Ack(ack)) if ack.result.is_some() => Reaction::DeadLetter(RESULT_REFUSED),
+            Some(settlement::Outcome::Nack(nack))
+                if nack
+                    .failure
+                    .as_ref()
+                    .is_some_and(|failure| [RESULT_REFUSED, ANSWER_REFUSED].contains(&failure.r#type.as_str())) =>
+            {
+                Reaction::Refused
+            }
+            _ => Reaction::DeadLetter(ANSWER_REFUSED),
         },
         _ => Reaction::Later,
     }
 }
 
-/// The work was done but its result cannot be kept: it is not done again, and somebody is to see it.
-fn result_refused(error: &ItemError) -> SettleNack {
+/// The work is not done again, and somebody is to see it.
+fn refused(kind: &str, error: &ItemError) -> SettleNack {
     SettleNack {
         action: NackAction::DeadLetter.into(),
         failure: Some(crate::outcome::failure(
-            "ResultRefused",
+            kind,
             format!("{}: {}", error.reason, error.message),
         )),
         ..SettleNack::default()
@@ -386,6 +402,32 @@ mod tests {
         };
         assert_eq!(nack.failure.as_ref().unwrap().r#type, "ResultRefused");
         assert_eq!(nack.action(), NackAction::DeadLetter);
+    }
+
+    #[test]
+    fn refused_nack_ends_the_job_and_is_refused_once() {
+        let (mut settler, now) = (Settler::default(), Instant::now());
+        let mut snooze = ack(1, b"");
+        snooze.settlement.outcome = Some(settlement::Outcome::Nack(SettleNack {
+            action: NackAction::Snooze.into(),
+            ..SettleNack::default()
+        }));
+        settler.push(snooze);
+        settler.next_frame(1, now).unwrap();
+        let refusal = |sequence| SettleResults {
+            sequence,
+            results: vec![error(tonic::Code::InvalidArgument, "INVALID_FIELD")],
+        };
+        settler.results(1, refusal(1), now, |_, verdict| panic!("not final: {verdict:?}"));
+        let frame = settler.next_frame(1, now).unwrap();
+        let Some(settlement::Outcome::Nack(nack)) = &frame.settlements[0].outcome else {
+            panic!("no nack")
+        };
+        assert_eq!(nack.failure.as_ref().unwrap().r#type, "AnswerRefused");
+        assert_eq!(nack.action(), NackAction::DeadLetter);
+        let mut verdicts = Vec::new();
+        settler.results(1, refusal(2), now, |_, verdict| verdicts.push(verdict));
+        assert!(matches!(verdicts[..], [Verdict::Refused(_)]), "{verdicts:?}");
     }
 
     #[test]

@@ -54,10 +54,10 @@ pub(super) struct JobOptions {
     #[arg(long, value_name = "KEY")]
     pub unique: Option<String>,
     /// How long the unique key is held
-    #[arg(long, value_enum, default_value_t = Scope::UntilSettled, requires = "unique")]
+    #[arg(long, value_enum, default_value_t = Scope::UntilSettled, requires = "keys")]
     pub unique_scope: Scope,
     /// What a second job under the unique key gets
-    #[arg(long, value_enum, default_value_t = Conflict::ReturnExisting, requires = "unique")]
+    #[arg(long, value_enum, default_value_t = Conflict::ReturnExisting, requires = "keys")]
     pub on_conflict: Conflict,
 }
 

@@ -48,6 +48,13 @@ impl Http {
                 "--http {url}: only http://host[:port]/path is spoken here"
             )));
         }
+        let authority = parsed.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
+            return Err(Failure::usage("--http: user and password are not sent"));
+        }
+        if authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']')) && parsed.port_u16().is_none() {
+            return Err(Failure::usage(format!("--http {url}: the port is not 1 to 65535")));
+        }
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);

@@ -144,7 +144,7 @@ sections! {
         ttl_success: Duration = "1h" in "0s" ..= "30d", alias "RESULT_BACKEND_TTL_SUCCESS";
         /// How long a job that was cancelled or expired stays readable.
         ttl_failure: Duration = "24h" in "0s" ..= "30d", alias "RESULT_BACKEND_TTL_FAILURE";
-        /// Settled jobs kept per queue; the oldest go first.
+        /// Settled jobs kept per queue; the oldest go first. They are counted every 128 settled jobs: for a while there may be that many more.
         max_count: u64 = "10000" in "0" ..= "10000000";
     }
 
@@ -152,7 +152,7 @@ sections! {
     dead: Dead {
         /// How long a dead letter is kept.
         retention: Duration = "7d" in "1m" ..= "30d";
-        /// Dead letters kept per queue; the oldest go first.
+        /// Dead letters kept per queue; the oldest go first. Counted like results.max_count.
         max_count: u64 = "100000" in "1" ..= "10000000";
     }
 
