@@ -40,8 +40,8 @@ plant "the worker that was served last stands first in line" server/src/dispatch
   'self.0.pop_first()?' 'self.0.pop_last()?' \
   it equal_streams_get_equal_shares
 plant "a keeper that a lease has left behind shortens it" server/src/store/lua/extend.lua \
-  'byte(who) == 107 and sub(value, 24, 31) ~= keeper' 'false' \
-  store only_its_keeper_renews_and_shortens_a_lease
+  '(kind == 107 or kind == 101) and sub(value, 24, 31) ~= keeper' 'false' \
+  store a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends
 plant "a look has no bound in bytes" server/src/store/lua/lease.lua \
   'taken > 0 and (suspect or size > bytes_left)' 'taken > 0 and suspect' \
   store bounds:: a_look_hands_out_no_more_bytes
