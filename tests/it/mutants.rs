@@ -69,7 +69,7 @@ mutants! {
     a_stale_extension_that_is_applied_is_caught:
         "if not value or #value < LEASE_BYTES or sub(value, 1, 16) ~= ARGV[at + 1] then" => "if not value then";
     a_lease_that_ends_early_is_caught:
-        "call('ZRANGEBYSCORE', KEYS[5], '-inf', now, " => "call('ZRANGEBYSCORE', KEYS[5], '-inf', now + 700, ";
+        "call('ZRANGEBYSCORE', KEYS[5], '-inf', now, " => "call('ZRANGEBYSCORE', KEYS[5], '-inf', now + 950, ";
     a_job_that_is_handed_out_and_stays_in_its_lane_is_caught:
         "call('LTRIM', plan.key, passed, '-1')" => "";
     an_ack_that_is_not_remembered_is_caught:
