@@ -356,24 +356,31 @@ async fn no_extension_makes_the_lease_of_a_live_stream_shorter() {
 async fn a_longer_lease_outlives_renewals_and_the_stream() {
     let stand = hurried().await;
     let (api, key) = (stand.api(), unique_key("longer"));
-    let ids = enqueue_many(&api, &key, 2).await;
+    let ids = enqueue_many(&api, &key, 3).await;
     let request = Open {
         lease_duration: Some(seconds(5)),
-        ..open(&key, 2)
+        ..open(&key, 3)
     };
     let mut session = Session::open(&api, request).await.unwrap();
-    let jobs = session.collect_jobs(2).await;
+    let jobs = session.collect_jobs(3).await;
     let token = &jobs[0].lease_token;
     let longer = session.extend(vec![extension(token, Some(seconds(250)))]).await;
     assert!(longer.results[0].remaining.unwrap().seconds > 240);
     // Renewed at least once.
     assert!(session.is_quiet_for(Duration::from_secs(3)).await);
+    // And one of which the stream has not heard when it ends.
+    let unheard = &jobs[2].lease_token;
+    let longer = stand.other_api().extend(extension(unheard, Some(seconds(250)))).await;
+    assert!(longer.unwrap().remaining.unwrap().seconds > 240);
     drop(session);
     // The other job passes on after the grace.
     let next = stand.other_api().leased(&key).await;
     assert_eq!((&next.job_id, next.losses), (&ids[1], 1));
-    let kept = api.extend(extension(token, None)).await.unwrap();
-    assert!(kept.remaining.unwrap().seconds > 200, "{kept:?}");
+    for token in [token, unheard] {
+        let kept = api.extend(extension(token, None)).await.unwrap();
+        assert_eq!(kept.error, None);
+        assert!(kept.remaining.unwrap().seconds > 200, "{kept:?}");
+    }
 }
 
 #[tokio::test]

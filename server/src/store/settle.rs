@@ -78,8 +78,9 @@ pub enum Extender {
     Exactly,
     /// The stream that keeps the lease; nothing is done if another does. And whether the worker has said that it has the job.
     Keeper(Keeper, bool),
-    /// The same, for exactly this term, of a job that the worker has: the stream ends.
-    Leaving(Keeper),
+    /// The same, for exactly this term, of a job that the worker has: the stream, whose own term in milliseconds this is, ends. A lease that is longer was
+    /// asked for, and stays.
+    Leaving(Keeper, u64),
     /// A stream that keeps it from now on, for a worker that has the job.
     Taking(Keeper),
 }
@@ -254,7 +255,9 @@ impl Store {
                 Extender::Keeper(keeper, confirmed) => {
                     call.bytes(&[&b"k"[..], &keeper.0, if confirmed { b"1" } else { b"0" }].concat())
                 }
-                Extender::Leaving(keeper) => call.bytes(&[&b"e"[..], &keeper.0, b"1"].concat()),
+                Extender::Leaving(keeper, term_ms) => {
+                    call.bytes(&[&b"e"[..], &keeper.0, b"1", term_ms.to_string().as_bytes()].concat())
+                }
                 Extender::Taking(keeper) => call.bytes(&[&b"t"[..], &keeper.0].concat()),
             };
             match &item.progress {

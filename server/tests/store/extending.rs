@@ -145,8 +145,16 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
             "{shorter:?}"
         );
     }
-    assert_eq!(remaining(Extender::Leaving(second), 20_000).await, 20_000);
-    assert!(space.extend(&by(Extender::Leaving(first), 10_000)).await.unwrap().moved);
+    // What is longer than the term of the stream was asked for.
+    assert!(remaining(Extender::Leaving(second, 30_000), 20_000).await > 50_000);
+    assert_eq!(remaining(Extender::Leaving(second, 90_000), 20_000).await, 20_000);
+    assert!(
+        space
+            .extend(&by(Extender::Leaving(first, 90_000), 10_000))
+            .await
+            .unwrap()
+            .moved
+    );
 }
 
 async fn a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so(space: &Space) {

@@ -1,13 +1,14 @@
 //! nack.lua.
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, record::OwnPolicy},
+    domain::{Error, JobId, JobState, Keeper, Nonce, record::OwnPolicy},
     store::{NackAction, NackItem},
 };
 
-use crate::space::{LONG_MS, Space, draft, nack, plain, unique};
+use crate::space::{Ask, LONG_MS, Space, claim, draft, extend, nack, plain, unique};
 
 crate::facts![
+    what_its_holder_has_extended_is_not_given_back,
     a_job_that_no_worker_confirms_is_dead_in_the_end,
     a_retry_waits_for_its_backoff_and_counts,
     a_retry_may_name_its_delay,
@@ -329,4 +330,28 @@ async fn a_job_that_is_put_off_by_releases_still_has_to_start_in_time(space: &Sp
     let view = space.job(job.id).await;
     assert_eq!(view.state, JobState::Scheduled);
     assert!(space.snapshot().await.start_by.contains_key(job.id.0.as_slice()));
+}
+
+async fn what_its_holder_has_extended_is_not_given_back(space: &Space) {
+    let keeper = Keeper(*b"keeper-1");
+    space.fill(&plain(1)).await;
+    let mut claim = claim(1, 1 << 20);
+    claim.keeper = keeper;
+    let look = space
+        .ask(&Ask {
+            claims: Some(&[claim]),
+            ..Ask::default()
+        })
+        .await;
+    let id = look.jobs[0].job_id;
+    // No word that it has arrived, but this.
+    space.extend(&extend(id, look.nonce, 60_000)).await.unwrap();
+    for action in [NackAction::GiveBack, NackAction::GiveBackUnconfirmed] {
+        let back = NackItem {
+            if_kept_by: Some(keeper),
+            ..nack(id, look.nonce, action)
+        };
+        assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
+    }
+    assert_eq!(space.job(id).await.state, JobState::Leased);
 }

@@ -146,6 +146,7 @@ impl Session {
             order: state.next_order(),
             ends: asked + remaining,
             margin: self.margin(remaining),
+            asked_until: (remaining > self.lease).then_some(asked + remaining),
             renew_at: self.renew_at(asked, extended.remaining_ms),
             attempt_ends: asked + broker.store.policy().attempt_timeout.saturating_sub(running),
             cancelled: extended.cancel_reason.is_some(),
@@ -171,6 +172,10 @@ impl Session {
     /// A lease was prolonged.
     fn runs(&self, held: &mut Held, asked: Instant, extended: &Extended) {
         let remaining = Duration::from_millis(extended.remaining_ms);
+        if remaining > self.lease {
+            // The worker has asked for more than the stream gives.
+            held.asked_until = held.asked_until.max(Some(asked + remaining));
+        }
         held.ends = asked + remaining;
         held.margin = held.margin.max(self.margin(remaining));
     }
@@ -241,7 +246,7 @@ impl Session {
                 let asked = Instant::now();
                 let results = queue.extend.submit(some.to_vec()).all().await;
                 for (item, result) in some.iter().zip(results) {
-                    self.renewed(item.job_id, item.nonce, asked, result);
+                    self.renewed(item, asked, result);
                 }
             }
         }
@@ -251,7 +256,8 @@ impl Session {
         state.renewal_at = soonest.map(|soonest| soonest.max(Instant::now() + Duration::from_millis(200)));
     }
 
-    fn renewed(&self, id: JobId, nonce: Nonce, asked: Instant, result: Result<Extended, Error>) {
+    fn renewed(&self, item: &ExtendItem, asked: Instant, result: Result<Extended, Error>) {
+        let (id, nonce) = (item.job_id, item.nonce);
         let mut state = self.lock();
         let Some(held) = state.held.get_mut(&id).filter(|held| held.nonce == nonce) else {
             return;
@@ -265,6 +271,11 @@ impl Session {
             Ok(extended) => {
                 self.runs(held, asked, &extended);
                 held.renew_at = self.renew_at(asked, extended.remaining_ms);
+                if item.by == Extender::Keeper(self.keeper, false) {
+                    // It is still to be written down that the worker has the job.
+                    let pause = confirmation_pause(Duration::from_millis(extended.remaining_ms));
+                    held.renew_at = held.renew_at.min(asked + pause);
+                }
                 if let Some(reason) = extended.cancel_reason {
                     self.ask_to_give_up(held, extended.remaining_ms, reason);
                 }
@@ -312,22 +323,19 @@ impl Session {
         let mut ordered: Vec<(JobId, Held)> = held.drain().collect();
         ordered.sort_unstable_by_key(|(_, held)| held.order);
         let mut queues: PerQueue<Parting> = PerQueue::default();
+        let now = Instant::now();
         for (job_id, held) in ordered {
             let (_, (unreceived, extensions)) = queues.of(held.queue.routing_key(), || held.queue.clone());
             if held.delivery > received {
                 unreceived.push((job_id, held.nonce, Some(held.delivery) == suspect));
             } else {
-                // What the worker has asked for beyond the term of the stream stays as it is.
-                let is_longer = held.ends > Instant::now() + self.lease;
+                let asked = held.asked_until.map(|until| until.saturating_duration_since(now));
+                let rest = grace.min(self.lease).max(asked.unwrap_or_default());
                 extensions.push(ExtendItem {
                     job_id,
                     nonce: held.nonce,
-                    duration_ms: (grace.as_millis() as u64).min(self.lease.as_millis() as u64),
-                    by: if is_longer {
-                        Extender::Keeper(self.keeper, true)
-                    } else {
-                        Extender::Leaving(self.keeper)
-                    },
+                    duration_ms: rest.as_millis() as u64,
+                    by: Extender::Leaving(self.keeper, self.lease.as_millis() as u64),
                     progress: None,
                 });
             }

@@ -57,6 +57,8 @@ pub(super) struct Held {
     pub(super) ends: Instant,
     /// How long before that the worker has to give it up.
     pub(super) margin: Duration,
+    /// Until when the worker has asked for it, beyond the term of the stream.
+    pub(super) asked_until: Option<Instant>,
     pub(super) renew_at: Instant,
     pub(super) attempt_ends: Instant,
     pub(super) cancelled: bool,
@@ -317,6 +319,7 @@ impl Session {
                 order: state.next_order(),
                 ends: now + term,
                 margin: self.margin(term),
+                asked_until: None,
                 renew_at: now + confirmation_pause(term),
                 attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
                 cancelled: false,

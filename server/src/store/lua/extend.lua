@@ -1,8 +1,8 @@
 -- Prolongs leases and keeps progress. No lease becomes shorter, but for a stream that ends and for a holder whose lease no stream keeps.
 -- KEYS  meta, leases, lease deadlines
 -- ARGV  default attempt timeout ms, then per lease: id, nonce, duration ms, who asks ('h' its holder, 's' its holder, for exactly this duration; 'k' or, when it
---       ends, 'e', the keeper (8) and '1' if the worker has the job, else '0': the stream that keeps it; 't' and the new keeper (8): a stream that takes it
---       over), progress ('' none, else percent), progress message, checkpoint
+--       ends, 'e', the keeper (8) and '1' if the worker has the job, else '0': the stream that keeps it, for 'e' with its own term in ms; 't' and the new
+--       keeper (8): a stream that takes it over), progress ('' none, else percent), progress message, checkpoint
 -- RETURNS {now ms, per lease: remaining ms, or -1 lost, or -2 attempt timeout reached, or -3 another stream keeps it, or -4 this lease was settled;
 --         {number of the lease, cancel reason}...; {number of a lease that was taken over, bytes of its job, who kept it}...}
 -- MOVES  -
@@ -54,9 +54,12 @@ for k = 1, count do
     if deadline <= now then
       remaining[k] = -2
     else
-      if not cancel_by and kind ~= 101 and (kind ~= 115 or sub(value, 24, 31) ~= NOBODY) then
+      if kind ~= 115 or sub(value, 24, 31) ~= NOBODY then
         olds = olds or call('ZMSCORE', KEYS[3], unpack(ids))
-        deadline = max(deadline, tonumber(olds[k] or 0))
+        local old = tonumber(olds[k] or 0)
+        -- A stream that ends leaves alone what is longer than its own term: the worker has asked for it.
+        if kind ~= 101 or old > now + tonumber(sub(who, 11)) then deadline = max(deadline, old) end
+        if cancel_by then deadline = min(deadline, cancel_by) end
       end
       remaining[k] = deadline - now
       if deadline ~= written then written, score = deadline, string.format('%d', deadline) end

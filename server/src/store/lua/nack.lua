@@ -49,8 +49,8 @@ for k = 1, count do
     local delay = ARGV[from + 3]
     if not head or action == 'Q' then
       plan.to = 'Q'
-    elseif (action == 'G' or action == 'U') and delay ~= '' and sub(value, 24, 31) ~= delay then
-      plan.to = nil -- another stream keeps it
+    elseif (action == 'G' or action == 'U') and delay ~= '' and (sub(value, 24, 31) ~= delay or sub(value, 32, 32) == '1') then
+      plan.to = nil -- another stream keeps it, or its worker has extended it and so has the job
     elseif action == 'C' then
       plan.to = STATE_CANCELLED
     elseif action == 'D' then

@@ -345,7 +345,7 @@ impl<'a> Drive<'a> {
             By::Holder(false) => Extender::Holder,
             By::Holder(true) => Extender::Exactly,
             By::Keeper(confirmed) => Extender::Keeper(kept_by, confirmed),
-            By::Leaving => Extender::Leaving(kept_by),
+            By::Leaving => Extender::Leaving(kept_by, extend.term.ms()),
             By::Stranger => Extender::Keeper(Keeper(*b"stranger"), true),
             By::NextKeeper => Extender::Taking(Keeper(next)),
         };
@@ -384,13 +384,14 @@ impl<'a> Drive<'a> {
                 assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
                 let may_shorten = match extend.by {
                     By::Holder(exactly) => exactly && kept_by == Keeper::NONE,
-                    by => by == By::Leaving,
+                    // What is longer than the term of the stream stays.
+                    by => by == By::Leaving && lease.deadline_ms <= now + extend.term.ms(),
                 };
                 let asked = limit.min(now + extend.term.ms());
-                let expected = if may_shorten || job.cancel_by_ms.is_some() {
+                let expected = if may_shorten {
                     asked
                 } else {
-                    asked.max(lease.deadline_ms)
+                    asked.max(lease.deadline_ms).min(job.cancel_by_ms.unwrap_or(u64::MAX))
                 };
                 assert_eq!(extended.deadline_ms, expected);
                 let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
