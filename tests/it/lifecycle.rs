@@ -1,14 +1,11 @@
 //! A job's way from Enqueue to its end, when nothing goes wrong.
-use std::{
-    collections::{HashMap, HashSet},
-    time::{Duration, SystemTime},
-};
+use std::collections::{HashMap, HashSet};
 
 use bananas_proto::{
     reason,
     v1::{
-        AckRequest, GetBrokerInfoRequest, JobResult, JobSpec, JobState, LeaseRequest, ListQueuesRequest, NackAction,
-        Open, Selection, Selector, job_spec::Start,
+        AckRequest, GetBrokerInfoRequest, JobResult, JobSpec, JobState, LeaseRequest, ListQueuesRequest, Open,
+        Selection, Selector, job_spec::Start,
     },
 };
 use bananas_tests::{
@@ -23,26 +20,6 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::arranged;
-
-#[tokio::test]
-async fn a_job_that_comes_back_unstarted_after_its_start_by_expires_at_once() {
-    let (stand, api, key) = arranged("late-back").await;
-    let soon = SystemTime::now() + Duration::from_secs(2);
-    let job = JobSpec {
-        start_by: Some(soon.into()),
-        ..spec(&key)
-    };
-    let id = api.enqueue(job).await.unwrap().job_id;
-    // Nobody looks after the queue for the next minute, unless somebody says so.
-    let leased = api.leased_for(&key, Duration::from_hours(1)).await;
-    tokio::time::sleep(soon.duration_since(SystemTime::now()).unwrap_or_default() + Duration::from_millis(100)).await;
-    api.nack(&leased.lease_token, NackAction::Release).await.unwrap();
-    eventually("the job expires", || async {
-        (api.state(&key, &id).await == JobState::Expired).then_some(())
-    })
-    .await;
-    stand.audit(&key).await;
-}
 
 #[tokio::test]
 async fn a_job_is_ready_then_leased_then_succeeded() {

@@ -10,6 +10,7 @@ mod crash;
 mod crash_hard;
 mod dedupe;
 mod drain;
+mod kept_leases;
 mod lease;
 mod lifecycle;
 mod logs;

@@ -1,10 +1,13 @@
 //! What a Nack does with a job.
+use std::time::{Duration, SystemTime};
+
 use bananas_proto::{
     reason,
     v1::{Failure, JobSpec, JobState, NackAction, NackRequest, RetryPolicy},
 };
 use bananas_tests::{
     api::{millis, nack_request, seconds, spec},
+    eventually::eventually,
     refusal::{assert_field_refused, assert_refused},
 };
 use tonic::Code;
@@ -252,4 +255,27 @@ async fn the_same_nack_again_changes_nothing() {
     let other = api.nack(&job.lease_token, NackAction::DeadLetter).await;
     assert_refused(other, Code::FailedPrecondition, reason::ALREADY_SETTLED);
     assert_eq!(api.state(&key, &id).await, JobState::Scheduled);
+}
+
+#[tokio::test]
+async fn a_job_that_comes_back_unstarted_after_its_start_by_expires_at_once() {
+    let (stand, api, key) = arranged("late-back").await;
+    let soon = SystemTime::now() + Duration::from_secs(2);
+    let job = JobSpec {
+        start_by: Some(soon.into()),
+        ..spec(&key)
+    };
+    let id = api.enqueue(job).await.unwrap().job_id;
+    // Nobody looks after the queue for the next minute, unless somebody says so.
+    let leased = api.leased_for(&key, Duration::from_hours(1)).await;
+    eventually("the moment has passed", || async {
+        (SystemTime::now() > soon + Duration::from_millis(100)).then_some(())
+    })
+    .await;
+    api.nack(&leased.lease_token, NackAction::Release).await.unwrap();
+    eventually("the job expires", || async {
+        (api.state(&key, &id).await == JobState::Expired).then_some(())
+    })
+    .await;
+    stand.audit(&key).await;
 }

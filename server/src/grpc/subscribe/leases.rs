@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     Opening, Session,
-    session::{Held, confirmation_pause},
+    held::{Held, confirmation_pause},
 };
 use crate::{
     broker::Broker,

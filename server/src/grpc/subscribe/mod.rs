@@ -2,6 +2,7 @@
 //! `registry` knows all streams.
 
 mod driver;
+mod held;
 mod leases;
 mod registry;
 mod session;
