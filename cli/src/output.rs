@@ -5,12 +5,11 @@ mod json;
 mod table;
 mod text;
 
-use std::{
-    fmt::Display,
-    io::{self, IsTerminal, Write},
-};
+use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
+
+pub(crate) use bananas_log::complain;
 
 pub(crate) use self::{
     escape::{escaped, one_line},
@@ -68,11 +67,6 @@ fn terminal_size() -> Option<(usize, usize)> {
     let size = rustix::termios::tcgetwinsize(out).ok();
     let known = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
     Some(known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into())))
-}
-
-/// Prints a line on stderr, for people. If nobody can be told, what was to be done is done all the same.
-pub(crate) fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A line, or several.

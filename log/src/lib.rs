@@ -4,9 +4,15 @@
 //! - [`JsonLine`]: `time`, `level`, `msg`, the fields of the event beside them, `target`.
 //! - [`TextLine`]: time, level, message, the fields as `name=value`.
 //!
-//! [`aside`] writes the lines without holding anybody up.
+//! [`aside`] writes the lines, and [`complain`] what goes to people, without holding anybody up.
 
-use std::{fmt, io, time::SystemTime};
+use std::{
+    fmt,
+    io::{self, Write as _},
+    sync::mpsc,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
 use tracing::{
@@ -34,6 +40,17 @@ pub fn aside(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGua
         .buffered_lines_limit(MAX_WAITING)
         .thread_name("log")
         .finish(output)
+}
+
+/// Prints a line on stderr, for people, and waits a second at most for it to be taken: what was to be done is done all the same.
+pub fn complain(text: impl fmt::Display) {
+    let line = format!("{text}\n");
+    let (taken, is_taken) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = taken.send(());
+    });
+    let _ = is_taken.recv_timeout(Duration::from_secs(1));
 }
 
 /// Formats an event as a line of JSON. Control characters are escaped, so one event is one line.

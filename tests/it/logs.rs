@@ -1,5 +1,5 @@
 //! Logs that cannot be written: nothing waits for them, and nothing ends because of them.
-use std::{fs::OpenOptions, process::Stdio};
+use std::{fs::OpenOptions, io::Write as _, process::Stdio};
 
 use bananas_proto::v1::JobState;
 use bananas_tests::{
@@ -43,6 +43,21 @@ async fn a_log_that_nobody_reads_does_not_hold_the_broker_up() {
         api.ack(&job.lease_token).await.unwrap();
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_reads_ends_the_program_all_the_same() {
+    for (program, arguments, code) in [
+        ("bananas-broker", &["serve", "--set", "redis.url=nonsense"][..], 78),
+        ("bananas", &["worker", "-q", "", "--exec", "cat"], 2),
+    ] {
+        let (_reader, mut full_pipe) = std::io::pipe().unwrap();
+        full_pipe.write_all(&vec![b'.'; 65_536]).unwrap();
+        let mut program = command(program);
+        program.args(arguments).stdout(Stdio::null()).stderr(full_pipe);
+        let ended = within("it ends", program.status()).await.unwrap();
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `healthcheck`: what a container's health check runs, as its image has no other tool for gRPC.
 
-use super::complain;
+use bananas_log::complain;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,11 +20,11 @@ pub(super) async fn check(address: SocketAddr, service: String, timeout: Duratio
             ExitCode::FAILURE
         }
         Ok(Err(error)) => {
-            complain(&format!("{address}: {error:#}"));
+            complain(format!("{address}: {error:#}"));
             ExitCode::from(UNREACHABLE)
         }
         Err(_) => {
-            complain(&format!(
+            complain(format!(
                 "{address}: no answer within {}",
                 humantime::format_duration(timeout)
             ));

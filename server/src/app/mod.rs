@@ -25,7 +25,7 @@ pub fn run(command: Command, environment: &Environment) -> ExitCode {
     match execute(command, environment) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("error: {}", explain(&error)));
+            bananas_log::complain(format!("error: {}", explain(&error)));
             if error.is::<config::ConfigError>() {
                 ExitCode::from(INVALID_CONFIG)
             } else {
@@ -57,7 +57,7 @@ fn execute(command: Command, environment: &Environment) -> anyhow::Result<ExitCo
         }
         Command::Config(ConfigCommand::Check { .. }) => {
             for warning in load()?.warnings() {
-                complain(&format!("warning: {warning}"));
+                bananas_log::complain(format!("warning: {warning}"));
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -127,9 +127,4 @@ fn explain(error: &anyhow::Error) -> String {
                 format!("{text}: {cause}")
             }
         })
-}
-
-fn complain(text: &str) {
-    // Nobody is left to be told if standard error is closed.
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
