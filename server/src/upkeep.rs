@@ -1,7 +1,7 @@
 //! What nobody asks for: due jobs, dead leases, late starts, old records, queues in which nothing is left; depths for the metrics, and the report of this
 //! broker's streams.
 //!
-//! There is no leader. The list of queues (lua/agenda.lua) says when each is to be looked after and gives each out to one broker; every round is one atomic
+//! There is no leader. The list of queues (lua/due_index.lua) says when each is to be looked after and gives each out to one broker; every round is one atomic
 //! bounded script, and doing it twice does no harm. docs/decisions/0012 says why it goes by what is due.
 
 mod depths;

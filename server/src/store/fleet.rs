@@ -35,7 +35,7 @@ impl Store {
         let (mut gone, mut there) = (gone.chunks(STREAMS_AT_ONCE), there.chunks(STREAMS_AT_ONCE));
         for number in 0..calls {
             let keys = [keys::brokers(&self.prefix), keys::broker(&self.prefix, broker_id)];
-            let mut call = self.scripts.report.call_on(keys.into_iter(), 256);
+            let mut call = self.scripts.presence.call_on(keys.into_iter(), 256);
             let gone = gone.next().unwrap_or_default();
             call.text(broker_id)
                 .int(FORGET_SECONDS)

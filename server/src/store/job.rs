@@ -1,4 +1,4 @@
-//! look.lua, wait.lua and cancel.lua: one job, read, waited for, cancelled.
+//! get_job.lua, wait_job.lua and cancel.lua: one job, read, waited for, cancelled.
 
 use bytes::Bytes;
 
@@ -61,7 +61,7 @@ impl Store {
     /// Reads a job.
     pub async fn look(&self, keys: &QueueKeys, id: JobId) -> Result<Option<JobView>, Error> {
         let parts = [part::META, part::LEASES, part::DEADLINES, part::SCHEDULED];
-        let mut call = self.scripts.look.call(keys, &parts, 16);
+        let mut call = self.scripts.get_job.call(keys, &parts, 16);
         call.bytes(&id.0);
         let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
         let _now = reply.uint()?;
@@ -92,7 +92,7 @@ impl Store {
 
     /// Registers interest in the end of a job for `wait_ms`; returns at once with whether it has ended. `Ok(None)`: there is no such job.
     pub async fn await_settled(&self, keys: &QueueKeys, id: JobId, wait_ms: u64) -> Result<Option<bool>, Error> {
-        let mut call = self.scripts.wait.call(keys, &[part::META, part::WAITERS], 16);
+        let mut call = self.scripts.wait_job.call(keys, &[part::META, part::WAITERS], 16);
         call.bytes(&id.0).int(wait_ms);
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         let letter = reply.bytes()?;

@@ -26,7 +26,7 @@
 //! | `w` | channel | wake-ups: store/signal.rs; `w<broker>` counts whether that broker listens |
 //!
 //! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every score 0, so in order of name),
-//! `<prefix>:{~queues}:due` (zset, the same names by when each is to be looked after: lua/agenda.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last
+//! `<prefix>:{~queues}:due` (zset, the same names by when each is to be looked after: lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last
 //! sign of life) and `<prefix>:{~brokers}:<id>` (hash, the streams of one broker; expires).
 
 use crate::domain::RoutingKey;

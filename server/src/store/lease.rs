@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::PoisonError, time::Durati
 
 use bytes::Bytes;
 
-use super::{NackAction, NackItem, QueueKeys, Store, disown::LostLook, keys::part, reply::Reply};
+use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reclaim::LostLook, reply::Reply};
 use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS, record::Head};
 
 /// One who wants jobs.

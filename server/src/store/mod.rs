@@ -2,42 +2,39 @@
 //!
 //! Every state change of a job is one script call. A script reads and checks first, then writes; an expected outcome is data, not an error.
 
-mod agenda;
-mod connect;
-mod disown;
+mod due_index;
 mod enqueue;
 mod fleet;
 mod job;
 pub mod keys;
 mod lease;
-pub mod preflight;
+mod maintenance;
 mod queue;
+mod reclaim;
+mod redis;
 mod reply;
+mod scan;
 mod script;
 mod settle;
-mod signal;
-mod sweep;
-mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
-pub use agenda::{Agenda, MAX_TOLD, Next, Taken, Told};
-pub use connect::{Condition, Endpoint};
+pub use due_index::{Agenda, MAX_TOLD, Next, Taken, Told};
 pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;
 pub use lease::{Claim, LeaseAsk, Leased, Look, MAX_CLAIMS, Verdict};
+pub use maintenance::{Due, Round};
 pub use queue::{LaneCount, Occupied, QueueCounts};
+pub use redis::{Condition, Endpoint, Interest, Signal, Signals, preflight};
+pub use scan::{FoundLane, Swept};
 pub use settle::{AckItem, ExtendItem, Extended, Extender, NackAction, NackItem, NackOutcome, Settled};
-pub use signal::{Interest, Signal, Signals};
-pub use sweep::{FoundLane, Swept};
-pub use upkeep::{Due, Round};
 
 use tokio_util::task::TaskTracker;
 
 use crate::{domain::Policy, metrics::Metrics};
-use connect::{Class, Failure, Link};
+use redis::{Class, Failure, Link};
 use script::Scripts;
 
 /// How long the first subscription may take, dialling included.
@@ -77,7 +74,7 @@ pub struct Store {
     condition: Arc<Condition>,
     flights: TaskTracker,
     facts: std::sync::RwLock<Option<preflight::RedisFacts>>,
-    lost_looks: std::sync::Mutex<Vec<disown::LostLook>>,
+    lost_looks: std::sync::Mutex<Vec<reclaim::LostLook>>,
 }
 
 impl Store {
@@ -102,7 +99,7 @@ impl Store {
         let mut connection = store.reads.get().await.map_err(|failure| store.not_reached(failure))?;
         let outcome = preflight::check(&mut connection, &store.prefix, options.allow_unsafe).await?;
         let loaded = store.scripts.load(&mut connection).await;
-        loaded.map_err(|error| store.not_run(connect::failure(&error)))?;
+        loaded.map_err(|error| store.not_run(redis::failure(&error)))?;
         store.try_scripts().await.map_err(|failure| store.not_run(failure))?;
         store.try_listening().await.map_err(|failure| store.not_run(failure))?;
         if let Ok(mut facts) = store.facts.write() {
@@ -135,7 +132,7 @@ impl Store {
         let in_time = tokio::time::timeout(LISTEN_TIMEOUT, listened).await;
         in_time
             .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
-            .map_err(|error: redis::RedisError| connect::failure(&error).not_applied())
+            .map_err(|error: ::redis::RedisError| redis::failure(&error).not_applied())
     }
 
     /// Waiting makes good for a Redis that is not there yet, not for a wrong password or address.

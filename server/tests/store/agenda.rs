@@ -1,4 +1,4 @@
-//! agenda.lua, reindex.lua and report.lua: the list of queues, and what is found when it is lost.
+//! due_index.lua, index_lanes.lua and presence.lua: the list of queues, and what is found when it is lost.
 
 use bananas_broker::{
     domain::RoutingKey,

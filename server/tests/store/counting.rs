@@ -1,4 +1,4 @@
-//! look.lua, wait.lua, counts.lua and pause.lua.
+//! get_job.lua, wait_job.lua, counts.lua and pause.lua.
 
 use bananas_broker::{
     domain::{JobId, JobState},

@@ -1,4 +1,4 @@
-//! What upkeep.lua clears away: dead heads of lanes, waiters, and queues in which nothing is left.
+//! What maintenance.lua clears away: dead heads of lanes, waiters, and queues in which nothing is left.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! upkeep.lua.
+//! maintenance.lua.
 
 use std::time::Duration;
 

@@ -12,8 +12,8 @@ use redis::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::Store;
-use crate::domain::JobId;
+use super::Endpoint;
+use crate::{domain::JobId, store::Store};
 
 /// A channel that nobody here cares for is listened to for so long: as a rule somebody comes back, and every change costs Redis a command.
 const LINGER: Duration = Duration::from_secs(10);
@@ -174,7 +174,7 @@ async fn step<T>(work: impl Future<Output = T>) -> Result<T, RedisError> {
     tokio::time::timeout(STEP, work).await.map_err(late)
 }
 
-async fn connect(endpoint: &super::Endpoint, channels: &Channels) -> Result<(PubSubSink, PubSubStream), RedisError> {
+async fn connect(endpoint: &Endpoint, channels: &Channels) -> Result<(PubSubSink, PubSubStream), RedisError> {
     let pubsub = step(endpoint.client()?.get_async_pubsub()).await??;
     let (sink, stream) = pubsub.split();
     let names: Vec<String> = channels.all.keys().flat_map(|channel| channels.both(channel)).collect();
@@ -183,7 +183,7 @@ async fn connect(endpoint: &super::Endpoint, channels: &Channels) -> Result<(Pub
 }
 
 async fn listen(
-    endpoint: super::Endpoint,
+    endpoint: Endpoint,
     tag: String,
     mut asked: mpsc::UnboundedReceiver<Interest>,
     heard: mpsc::UnboundedSender<(String, Signal)>,

@@ -113,7 +113,7 @@ async fn read_append_fsync(connection: &mut MultiplexedConnection) -> Option<Str
 }
 
 /// What the user of a broker may do, as ACL SETUSER takes it: all that a broker needs, and nothing that reaches beyond its keys.
-pub(super) fn acl_rule(prefix: &str) -> String {
+pub(in crate::store) fn acl_rule(prefix: &str) -> String {
     format!("~{prefix}:* &{prefix}:* {RIGHTS}")
 }
 

@@ -1,4 +1,4 @@
-//! upkeep.lua: what nobody asks for; and the rehearsal of all scripts at start.
+//! maintenance.lua: what nobody asks for; and the rehearsal of all scripts at start.
 
 use futures_util::future::try_join_all;
 use redis::Value;
@@ -12,7 +12,7 @@ use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
 const ITEMS_PER_ROUND: u64 = 100;
-/// What is only tidied up may wait this long for others of its kind; upkeep.lua says the same.
+/// What is only tidied up may wait this long for others of its kind; maintenance.lua says the same.
 const TIDY_MS: u64 = 5_000;
 
 /// What one round did.
@@ -141,7 +141,7 @@ impl Store {
             part::TOMBSTONE_COUNTS,
         ];
         let policy = &self.policy;
-        let mut call = self.scripts.upkeep.call(keys, &parts, 0);
+        let mut call = self.scripts.maintenance.call(keys, &parts, 0);
         call.int(ITEMS_PER_ROUND)
             .int(Self::ms(policy.dedupe_window))
             .int(policy.dedupe_max_ids)

@@ -1,8 +1,4 @@
-//! Connections to Redis: few, long-lived, multiplexed. A connection that cannot be trusted any more is dropped and a new one made by whoever needs it first.
-
-mod condition;
-mod error;
-mod link;
+//! Where Redis is, and how a connection to it is made.
 
 use std::{
     sync::{
@@ -18,10 +14,7 @@ use redis::{
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
-use super::OpenError;
-pub use condition::Condition;
-pub(super) use error::{Class, Failure, failure};
-pub(super) use link::{Link, Wants};
+use crate::store::OpenError;
 
 /// Where Redis is and who we are there.
 #[derive(Clone)]
@@ -116,11 +109,11 @@ impl Endpoint {
     }
 
     /// Whether there is a password to show.
-    pub(super) fn has_password(&self) -> bool {
+    pub(in crate::store) fn has_password(&self) -> bool {
         self.info.redis_settings().password().is_some()
     }
 
-    pub(super) fn client(&self) -> Result<redis::Client, RedisError> {
+    pub(in crate::store) fn client(&self) -> Result<redis::Client, RedisError> {
         redis::Client::open(self.info.clone())
     }
 }
@@ -130,7 +123,7 @@ impl Endpoint {
 pub(super) struct Ended(Arc<AtomicBool>);
 
 impl Ended {
-    fn is_true(&self) -> bool {
+    pub(super) fn is_true(&self) -> bool {
         self.0.load(Relaxed)
     }
 }

@@ -91,7 +91,7 @@ impl Store {
     }
 
     pub(super) async fn reindex_missing(&self, keys: &super::QueueKeys, lanes: &[&Vec<u8>]) -> Result<u64, Error> {
-        let mut call = self.scripts.reindex.call(keys, &[part::META, part::LANES], 64);
+        let mut call = self.scripts.index_lanes.call(keys, &[part::META, part::LANES], 64);
         for lane in lanes {
             call.bytes(lane);
         }

@@ -4,9 +4,9 @@ use std::{fmt::Write as _, sync::Arc};
 
 use redis::{Cmd, Value, aio::MultiplexedConnection};
 
-use super::{
+use crate::store::{
     QueueKeys,
-    connect::{Class, Link, Wants},
+    redis::{Class, Link, Wants},
 };
 use crate::{
     domain::{Error, JobState, limits, record},
@@ -32,7 +32,7 @@ const NO_JOB_BYTES: usize = 65;
 /// How often a call loads its script again before it gives up.
 const LOADS: usize = 5;
 
-const LIB: &str = include_str!("lua/lib.lua");
+const LIB: &str = include_str!("../lua/lib.lua");
 
 /// One script.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ macro_rules! scripts {
             /// `cluster`: for a Redis whose slots may move while a script runs.
             pub(super) fn new(cluster: bool) -> Self {
                 Self {
-                    $($name: Script::new(stringify!($name), $shebang, include_str!(concat!("lua/", stringify!($name), ".lua")), cluster),)*
+                    $($name: Script::new(stringify!($name), $shebang, include_str!(concat!("../lua/", stringify!($name), ".lua")), cluster),)*
                 }
             }
 
@@ -76,14 +76,14 @@ scripts! {
     nack: "#!lua flags=allow-oom\n",
     extend: "#!lua flags=allow-oom\n",
     cancel: "#!lua flags=allow-oom\n",
-    look: "#!lua flags=no-writes\n",
-    wait: "#!lua flags=allow-oom\n",
+    get_job: "#!lua flags=no-writes\n",
+    wait_job: "#!lua flags=allow-oom\n",
     pause: "#!lua flags=allow-oom\n",
     counts: "#!lua flags=no-writes\n",
-    upkeep: "#!lua flags=allow-oom\n",
-    reindex: "#!lua flags=allow-oom\n",
-    agenda: "#!lua flags=allow-oom\n",
-    report: "#!lua flags=allow-oom\n",
+    maintenance: "#!lua flags=allow-oom\n",
+    index_lanes: "#!lua flags=allow-oom\n",
+    due_index: "#!lua flags=allow-oom\n",
+    presence: "#!lua flags=allow-oom\n",
 }
 
 impl Scripts {
@@ -224,7 +224,7 @@ fn prelude(body: &str, cluster: bool) -> String {
     word("ENTRY_BYTES", &ENTRY_BYTES);
     word("LEASE_BYTES", &LEASE_BYTES);
     word("LANES_PER_LOOK", &LANES_PER_LOOK);
-    word("LANES_PER_COUNT", &super::queue::LANES_PER_COUNT);
+    word("LANES_PER_COUNT", &crate::store::queue::LANES_PER_COUNT);
     word("JOBS_PER_LOOK", &limits::MAX_LEASE_JOBS);
     word("BYTES_PER_LOOK", &limits::MAX_GROUP_BYTES);
     word("ENTRIES_PER_LOOK", &ENTRIES_PER_LOOK);
@@ -340,7 +340,7 @@ mod tests {
         let scripts = Scripts::new(false);
         assert!(scripts.counts.text.contains("local function unpack_ms"));
         assert!(!scripts.counts.text.contains("local function promote"));
-        assert!(scripts.upkeep.text.contains("local function backoff_ms"));
+        assert!(scripts.maintenance.text.contains("local function backoff_ms"));
     }
 
     #[test]
@@ -364,22 +364,22 @@ mod tests {
         // A failed write that goes unnoticed tears a move; a command may only meet a key of another type.
         assert_eq!(LIB.matches("pcall").count(), 2, "try and read_lane");
         for (name, text) in [
-            ("enqueue", include_str!("lua/enqueue.lua")),
-            ("lease", include_str!("lua/lease.lua")),
-            ("ack", include_str!("lua/ack.lua")),
-            ("nack", include_str!("lua/nack.lua")),
-            ("extend", include_str!("lua/extend.lua")),
-            ("cancel", include_str!("lua/cancel.lua")),
-            ("look", include_str!("lua/look.lua")),
-            ("wait", include_str!("lua/wait.lua")),
-            ("pause", include_str!("lua/pause.lua")),
-            ("counts", include_str!("lua/counts.lua")),
-            ("upkeep", include_str!("lua/upkeep.lua")),
-            ("reindex", include_str!("lua/reindex.lua")),
-            ("agenda", include_str!("lua/agenda.lua")),
-            ("report", include_str!("lua/report.lua")),
+            ("enqueue", include_str!("../lua/enqueue.lua")),
+            ("lease", include_str!("../lua/lease.lua")),
+            ("ack", include_str!("../lua/ack.lua")),
+            ("nack", include_str!("../lua/nack.lua")),
+            ("extend", include_str!("../lua/extend.lua")),
+            ("cancel", include_str!("../lua/cancel.lua")),
+            ("get_job", include_str!("../lua/get_job.lua")),
+            ("wait_job", include_str!("../lua/wait_job.lua")),
+            ("pause", include_str!("../lua/pause.lua")),
+            ("counts", include_str!("../lua/counts.lua")),
+            ("maintenance", include_str!("../lua/maintenance.lua")),
+            ("index_lanes", include_str!("../lua/index_lanes.lua")),
+            ("due_index", include_str!("../lua/due_index.lua")),
+            ("presence", include_str!("../lua/presence.lua")),
         ] {
-            let of_no_queue = ["agenda", "report"].contains(&name);
+            let of_no_queue = ["due_index", "presence"].contains(&name);
             let keys = if of_no_queue { "-- KEYS  " } else { "-- KEYS  meta" };
             assert!(!text.contains("pcall"), "{name} uses pcall");
             for word in [keys, "-- ARGV  ", "-- RETURNS ", "-- MOVES  "] {

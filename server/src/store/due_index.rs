@@ -1,4 +1,4 @@
-//! agenda.lua: the list of queues, and when each is to be looked after.
+//! due_index.lua: the list of queues, and when each is to be looked after.
 
 use redis::Value;
 
@@ -69,7 +69,7 @@ impl Store {
     /// Tells the list of queues what happened, at most [`MAX_TOLD`] things, and takes up to `most` queues that are due. May be repeated.
     pub async fn agenda(&self, most: usize, told: &[(RoutingKey, Told)]) -> Result<Agenda, Error> {
         let keys = [keys::names(&self.prefix), keys::due(&self.prefix)];
-        let mut call = self.scripts.agenda.call_on(keys.into_iter(), told.len() * 64);
+        let mut call = self.scripts.due_index.call_on(keys.into_iter(), told.len() * 64);
         call.int(most as u64).int(LEFT_MS).int(USED_MS);
         for (name, what) in told {
             match what {
