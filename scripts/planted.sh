@@ -45,13 +45,13 @@ plant "a keeper that a lease has left behind shortens it" server/src/store/lua/e
 plant "a look has no bound in bytes" server/src/store/lua/lease.lua \
   'taken > 0 and (suspect or size > bytes_left)' 'taken > 0 and suspect' \
   store bounds:: a_look_hands_out_no_more_bytes
-plant "an enqueue with an unknown outcome wakes nobody" server/src/commit/operations.rs \
+plant "an enqueue with an unknown outcome wakes nobody" server/src/queue/batch/operations.rs \
   'wake_in_doubt(queue, &unique);' 'let _ = wake_in_doubt;' \
   store those_who_wait_look_for_a_job_whose_enqueue_had_no_answer
 plant "a record that is cut short throws" server/src/store/lua/lib.lua \
   'if #record < at + 26 then return nil end' '' \
   store damaged::
-plant "a look that finds nothing tells nobody when the first lease ends" server/src/queue.rs \
+plant "a look that finds nothing tells nobody when the first lease ends" server/src/queue/mod.rs \
   'first.or(look.first_lease_ends_in_ms)' 'first' \
   it a_lease_that_the_list_of_queues_has_not_heard_of
 say "planted: $noticed of $noticed noticed"

@@ -1,6 +1,6 @@
 //! The `bananas-broker` program.
 
-use bananas_broker::{app, cli::Cli, config::Environment};
+use bananas_broker::{app, app::Cli, config::Environment};
 use clap::Parser;
 use std::process::ExitCode;
 

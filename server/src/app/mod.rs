@@ -1,15 +1,17 @@
 //! From a command to an exit code. What a broker is made of and in which order it starts and ends stands in `serve`.
 
+mod command_line;
 mod health;
 mod options;
 mod reload;
 mod serve;
 mod signals;
 
-use crate::cli::{Cli, Command, ConfigCommand, Output};
 use crate::config::{self, Config, Environment};
 use crate::dev;
 use clap::CommandFactory;
+pub use command_line::{Cli, Command};
+use command_line::{ConfigCommand, Output};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! From the configuration to the options of each part: no part knows the configuration.
 
 use crate::config::{self, Config};
-use crate::grpc::edge;
+use crate::edge;
 use crate::store::{self, Endpoint};
 use crate::{broker, domain};
 use anyhow::Context;

@@ -3,14 +3,14 @@
 use super::options;
 use super::reload::Reloading;
 use super::signals::{Asked, Signals};
-use crate::broker::Broker;
+use crate::broker::{self, Broker};
 use crate::config::{Config, ConfigError, Environment, RedisUrl, Value};
-use crate::grpc::{self, edge};
 use crate::metrics::Metrics;
-use crate::readiness::Readiness;
+use crate::ops::{self, Readiness};
 use crate::store::OpenError;
 use crate::telemetry::{self, Telemetry};
-use crate::{dev, hearing, http, upkeep};
+use crate::{dev, maintenance};
+use crate::{edge, grpc};
 use anyhow::Context;
 use sd_notify::NotifyState;
 use std::pin::pin;
@@ -136,7 +136,7 @@ fn open_second_port(
         return Ok(None);
     }
     let listener = edge::bind(config.http.listen).with_context(|| format!("http.listen {}", config.http.listen))?;
-    Ok(Some(tokio::spawn(http::serve(
+    Ok(Some(tokio::spawn(ops::serve(
         listener,
         metrics.clone(),
         readiness.clone(),
@@ -173,8 +173,8 @@ async fn start_broker(
             None => return Ok(None),
             Some(Ok((broker, signals))) => {
                 readiness.watch(broker.store.condition().clone());
-                broker.spawn(hearing::run(broker.clone(), signals));
-                broker.spawn(upkeep::run(broker.clone()));
+                broker.spawn(broker::notifications::run(broker.clone(), signals));
+                broker.spawn(maintenance::run(broker.clone()));
                 return Ok(Some(broker));
             }
             Some(Err(error @ OpenError::Connect { .. })) => {

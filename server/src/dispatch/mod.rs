@@ -13,7 +13,11 @@ use std::{
 use selector::SelectorTask;
 pub use taker::{Delivery, Notice, Sink, Taker, Terms};
 
-use crate::{domain::RoutingKey, metrics::Metrics, queue::Queues, wake::LaneFilter};
+use crate::{
+    domain::RoutingKey,
+    metrics::Metrics,
+    queue::{Queues, waiters::LaneFilter},
+};
 
 /// What somebody asks for. Equal asks share a selector.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use crate::wake::When;
+use crate::queue::waiters::When;
 
 /// News of one queue. All times are in microseconds, by the clock of Redis.
 #[derive(Debug)]

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     domain::{Error, limits::MAX_GROUP_ITEMS},
     queue::Queue,
+    queue::waiters::When,
     store::{Claim, LeaseAsk, Look, MAX_CLAIMS, Occupied, Verdict},
-    wake::When,
 };
 
 /// Even without a signal, a look this often (give or take a fifth): signals may get lost.

@@ -1,4 +1,4 @@
-//! Everything that can go wrong, as far as a caller can tell it apart. `grpc/status.rs` gives each its code and reason.
+//! Everything that can go wrong, as far as a caller can tell it apart. `status.rs` gives each its code and reason.
 
 use std::time::Duration;
 

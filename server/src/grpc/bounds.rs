@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Request, Response};
 
-use super::edge::{Deadline, Weight};
 use crate::domain::{Error, Limits};
+use crate::edge::{Deadline, Weight};
 
 /// A call that waits answers this long before its deadline, so that the answer still arrives.
 const DEADLINE_MARGIN: Duration = Duration::from_millis(200);

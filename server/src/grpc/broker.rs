@@ -11,11 +11,11 @@ use super::{
     enqueue::wire_enqueued_state,
     lease::LeaseCall,
     settle::{self, note_ack, note_nack, wire_extended, wire_state},
-    status::item_error,
     subscribe,
 };
 use crate::{
     domain::{Error, LeaseToken},
+    status::item_error,
     store::AckItem,
     telemetry::propagation,
 };

@@ -10,16 +10,15 @@ use tonic::Response;
 
 use super::{
     bounds::{answer_by, at_most},
-    convert,
-    edge::Weight,
-    leased,
+    convert, leased,
 };
 use crate::{
     broker::Broker,
-    commit::LeaseItem,
     dispatch::{Ask, Delivery, Taker, Terms},
     domain::{Error, JobId, Keeper, limits as bound},
+    edge::Weight,
     queue::Queue,
+    queue::batch::LeaseItem,
     store::{Claim, Occupied, Verdict},
     telemetry::propagation,
 };

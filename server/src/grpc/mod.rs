@@ -3,7 +3,6 @@
 mod bounds;
 mod broker;
 mod convert;
-pub mod edge;
 mod enqueue;
 mod fleet;
 mod jobs;
@@ -12,7 +11,6 @@ mod leased;
 mod pages;
 mod queues;
 mod settle;
-mod status;
 mod subscribe;
 
 use std::sync::Arc;

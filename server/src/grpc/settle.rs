@@ -5,14 +5,12 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use bananas_proto::server as pb;
 use bytes::Bytes;
 
-use super::{
-    convert::{self, Answer},
-    status::item_error,
-};
+use super::convert::{self, Answer};
 use crate::{
     broker::Broker,
     domain::{Error, JobId, JobState, LeaseToken},
     queue::{PerQueue, Queue},
+    status::item_error,
     store::{AckItem, ExtendItem, Extended, NackAction, NackItem, NackOutcome, Settled},
 };
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     dispatch::Ask,
     domain::{Error, JobType, RoutingKey, ids::NAME_MAX_BYTES, limits as bound},
-    wake::LaneFilter,
+    queue::waiters::LaneFilter,
 };
 
 /// What a selector asks for.

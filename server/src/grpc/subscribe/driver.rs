@@ -15,7 +15,8 @@ use crate::{
     broker::Broker,
     clock::now_ms,
     domain::{Error, Limits},
-    grpc::{convert, settle, status::unreadable},
+    grpc::{convert, settle},
+    status::unreadable,
 };
 
 /// A stream without a frame from the worker for this many heartbeat intervals is over.

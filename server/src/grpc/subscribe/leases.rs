@@ -13,9 +13,9 @@ use super::{
 use crate::{
     broker::Broker,
     clock::now_ms,
-    commit::Answers,
     domain::{Error, JobId, Keeper, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
     grpc::settle::wire_extended,
+    queue::batch::Answers,
     queue::{PerQueue, Queue},
     store::{ExtendItem, Extended, Extender},
 };

@@ -19,7 +19,8 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
 use tonic::{Status, Streaming};
 
-use super::{bounds::at_most, convert, status::unreadable};
+use super::{bounds::at_most, convert};
+use crate::status::unreadable;
 use crate::{
     broker::Broker,
     domain::{Error, LeaseToken, limits as bound},

@@ -1,13 +1,15 @@
 //! The second port: /metrics for Prometheus, /livez and /readyz for orchestrators and people. HTTP/1, no secrets, no actions.
 
+mod readiness;
+
 use crate::metrics::{self, Metrics};
-use crate::readiness::Readiness;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+pub use readiness::Readiness;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;

@@ -11,11 +11,11 @@ use crate::{
         limits::{MAX_GROUP_BYTES, MAX_GROUP_ITEMS},
     },
     queue::Queue,
+    queue::waiters::{LaneFilter, When},
     store::{
         AckItem, Claim, EnqueueItem, Enqueued, ExtendItem, Extended, LeaseAsk, Look, MAX_CLAIMS, NackItem, NackOutcome,
         Settled, Start, Stored,
     },
-    wake::{LaneFilter, When},
 };
 
 /// Jobs that are looked for already while they are being stored. Redis sends the answer to the enqueue after it has done the look as well; for more jobs, the

@@ -10,7 +10,6 @@ use bananas_proto::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::convert;
 use crate::domain::Error;
 
 /// How long a caller should wait before it tries again.
@@ -121,7 +120,7 @@ pub(super) fn item_error(error: &Error) -> ItemError {
         reason: reason.to_owned(),
         message: error.to_string(),
         metadata: metadata(error),
-        retry_after: retry_after(code).map(|after| convert::duration(after.as_millis() as u64)),
+        retry_after: retry_after(code).and_then(|after| after.try_into().ok()),
     }
 }
 
@@ -225,7 +224,7 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_entry_on_the_errors_page() {
-        let page = include_str!("../../../docs/errors.md");
+        let page = include_str!("../../docs/errors.md");
         for reason in reason::ALL {
             assert!(
                 page.contains(&format!("## {reason}")),

@@ -12,8 +12,8 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    commit::unless_it_panics,
     domain::{Error, RoutingKey},
+    queue::batch::unless_it_panics,
     store::{MAX_TOLD, Store, Told},
 };
 

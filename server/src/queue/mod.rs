@@ -1,5 +1,9 @@
 //! The queues that this broker has to do with: keys, metrics, commit groups and sleepers of each, made when first named.
 
+pub mod batch;
+pub mod due_index;
+pub mod waiters;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -11,13 +15,14 @@ use std::{
 
 use tokio::sync::mpsc;
 
+use batch::{Ack, Enqueue, Extend, Group, Lease, Nack};
+use due_index::Agenda;
+use waiters::Wakers;
+
 use crate::{
-    agenda::Agenda,
-    commit::{Ack, Enqueue, Extend, Group, Lease, Nack},
     domain::{Error, JobId, Keeper, Nonce, RoutingKey, limits::MAX_GROUP_ITEMS, record::priority},
     metrics::{Metrics, QueueMetrics},
     store::{EnqueueItem, Interest, Look, NackAction, NackItem, QueueKeys, Start, Store},
-    wake::Wakers,
 };
 
 /// A queue that was listed this long ago is told to be in use, while jobs are stored in it.

@@ -1,5 +1,7 @@
 //! What all parts of a broker share, and how it drains. `app/serve.rs` puts the parts together.
 
+pub mod notifications;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};

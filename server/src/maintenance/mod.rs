@@ -5,7 +5,7 @@
 //! bounded script, and doing it twice does no harm. docs/decisions/0012 says why it goes by what is due.
 
 mod depths;
-mod sweep;
+mod scan;
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ pub async fn run(broker: Arc<Broker>) {
         give_back_lost(&broker),
         report_streams(&broker),
         depths::run(&broker),
-        sweep::run(&broker),
+        scan::run(&broker),
     );
 }
 
