@@ -6,8 +6,8 @@ use bananas_broker::{
     domain::{Error, Policy, RoutingKey},
     metrics::Metrics,
     queue::Queues,
+    queue::waiters::LaneFilter,
     store::{Endpoint, Options, Store},
-    wake::LaneFilter,
 };
 use futures_util::FutureExt;
 use tokio::sync::{Notify, mpsc};
