@@ -1,16 +1,16 @@
 //! Many at once: in order, each with its own answer.
+use bananas_harness::{
+    api::{Api, seconds, spec, unique_key},
+    refusal::{assert_item_refused, assert_refused},
+    session::{ack, nack},
+    stand::{Stand, StandOptions},
+};
 use bananas_proto::{
     reason,
     v1::{
         BatchEnqueueRequest, BatchSettleRequest, EnqueueResult, ExtendRequest, JobSpec, JobState, LeaseExtension,
         NackAction, SettleNack, Unique, job_spec,
     },
-};
-use bananas_tests::{
-    api::{Api, seconds, spec, unique_key},
-    refusal::{assert_item_refused, assert_refused},
-    session::{ack, nack},
-    stand::{Stand, StandOptions},
 };
 use bytes::Bytes;
 use tonic::{Code, Status};

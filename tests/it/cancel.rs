@@ -1,13 +1,13 @@
 //! Cancel: at once where nobody holds the job, else by asking the one who does.
-use bananas_proto::{
-    reason,
-    v1::{CancelJobRequest, JobSpec, JobState, NackAction, job_spec::Start},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, extension, seconds, spec},
     eventually::eventually,
     refusal::assert_refused,
     session::Session,
+};
+use bananas_proto::{
+    reason,
+    v1::{CancelJobRequest, JobSpec, JobState, NackAction, job_spec::Start},
 };
 use tonic::{Code, Status};
 use uuid::Uuid;

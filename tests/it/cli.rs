@@ -1,5 +1,5 @@
 //! `bananas`, the command line, against a real broker.
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, unique_key},
     eventually::eventually,
     stand::{Stand, StandOptions},
@@ -336,7 +336,7 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
 
 #[tokio::test]
 async fn a_broker_that_is_not_there_is_unreachable() {
-    let nobody = format!("http://127.0.0.1:{}", bananas_tests::ports::free());
+    let nobody = format!("http://127.0.0.1:{}", bananas_harness::ports::free());
     let mut info = command("bananas");
     info.args(["info", "--broker", &nobody, "--timeout", "1s"]);
     run(info, "").await.ended_with(UNREACHABLE);
@@ -386,9 +386,9 @@ async fn a_worker_that_is_asked_to_stop_finishes_what_it_has_begun() {
     let api = stand.api();
     let id = api.enqueued(&key).await;
     eventually("the command runs", || async { begun.exists().then_some(()) }).await;
-    bananas_tests::signal::send(worker.id().unwrap(), "TERM");
+    bananas_harness::signal::send(worker.id().unwrap(), "TERM");
     std::fs::write(&go_on, "").unwrap();
-    let ended = bananas_tests::eventually::within("the worker ends", worker.wait())
+    let ended = bananas_harness::eventually::within("the worker ends", worker.wait())
         .await
         .unwrap();
     assert!(ended.success());

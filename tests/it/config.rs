@@ -1,8 +1,7 @@
 //! Starting a broker: what it is told, what it refuses, what it says about itself.
 use std::time::Duration;
 
-use bananas_proto::v1::{CancelJobRequest, JobSpec, job_spec};
-use bananas_tests::{
+use bananas_harness::{
     api::{seconds, spec},
     broker::{BrokerOptions, BrokerProcess},
     eventually::eventually,
@@ -11,6 +10,7 @@ use bananas_tests::{
     redis_server::{RedisOptions, RedisServer},
     stand::Stand,
 };
+use bananas_proto::v1::{CancelJobRequest, JobSpec, job_spec};
 use tokio::process::Command;
 
 use crate::{

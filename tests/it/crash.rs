@@ -2,8 +2,7 @@
 //! the history checker over everything that clients saw; how much was seen is asserted as well.
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bananas_proto::{reason, v1::JobSpec};
-use bananas_tests::{
+use bananas_harness::{
     api::{spec, unique_key},
     audit::Audit,
     broker::{BrokerOptions, BrokerProcess},
@@ -14,6 +13,7 @@ use bananas_tests::{
     refusal::assert_refused,
     stand::{Stand, StandOptions},
 };
+use bananas_proto::{reason, v1::JobSpec};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -258,7 +258,7 @@ async fn connections_to_redis_that_break_lose_nothing() {
     }
     coverage.at_least("unknown outcomes", |seen| seen.unknown, 4);
     let mut connection = redis.connection().await;
-    let audit = bananas_tests::audit::audit(&mut connection, &key).await;
+    let audit = bananas_harness::audit::audit(&mut connection, &key).await;
     assert_eq!(
         (audit.ready, audit.scheduled, audit.leased, audit.quarantined),
         (0, 0, 0, 0)
@@ -305,7 +305,7 @@ async fn scripts_that_redis_forgets_are_not_missed() {
         .events()
         .into_iter()
         .filter(
-            |event| matches!(&event.outcome, bananas_tests::history::Outcome::Info(why) if why != "the stream broke"),
+            |event| matches!(&event.outcome, bananas_harness::history::Outcome::Info(why) if why != "the stream broke"),
         )
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");

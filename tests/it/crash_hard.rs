@@ -2,8 +2,7 @@
 //! broker that is cut off from Redis. And equal workers get equal shares.
 use std::time::Duration;
 
-use bananas_proto::v1::{BatchEnqueueRequest, CancelJobRequest, JobSpec, subscribe_response::Frame};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, seconds, spec, unique_key},
     broker::{BrokerOptions, BrokerProcess},
     check::shares,
@@ -14,6 +13,7 @@ use bananas_tests::{
     session::{Session, open},
     stand::{Stand, StandOptions},
 };
+use bananas_proto::v1::{BatchEnqueueRequest, CancelJobRequest, JobSpec, subscribe_response::Frame};
 use futures_util::{StreamExt, stream};
 use redis::aio::MultiplexedConnection;
 

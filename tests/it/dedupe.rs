@@ -1,16 +1,16 @@
 //! Enqueue may be repeated; unique keys hold and never leak.
+use bananas_harness::{
+    api::{Api, seconds, spec, unique_key},
+    eventually::eventually,
+    refusal::assert_refused,
+    stand::{Stand, StandOptions},
+};
 use bananas_proto::{
     reason,
     v1::{
         BatchEnqueueRequest, CancelJobRequest, JobSpec, JobState, NackAction, OnConflict, Unique, UniqueScope,
         job_spec::Start,
     },
-};
-use bananas_tests::{
-    api::{Api, seconds, spec, unique_key},
-    eventually::eventually,
-    refusal::assert_refused,
-    stand::{Stand, StandOptions},
 };
 use tonic::Code;
 use tonic_types::StatusExt;

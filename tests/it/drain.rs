@@ -1,6 +1,5 @@
 //! SIGTERM: unstarted jobs go back, streams move, the process ends within its grace, and no attempt is counted.
-use bananas_proto::v1::{AdviceReason, DrainReason, LeaseRequest};
-use bananas_tests::{
+use bananas_harness::{
     api::{lease_request, seconds, unique_key},
     eventually::{eventually, within},
     http,
@@ -8,6 +7,7 @@ use bananas_tests::{
     session::{Session, ack},
     stand::{Stand, StandOptions},
 };
+use bananas_proto::v1::{AdviceReason, DrainReason, LeaseRequest};
 use bytes::Bytes;
 
 async fn pair(grace: &str) -> Stand {

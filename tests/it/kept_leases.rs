@@ -1,14 +1,14 @@
 //! The leases of a stream: the broker keeps them, what the worker says is written down in its order, and a timeout ends them.
 use std::time::Duration;
 
-use bananas_proto::v1::{
-    JobSpec, JobState, LeaseExtension, LeasedJob, NackAction, Open, Progress, RetryPolicy, SessionExtend, SettleNack,
-    subscribe_request,
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{extension, seconds, spec, unique_key},
     eventually::eventually,
     session::{Session, nack, open},
+};
+use bananas_proto::v1::{
+    JobSpec, JobState, LeaseExtension, LeasedJob, NackAction, Open, Progress, RetryPolicy, SessionExtend, SettleNack,
+    subscribe_request,
 };
 use bytes::Bytes;
 

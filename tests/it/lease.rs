@@ -4,14 +4,14 @@ use std::{
     time::Duration,
 };
 
-use bananas_proto::{
-    reason,
-    v1::{AdviceReason, JobSpec, JobState, LeaseExtension, LeaseRequest, NackAction, Progress, RetryPolicy, Selector},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{extension, lease_request, seconds, spec},
     eventually::{eventually, within},
     refusal::{assert_item_refused, assert_refused},
+};
+use bananas_proto::{
+    reason,
+    v1::{AdviceReason, JobSpec, JobState, LeaseExtension, LeaseRequest, NackAction, Progress, RetryPolicy, Selector},
 };
 use bytes::Bytes;
 use futures_util::future::join_all;

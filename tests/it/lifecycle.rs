@@ -1,19 +1,19 @@
 //! A job's way from Enqueue to its end, when nothing goes wrong.
 use std::collections::{HashMap, HashSet};
 
+use bananas_harness::{
+    api::{lease_request, millis, seconds, spec, unique_key},
+    audit::Audit,
+    eventually::eventually,
+    refusal::assert_refused,
+    session::{Session, open},
+};
 use bananas_proto::{
     reason,
     v1::{
         AckRequest, GetBrokerInfoRequest, JobResult, JobSpec, JobState, LeaseRequest, ListQueuesRequest, Open,
         Selection, Selector, job_spec::Start,
     },
-};
-use bananas_tests::{
-    api::{lease_request, millis, seconds, spec, unique_key},
-    audit::Audit,
-    eventually::eventually,
-    refusal::assert_refused,
-    session::{Session, open},
 };
 use bytes::Bytes;
 use tonic::Code;

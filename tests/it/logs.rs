@@ -1,12 +1,12 @@
 //! Logs that cannot be written: nothing waits for them, and nothing ends because of them.
 use std::{fs::OpenOptions, io::Write as _, process::Stdio};
 
-use bananas_proto::v1::JobState;
-use bananas_tests::{
+use bananas_harness::{
     api::unique_key,
     eventually::{eventually, within},
     stand::{Stand, StandOptions},
 };
+use bananas_proto::v1::JobState;
 
 use crate::process::{command, run};
 

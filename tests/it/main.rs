@@ -26,7 +26,7 @@ mod wait;
 
 use std::sync::Arc;
 
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, unique_key},
     stand::Stand,
 };

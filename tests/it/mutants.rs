@@ -2,7 +2,7 @@
 //! keys has to find it. A check that finds nothing here proves nothing elsewhere.
 use std::time::Duration;
 
-use bananas_tests::{
+use bananas_harness::{
     api::unique_key,
     audit,
     broker::{BrokerOptions, BrokerProcess},

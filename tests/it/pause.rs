@@ -1,13 +1,13 @@
 //! A paused queue hands out nothing, at no broker, and what is leased can still be settled.
-use bananas_proto::{
-    reason,
-    v1::{AdviceReason, LeaseRequest, PauseQueueRequest, Queue, ResumeQueueRequest},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, lease_request, seconds, spec},
     eventually::within,
     refusal::assert_refused,
     session::Session,
+};
+use bananas_proto::{
+    reason,
+    v1::{AdviceReason, LeaseRequest, PauseQueueRequest, Queue, ResumeQueueRequest},
 };
 use std::time::Duration;
 use tonic::Code;

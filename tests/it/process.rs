@@ -1,7 +1,7 @@
 //! Programs of this workspace, run to their end.
 use std::process::{Output, Stdio};
 
-use bananas_tests::{broker::binary, eventually::within};
+use bananas_harness::{broker::binary, eventually::within};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 /// What a program said and how it ended.

@@ -2,17 +2,17 @@
 //! reading makes none.
 use std::{collections::BTreeSet, time::Duration};
 
-use bananas_proto::v1::{
-    BatchEnqueueRequest, BatchSettleRequest, CancelJobRequest, GetJobRequest, JobSpec, JobState, LeaseRequest,
-    LeasedJob, ListQueuesRequest, ListWorkersRequest, NackAction, Open, Selector, WaitJobRequest,
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, lease_request, millis, seconds, spec, unique_key},
     eventually::{PATIENCE, eventually, succeeds},
     http,
     session::{Session, ack, open},
     signal,
     stand::{Stand, StandOptions},
+};
+use bananas_proto::v1::{
+    BatchEnqueueRequest, BatchSettleRequest, CancelJobRequest, GetJobRequest, JobSpec, JobState, LeaseRequest,
+    LeasedJob, ListQueuesRequest, ListWorkersRequest, NackAction, Open, Selector, WaitJobRequest,
 };
 use redis::aio::MultiplexedConnection;
 use tonic::Code;

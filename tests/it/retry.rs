@@ -1,14 +1,14 @@
 //! What a Nack does with a job.
 use std::time::{Duration, SystemTime};
 
-use bananas_proto::{
-    reason,
-    v1::{Failure, JobSpec, JobState, NackAction, NackRequest, RetryPolicy},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{millis, nack_request, seconds, spec},
     eventually::eventually,
     refusal::{assert_field_refused, assert_refused},
+};
+use bananas_proto::{
+    reason,
+    v1::{Failure, JobSpec, JobState, NackAction, NackRequest, RetryPolicy},
 };
 use tonic::Code;
 
@@ -171,7 +171,7 @@ async fn jobs_given_back_together_keep_their_order() {
                 action: NackAction::Release.into(),
                 ..Default::default()
             };
-            bananas_tests::session::nack(&job.lease_token, release)
+            bananas_harness::session::nack(&job.lease_token, release)
         })
         .collect();
     api.broker

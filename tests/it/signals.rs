@@ -9,8 +9,7 @@ use std::{
     },
 };
 
-use bananas_proto::{reason, v1::LeaseRequest};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, lease_request, seconds, spec, unique_key},
     eventually::{eventually, within},
     http, ports,
@@ -20,6 +19,7 @@ use bananas_tests::{
     signal,
     stand::{Stand, StandOptions},
 };
+use bananas_proto::{reason, v1::LeaseRequest};
 use tokio::{
     net::TcpStream,
     process::{Child, Command},

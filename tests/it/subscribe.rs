@@ -1,16 +1,16 @@
 //! Subscribe: windows, confirmations, resuming at any broker, the one-way stream.
 use std::time::Duration;
 
-use bananas_proto::{
-    reason,
-    v1::{Flow, JobSpec, JobState, ListWorkersRequest, NackAction, Open, SettleNack, WorkerInfo, subscribe_request},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, seconds, spec, unique_key},
     eventually::{eventually, within},
     refusal::assert_item_refused,
     session::{Session, ack, nack, open},
     stand::{Stand, StandOptions},
+};
+use bananas_proto::{
+    reason,
+    v1::{Flow, JobSpec, JobState, ListWorkersRequest, NackAction, Open, SettleNack, WorkerInfo, subscribe_request},
 };
 use bytes::Bytes;
 use tonic::Code;
@@ -271,7 +271,7 @@ async fn both_sides_hear_heartbeats_and_a_silent_worker_is_dropped() {
         }
     };
     assert_eq!(
-        (status.code(), bananas_tests::refusal::reason_of(&status).as_str()),
+        (status.code(), bananas_harness::refusal::reason_of(&status).as_str()),
         (Code::Aborted, reason::HEARTBEAT_TIMEOUT)
     );
 }
@@ -379,7 +379,7 @@ async fn a_second_open_ends_the_stream() {
         }
     };
     assert_eq!(
-        (status.code(), bananas_tests::refusal::reason_of(&status).as_str()),
+        (status.code(), bananas_harness::refusal::reason_of(&status).as_str()),
         (Code::InvalidArgument, reason::INVALID_FIELD)
     );
 }

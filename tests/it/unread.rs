@@ -1,12 +1,12 @@
 //! Callers that ask for jobs and go away before they have the answer.
 use std::future::ready;
 
-use bananas_proto::v1::{JobSpec, LeaseRequest};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, lease_request, seconds, spec, unique_key},
     eventually::eventually,
     stand::{Stand, StandOptions},
 };
+use bananas_proto::v1::{JobSpec, LeaseRequest};
 use bytes::Bytes;
 
 use crate::arranged;

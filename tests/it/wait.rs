@@ -1,12 +1,12 @@
 //! WaitJob returns when the job settles, at any broker.
-use bananas_proto::{
-    reason,
-    v1::{AckRequest, JobResult, JobSpec, JobState, NackAction, WaitJobRequest, WaitJobResponse},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{Api, seconds, spec},
     eventually::within,
     refusal::assert_refused,
+};
+use bananas_proto::{
+    reason,
+    v1::{AckRequest, JobResult, JobSpec, JobState, NackAction, WaitJobRequest, WaitJobResponse},
 };
 use bytes::Bytes;
 use tonic::{Code, Status};

@@ -1,13 +1,13 @@
 //! JobSpec: every field.
 use std::collections::HashMap;
 
+use bananas_harness::{
+    api::{millis, seconds, spec},
+    refusal::{assert_field_refused, assert_refused, fields_of, reason_of},
+};
 use bananas_proto::{
     reason,
     v1::{BatchEnqueueRequest, EnqueueRequest, JobSpec, RetryPolicy, Unique, job_spec::Start},
-};
-use bananas_tests::{
-    api::{millis, seconds, spec},
-    refusal::{assert_field_refused, assert_refused, fields_of, reason_of},
 };
 use bytes::Bytes;
 use prost_types::{Duration, Timestamp};

@@ -1,17 +1,17 @@
 //! Lease, Ack, Nack, Extend and BatchSettle: every field, and tokens of every wrong kind.
 use std::collections::HashMap;
 
+use bananas_harness::{
+    api::{extension, lease_request, millis, nack_request, seconds},
+    refusal::{assert_field_refused, assert_item_refused, assert_refused, fields_of, reason_of},
+    session::ack,
+};
 use bananas_proto::{
     reason,
     v1::{
         AckRequest, BatchSettleRequest, ExtendRequest, Failure, JobResult, JobState, LeaseExtension, LeaseRequest,
         NackAction, NackRequest, Progress, Selection, Selector, Settlement, WorkerInfo,
     },
-};
-use bananas_tests::{
-    api::{extension, lease_request, millis, nack_request, seconds},
-    refusal::{assert_field_refused, assert_item_refused, assert_refused, fields_of, reason_of},
-    session::ack,
 };
 use bytes::Bytes;
 use tonic::Code;

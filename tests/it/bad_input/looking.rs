@@ -1,11 +1,11 @@
 //! JobService, QueueService and FleetService: every field.
+use bananas_harness::{
+    api::{millis, seconds, unique_key},
+    refusal::assert_field_refused,
+};
 use bananas_proto::v1::{
     CancelJobRequest, GetJobRequest, GetQueueRequest, ListQueuesRequest, ListWorkersRequest, PauseQueueRequest,
     ResumeQueueRequest, WaitJobRequest,
-};
-use bananas_tests::{
-    api::{millis, seconds, unique_key},
-    refusal::assert_field_refused,
 };
 
 use super::{assert_alive, assert_untouched, longer_than};

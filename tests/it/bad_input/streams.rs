@@ -1,13 +1,13 @@
 //! Subscribe: a frame that is wrong ends the stream with the named reason, and what was held goes back.
-use bananas_proto::{
-    reason,
-    v1::{Flow, LeaseExtension, Open, Received, Selector, SubscribeRequest, WorkerInfo, subscribe_request::Frame},
-};
-use bananas_tests::{
+use bananas_harness::{
     api::{millis, seconds, unique_key},
     eventually::within,
     refusal::{assert_field_refused, assert_refused, fields_of, reason_of},
     session::{Session, ack, open},
+};
+use bananas_proto::{
+    reason,
+    v1::{Flow, LeaseExtension, Open, Received, Selector, SubscribeRequest, WorkerInfo, subscribe_request::Frame},
 };
 use bytes::Bytes;
 use tonic::{Code, Status};

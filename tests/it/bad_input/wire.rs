@@ -1,12 +1,12 @@
 //! Bytes that are no gRPC, and gRPC that is no message: connections end, the broker lives.
 use std::{collections::HashMap, time::Duration};
 
-use bananas_proto::v1::{EnqueueResponse, GetJobRequest};
-use bananas_tests::{
+use bananas_harness::{
     api::{spec, unique_key},
     refusal::assert_field_refused,
     stand::Stand,
 };
+use bananas_proto::v1::{EnqueueResponse, GetJobRequest};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use tokio::{
