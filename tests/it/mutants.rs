@@ -11,6 +11,19 @@ use bananas_harness::{
     redis_server::RedisServer,
 };
 
+/// Loads that a mutant gets. One load rarely reaches the broken rule at the right moment when the machine is busy.
+const LOADS: usize = 3;
+
+/// Whether one of a few loads notices the bug.
+async fn is_noticed(fragment: &'static str, replacement: &'static str) -> bool {
+    for _ in 0..LOADS {
+        if !found(fragment, replacement).await.is_empty() {
+            return true;
+        }
+    }
+    false
+}
+
 /// Runs a load on a broker with that bug; what found it.
 async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String> {
     let redis = RedisServer::start().await;
@@ -56,7 +69,7 @@ macro_rules! mutants {
         $($(#[$doc])*
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            assert!(!found($fragment, $replacement).await.is_empty(), "nobody noticed");
+            assert!(is_noticed($fragment, $replacement).await, "no check noticed the mutant");
         })*
     };
 }
