@@ -1,11 +1,10 @@
 //! The command line: what can be said, and what it means. `--help` is made from this file.
 
-use std::time::Duration;
+use clap::{Args, Parser, Subcommand};
 
-use bananas_client::{Client, ClientBuilder};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::{bench, enqueue, generate, job, lease, queue, settle, top, worker, workers};
+use crate::{
+    bench, connection::Connection, enqueue, generate, job, lease, output::Format, queue, settle, top, worker, workers,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -35,45 +34,6 @@ pub(crate) struct Arguments {
     pub command: Command,
 }
 
-/// Where the broker is.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Connection {
-    /// The broker: http://host:port, several separated by commas
-    #[arg(
-        long,
-        global = true,
-        env = "BANANAS_BROKER",
-        hide_env_values = true,
-        default_value = "http://127.0.0.1:8080",
-        value_name = "ADDRESS",
-        help_heading = "Global options"
-    )]
-    pub broker: String,
-    /// The longest that one call may take, its retries included
-    #[arg(
-        long,
-        global = true,
-        default_value = "10s",
-        value_parser = time_limit,
-        value_name = "DURATION",
-        help_heading = "Global options"
-    )]
-    pub timeout: Duration,
-}
-
-impl Connection {
-    pub(crate) fn builder(&self) -> ClientBuilder {
-        Client::builder().addresses(&self.broker).timeout(self.timeout)
-    }
-}
-
-fn time_limit(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("a call needs some time; for example 10s".to_owned()),
-        other => other.map_err(|error| error.to_string()),
-    }
-}
-
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct OutputArgs {
     /// How results are printed
@@ -86,14 +46,6 @@ pub(crate) struct OutputArgs {
         help_heading = "Global options"
     )]
     pub format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
-    /// For people
-    Table,
-    /// For scripts
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,6 +99,14 @@ mod tests {
         assert_eq!(
             (parsed.connection.broker.as_str(), parsed.output.format),
             ("b:1", Format::Json)
+        );
+    }
+    #[test]
+    fn the_page_in_docs_is_the_help() {
+        let page = include_str!("../../docs/cli.md");
+        assert!(
+            page == generate::markdown(Arguments::command()),
+            "docs/cli.md is not current: bananas man --markdown > docs/cli.md"
         );
     }
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod connection;
 mod enqueue;
 mod exit;
 mod generate;
@@ -19,7 +20,7 @@ mod workers;
 use std::{process::ExitCode, time::Duration};
 
 use bananas_client::Client;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::{
     args::{Arguments, Command},
@@ -69,8 +70,8 @@ fn run(arguments: Arguments) -> Result {
         .then(|| client().map(|client| runtime.spawn(say_if_unreachable(client))))
         .transpose()?;
     let result = match command {
-        Command::Completions(args) => generate::completions(&args),
-        Command::Man(args) => generate::man(&args),
+        Command::Completions(args) => generate::completions(&args, Arguments::command()),
+        Command::Man(args) => generate::man(&args, Arguments::command()),
         Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
         Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),

@@ -7,6 +7,7 @@ mod text;
 
 use std::io::{self, IsTerminal, Write};
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 pub(crate) use bananas_log::complain;
@@ -17,7 +18,15 @@ pub(crate) use self::{
     table::table,
     text::{age, duration, moment, since, state, timestamp},
 };
-use crate::args::Format;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For scripts
+    Json,
+}
 
 /// The way to stdout, in the format that was asked for.
 #[derive(Debug, Clone, Copy)]

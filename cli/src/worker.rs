@@ -12,7 +12,7 @@ use clap::Args;
 
 use self::{exec::Exec, guard::Guard, http::Http};
 use crate::{
-    args::Connection,
+    connection::Connection,
     exit::{Exit, Failure, Result},
 };
 

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::produce::Counters;
 use crate::{
-    args::Connection,
+    connection::Connection,
     exit::{Exit, Failure, Result},
 };
 

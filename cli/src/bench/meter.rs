@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    BenchArgs,
+    args::BenchArgs,
     process::{CpuTime, resident_bytes},
     redis, scripts,
+    usage::Usage,
 };
 use crate::exit::Result;
 
@@ -24,14 +25,6 @@ pub(super) struct Reading {
     pub cpu: CpuTime,
     pub commands: Vec<Usage>,
     pub scripts: Vec<Usage>,
-}
-
-/// How often something was called, and how long that took altogether.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Usage {
-    pub name: String,
-    pub calls: u64,
-    pub us: u64,
 }
 
 impl Meter {
@@ -67,43 +60,5 @@ impl Meter {
     /// What Redis has in memory; 0 if nobody said which Redis it is.
     pub(super) fn redis_bytes(&self) -> Result<u64> {
         self.args.redis_url.as_deref().map_or(Ok(0), redis::used_memory)
-    }
-}
-
-/// What was called meanwhile, the costliest first.
-pub(super) fn used(before: &[Usage], after: &[Usage]) -> Vec<Usage> {
-    let mut used: Vec<Usage> = after
-        .iter()
-        .map(|now| {
-            let then = before.iter().find(|then| then.name == now.name);
-            Usage {
-                name: now.name.clone(),
-                calls: now.calls.saturating_sub(then.map_or(0, |then| then.calls)),
-                us: now.us.saturating_sub(then.map_or(0, |then| then.us)),
-            }
-        })
-        .filter(|used| used.calls > 0)
-        .collect();
-    used.sort_by(|a, b| b.us.cmp(&a.us).then_with(|| a.name.cmp(&b.name)));
-    used
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn usage(name: &str, calls: u64, us: u64) -> Usage {
-        Usage {
-            name: name.to_owned(),
-            calls,
-            us,
-        }
-    }
-
-    #[test]
-    fn only_what_was_called_meanwhile_is_shown() {
-        let before = [usage("get", 10, 100), usage("ping", 5, 5)];
-        let after = [usage("get", 12, 130), usage("ping", 5, 5), usage("evalsha", 3, 900)];
-        assert_eq!(used(&before, &after), [usage("evalsha", 3, 900), usage("get", 2, 30)]);
     }
 }

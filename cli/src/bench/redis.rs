@@ -7,7 +7,7 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use super::meter::Usage;
+use super::usage::Usage;
 use crate::exit::{Failure, Result};
 
 /// Bytes that its data and their bookkeeping take.

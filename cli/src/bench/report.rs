@@ -6,9 +6,10 @@ use bananas_client::proto::GetBrokerInfoResponse;
 use serde_json::{Value, json};
 
 use super::{
-    meter::{Reading, Usage, used},
+    meter::Reading,
     process::CpuTime,
     times::Latency,
+    usage::{Usage, used},
 };
 use crate::output::table;
 

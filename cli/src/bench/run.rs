@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    BenchArgs, DELAY, DELAYED_RATE, IDLE_RATE, Scenario,
+    args::{BenchArgs, DELAY, DELAYED_RATE, IDLE_RATE, Scenario},
     consume::{MAX_QUEUES, SLOW, Stream, lease_and_ack},
     handlers::Process,
     meter::Meter,
@@ -22,7 +22,7 @@ use super::{
     times::Times,
 };
 use crate::{
-    args::Connection,
+    connection::Connection,
     exit::{Exit, Failure, Result},
 };
 
@@ -85,7 +85,7 @@ impl Bench {
                 };
                 self.whole_life(load, Workers::Streams).await
             }
-            Scenario::Subscribers => subscribers::measure(self).await,
+            Scenario::Subscribers => subscribers::measure(args, &self.connection, &self.meter, &self.queue).await,
             Scenario::Fairness => self.fairness().await,
             Scenario::Memory => self.memory().await,
             Scenario::Spread => {

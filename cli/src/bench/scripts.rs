@@ -5,7 +5,7 @@ use http::Uri;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
-use super::meter::Usage;
+use super::usage::Usage;
 use crate::exit::{Failure, Result};
 
 const HISTOGRAM: &str = "bananas_script_duration_seconds_";

@@ -8,29 +8,32 @@ use tokio::{
 };
 
 use super::{
+    args::BenchArgs,
     consume::Stream,
+    meter::Meter,
     produce::Counters,
     report::{Figures, Streams},
-    run::Bench,
 };
-use crate::exit::{Exit, Failure, Result};
+use crate::{
+    connection::Connection,
+    exit::{Exit, Failure, Result},
+};
 
 /// Opens --streams streams and watches the broker keep them.
-pub(super) async fn measure(bench: &Bench) -> Result<Figures> {
-    let args = &bench.args;
-    let empty = bench.meter.broker_bytes()?;
+pub(super) async fn measure(args: &BenchArgs, connection: &Connection, meter: &Meter, queue: &str) -> Result<Figures> {
+    let empty = meter.broker_bytes()?;
     let mut clients = Vec::new();
     for _ in 0..args.connections {
-        clients.push(bench.connection.builder().connect().await?);
+        clients.push(connection.builder().connect().await?);
     }
     let counters = Arc::new(Counters::default());
     let mut working = JoinSet::new();
     let mut heartbeat = Duration::ZERO;
     for i in 0..args.streams {
-        let queues = [format!("{}-{}", bench.queue, i % args.selectors)];
+        let queues = [format!("{queue}-{}", i % args.selectors)];
         let opening = Stream::open(&clients[i % clients.len()], &queues, args.window);
         // A broker takes so many streams on a connection, and the next one waits without a word.
-        let Ok(stream) = timeout(bench.connection.timeout, opening).await else {
+        let Ok(stream) = timeout(connection.timeout, opening).await else {
             let text = format!("only {i} streams could be opened; more --connections carry more");
             return Err(Failure::new(Exit::Unavailable, text));
         };
@@ -39,16 +42,16 @@ pub(super) async fn measure(bench: &Bench) -> Result<Figures> {
         working.spawn(stream.work(counters.clone(), Duration::ZERO));
     }
     sleep(args.warmup).await;
-    let before = bench.meter.read().await?;
+    let before = meter.read().await?;
     tokio::select! {
         () = sleep(whole_heartbeats(args.duration, heartbeat)) => {}
         Some(ended) = working.join_next() => ended.map_err(Failure::of_task)??,
     }
-    let after = bench.meter.read().await?;
+    let after = meter.read().await?;
     let mut figures = Figures::between(0, &before, &after);
     figures.streams = Some(Streams {
         count: args.streams,
-        bytes: bench.meter.broker_bytes()?.saturating_sub(empty),
+        bytes: meter.broker_bytes()?.saturating_sub(empty),
     });
     Ok(figures)
 }

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
-    EnqueueArgs,
+    args::EnqueueArgs,
     lines::{Line, Lines, Source},
 };
 use crate::{

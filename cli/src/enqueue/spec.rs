@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::{JobOptions, options::moment};
+use super::options::{JobOptions, moment};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,16 +120,11 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<std::time::SystemTime>,
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::args::{Arguments, Command};
+    use crate::enqueue::args::tests::parse;
 
     fn options(words: &[&str]) -> JobOptions {
-        match Arguments::parse_from(["bananas", "enqueue"].iter().chain(words)).command {
-            Command::Enqueue(args) => args.options,
-            other => panic!("{other:?}"),
-        }
+        parse(words).unwrap().options
     }
 
     #[test]

@@ -1,0 +1,45 @@
+//! Where the broker is, and how long a call may take: the options of every command that talks to it.
+
+use std::time::Duration;
+
+use bananas_client::{Client, ClientBuilder};
+use clap::Args;
+
+/// Where the broker is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Connection {
+    /// The broker: http://host:port, several separated by commas
+    #[arg(
+        long,
+        global = true,
+        env = "BANANAS_BROKER",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8080",
+        value_name = "ADDRESS",
+        help_heading = "Global options"
+    )]
+    pub broker: String,
+    /// The longest that one call may take, its retries included
+    #[arg(
+        long,
+        global = true,
+        default_value = "10s",
+        value_parser = time_limit,
+        value_name = "DURATION",
+        help_heading = "Global options"
+    )]
+    pub timeout: Duration,
+}
+
+impl Connection {
+    pub(crate) fn builder(&self) -> ClientBuilder {
+        Client::builder().addresses(&self.broker).timeout(self.timeout)
+    }
+}
+
+fn time_limit(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("a call needs some time; for example 10s".to_owned()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
