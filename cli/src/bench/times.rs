@@ -1,15 +1,13 @@
 //! When jobs were due, and how long after that they were stored and with a worker.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 
 /// Longer ones count as this.
 const MAX_LATENCY_US: u64 = 60_000_000;
@@ -76,16 +74,15 @@ impl Times {
             return;
         }
         let latency = self.start.elapsed().saturating_sub(due).as_micros() as u64;
-        let mut histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
-        histogram.saturating_record_n(latency.max(1), jobs);
+        histogram.lock().saturating_record_n(latency.max(1), jobs);
     }
 
     pub(super) fn to_worker(&self) -> Latency {
-        Latency::of(&self.to_worker.lock().unwrap_or_else(PoisonError::into_inner))
+        Latency::of(&self.to_worker.lock())
     }
 
     pub(super) fn to_stored(&self) -> Latency {
-        Latency::of(&self.to_stored.lock().unwrap_or_else(PoisonError::into_inner))
+        Latency::of(&self.to_stored.lock())
     }
 }
 

@@ -11,9 +11,9 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{ChildStdin, Command, ExitCode, Stdio},
-    sync::{Mutex, PoisonError},
 };
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The first argument of the guard.
@@ -72,10 +72,7 @@ impl Guard {
         if let Some(pipe) = &self.0 {
             let line = format!("{what}{}\n", group.as_raw_nonzero());
             // Somebody may have ended the guard: the jobs go on without it.
-            let _ = pipe
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write_all(line.as_bytes());
+            let _ = pipe.lock().write_all(line.as_bytes());
         }
     }
 }
