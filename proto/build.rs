@@ -1,4 +1,5 @@
-//! Generates the API's code twice: once as every client sees it, once for the broker, to which a job is opaque bytes.
+//! Generates the Rust code of the API twice: for clients, and for the broker, which handles a job as opaque bytes.
+
 use std::{env, fs, path::PathBuf};
 
 use prost::Message;
@@ -12,7 +13,8 @@ const FILES: [&str; 5] = [
     "bananas/v1/fleet_service.proto",
 ];
 
-/// Fields that the broker takes and hands on undecoded. A message field and a bytes field are the same on the wire.
+/// Fields that the broker stores and delivers without decoding them. A message field and a bytes field are the same on
+/// the wire.
 const OPAQUE: [(&str, &str); 5] = [
     ("EnqueueRequest", "job"),
     ("BatchEnqueueRequest", "jobs"),
@@ -59,6 +61,10 @@ fn with_opaque_jobs(mut set: FileDescriptorSet) -> FileDescriptorSet {
             }
         }
     }
-    assert_eq!(changed, OPAQUE.len(), "a field of OPAQUE is gone from the protos");
+    assert_eq!(
+        changed,
+        OPAQUE.len(),
+        "a field of OPAQUE is missing from the .proto files"
+    );
     set
 }

@@ -1,7 +1,8 @@
-//! The API `bananas.v1` as Rust code, generated at build time from the `.proto` files beside this crate. No `protoc` is needed.
+//! The API `bananas.v1` as Rust code, generated at build time from the `.proto` files of this crate. No `protoc` is
+//! needed.
 //!
-//! [`v1`] is the API as its users see it. [`server`] is the same wire for the broker, where a job is the bytes that it is on the
-//! wire: what a producer encoded is stored and handed to the worker without being decoded again.
+//! [`v1`] is the API for clients. [`server`] is the same API for the broker, where a job is its encoded bytes: the
+//! broker stores what a producer encoded and delivers it to a worker without decoding it.
 
 #![allow(
     missing_docs,
@@ -12,13 +13,13 @@
     clippy::all
 )]
 
-/// The API as clients see it.
+/// The API for clients.
 #[cfg(feature = "client")]
 pub mod v1 {
     tonic::include_proto!("bananas.v1");
 }
 
-/// The API as the broker sees it: the fields that carry whole jobs are `Bytes`.
+/// The API for the broker: the fields that hold whole jobs are `Bytes`.
 #[cfg(feature = "server")]
 pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/bananas.v1.rs"));
@@ -27,7 +28,7 @@ pub mod server {
 /// The compiled `.proto` files, for reflection and for generators.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
-/// Values of `google.rpc.ErrorInfo.reason`: what a caller may match on. Their meaning is in docs/errors.md.
+/// Values of `google.rpc.ErrorInfo.reason`, for callers to match on. docs/errors.md explains each.
 pub mod reason {
     /// The domain of every reason.
     pub const DOMAIN: &str = "bananas.dev";
@@ -35,7 +36,7 @@ pub mod reason {
     macro_rules! reasons {
         ($($name:ident),* $(,)?) => {
             $(pub const $name: &str = stringify!($name);)*
-            /// Every reason there is.
+            /// All reasons.
             pub const ALL: &[&str] = &[$($name),*];
         };
     }
@@ -67,12 +68,13 @@ pub mod reason {
 pub mod metadata {
     /// With DUPLICATE_JOB: the id of the job that holds the unique key.
     pub const EXISTING_JOB_ID: &str = "existing_job_id";
-    /// Where a field of the request is wrong: its path. Of a call that fails, BadRequest says it too; of an item of a batch only this does.
+    /// The path of the invalid field of the request. For a failed call BadRequest names it too; for an item of a batch
+    /// only this key does.
     pub const FIELD: &str = "field";
     /// With STORE_UNAVAILABLE: whether the call may have been applied.
     pub const OUTCOME: &str = "outcome";
-    /// Value of [`OUTCOME`]: it may or may not have been applied.
+    /// Value of [`OUTCOME`]: the call may have been applied.
     pub const OUTCOME_UNKNOWN: &str = "unknown";
-    /// Value of [`OUTCOME`]: it certainly was not applied.
+    /// Value of [`OUTCOME`]: the call was not applied.
     pub const OUTCOME_NOT_APPLIED: &str = "not_applied";
 }
