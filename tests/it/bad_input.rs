@@ -5,7 +5,7 @@ mod looking;
 mod streams;
 mod wire;
 
-use bananas_harness::{api::Api, audit::Audit, stand::Stand};
+use bananas_harness::{api::Api, keyspace::Audit, stand::Stand};
 
 /// Nothing was stored and nothing was taken.
 async fn assert_untouched(stand: &Stand, key: &str) {

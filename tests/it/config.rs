@@ -43,14 +43,10 @@ fn serve(redis: &RedisServer) -> Command {
     serve
 }
 
-fn redis_with(settings: &[(&str, &str)]) -> RedisOptions {
-    let settings = settings
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-        .collect();
+fn durable_redis(settings: &[(&str, &str)]) -> RedisOptions {
     RedisOptions {
         persistent: true,
-        settings,
+        ..RedisOptions::with(settings)
     }
 }
 
@@ -126,7 +122,7 @@ async fn the_file_of_defaults_is_valid_and_complete() {
 
 #[tokio::test]
 async fn a_password_comes_from_a_variable_of_its_own_or_from_a_file() {
-    let redis = RedisServer::start_with(redis_with(&[])).await;
+    let redis = RedisServer::start_with(durable_redis(&[])).await;
     let password = "p@ss:w/rd%";
     let mut connection = redis.connection().await;
     redis::cmd("CONFIG")
@@ -165,7 +161,7 @@ async fn a_password_comes_from_a_variable_of_its_own_or_from_a_file() {
 
 #[tokio::test]
 async fn a_redis_that_evicts_is_refused_and_the_setting_named() {
-    let redis = RedisServer::start_with(redis_with(&[
+    let redis = RedisServer::start_with(durable_redis(&[
         ("maxmemory-policy", "allkeys-lru"),
         ("maxmemory", "100mb"),
     ]))
@@ -199,7 +195,7 @@ async fn a_redis_without_persistence_is_refused_unless_that_is_allowed() {
 
 #[tokio::test]
 async fn a_broker_is_ready_as_long_as_its_redis_and_alive_without() {
-    let mut redis = RedisServer::start_with(redis_with(&[])).await;
+    let mut redis = RedisServer::start_with(durable_redis(&[])).await;
     let broker = BrokerProcess::start(BrokerOptions::on(&redis, &[])).await;
     let port = broker.http_port();
     redis.kill9();

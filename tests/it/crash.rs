@@ -4,10 +4,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bananas_harness::{
     api::{spec, unique_key},
-    audit::Audit,
     broker::{BrokerOptions, BrokerProcess},
     check::Coverage,
     fault_proxy::{Fault, FaultProxy},
+    keyspace::Audit,
     load::{Load, LoadOptions},
     redis_server::{RedisOptions, RedisServer},
     refusal::assert_refused,
@@ -258,7 +258,7 @@ async fn connections_to_redis_that_break_lose_nothing() {
     }
     coverage.at_least("unknown outcomes", |seen| seen.unknown, 4);
     let mut connection = redis.connection().await;
-    let audit = bananas_harness::audit::audit(&mut connection, &key).await;
+    let audit = bananas_harness::keyspace::audit(&mut connection, &key).await;
     assert_eq!(
         (audit.ready, audit.scheduled, audit.leased, audit.quarantined),
         (0, 0, 0, 0)

@@ -3,8 +3,8 @@ use std::collections::{HashMap, HashSet};
 
 use bananas_harness::{
     api::{lease_request, millis, seconds, spec, unique_key},
-    audit::Audit,
     eventually::eventually,
+    keyspace::Audit,
     refusal::assert_refused,
     session::{Session, open},
 };

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bananas_harness::{
     api::unique_key,
-    audit,
     broker::{BrokerOptions, BrokerProcess},
+    keyspace,
     load::{Load, LoadOptions},
     mutant_proxy::MutantProxy,
     redis_server::RedisServer,
@@ -50,7 +50,7 @@ async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String>
         proxy.calls() > 0,
         "no script that ran has {fragment:?}: the rule has moved"
     );
-    let wrong = audit::inspect(&mut redis.connection().await, &key).await.violations;
+    let wrong = keyspace::inspect(&mut redis.connection().await, &key).await.violations;
     // A job may still be on its way when the patience is over: that is no proof of anything.
     let broken = violations
         .iter()

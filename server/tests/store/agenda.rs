@@ -60,12 +60,12 @@ async fn a_queue_is_listed_when_it_is_used(space: &Space) {
     assert!(!space.store.is_registered(&name("a")).await.unwrap());
     space.store.register([name("a")]).await.unwrap();
     let agenda = tell(space, 0, &[("b", Told::Known)]).await;
-    space.reached(("agenda", "known"));
+    space.reached(("due_index", "known"));
     assert_eq!(agenda.queues, 2);
     assert!(space.store.is_registered(&name("a")).await.unwrap());
     let wait = agenda.next_in_ms.unwrap();
     assert!((1..=60_000).contains(&wait), "looked after within a minute: {wait}");
-    space.reached(("agenda", "listed"));
+    space.reached(("due_index", "listed"));
     let unlisted = space
         .store
         .unlisted(vec![name("a"), name("c"), name("b")])
@@ -76,14 +76,14 @@ async fn a_queue_is_listed_when_it_is_used(space: &Space) {
 
 async fn what_is_due_is_given_out_once(space: &Space) {
     tell(space, 0, &[("late", Told::Due(LONG_MS)), ("soon", Told::Due(0))]).await;
-    space.reached(("agenda", "due"));
+    space.reached(("due_index", "due"));
     let agenda = tell(space, 9, &[("late", Told::Due(2 * LONG_MS))]).await;
     assert_eq!(names(&agenda), ["soon"]);
-    space.reached(("agenda", "taken"));
+    space.reached(("due_index", "taken"));
     assert!(tell(space, 9, &[]).await.taken.is_empty(), "it is left to its taker");
     let agenda = tell(space, 9, &[("late", Told::Due(0))]).await;
     assert_eq!(names(&agenda), ["late"], "what is sooner counts");
-    space.reached(("agenda", "due, later than planned"));
+    space.reached(("due_index", "due, later than planned"));
 }
 
 async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Space) {
@@ -101,12 +101,12 @@ async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Spa
     };
     let planned = tell(space, 9, &[("a", visited.clone())]).await;
     assert!(planned.next_in_ms.unwrap() > LONG_MS / 2);
-    space.reached(("agenda", "visited"));
+    space.reached(("due_index", "visited"));
     // The visit knew nothing of a lease that was made since.
     tell(space, 0, &[("a", Told::Due(1_000))]).await;
     let planned = tell(space, 9, &[("a", visited)]).await;
     assert!(planned.next_in_ms.unwrap() <= 1_000);
-    space.reached(("agenda", "visited, but sooner meanwhile"));
+    space.reached(("due_index", "visited, but sooner meanwhile"));
 }
 
 async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
@@ -114,7 +114,7 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
     space.store.register([name("a")]).await.unwrap();
     tell(space, 0, &[("a", gone(&score))]).await;
     assert!(space.store.is_registered(&name("a")).await.unwrap());
-    space.reached(("agenda", "gone, but used meanwhile"));
+    space.reached(("due_index", "gone, but used meanwhile"));
     // Planned to be forgotten, and used before that visit.
     let planned_ms = space.now_ms().await + 500;
     let visited = Told::Visited {
@@ -134,12 +134,12 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
         .find(|taken| taken.routing_key == name("b"))
         .unwrap();
     assert!(!taken.may_forget);
-    space.reached(("agenda", "used lately"));
+    space.reached(("due_index", "used lately"));
     let score = due_to_be_forgotten(space, "c").await;
     let agenda = tell(space, 0, &[("c", gone(&score))]).await;
     assert_eq!(agenda.queues, 2);
     assert!(!space.store.is_registered(&name("c")).await.unwrap());
-    space.reached(("agenda", "gone"));
+    space.reached(("due_index", "gone"));
 }
 
 async fn names_are_read_in_order_page_by_page(space: &Space) {
@@ -184,9 +184,9 @@ async fn queues_and_lanes_that_are_on_no_list_are_found(space: &Space) {
     assert_eq!(lanes, [b"5:send"]);
     lanes.push(b"5:gone".to_vec());
     assert_eq!(space.store.reindex(&name("main"), &lanes).await.unwrap(), 1);
-    space.reached(("reindex", "missing lane found"));
+    space.reached(("index_lanes", "missing lane found"));
     assert_eq!(space.store.reindex(&name("main"), &lanes[..1]).await.unwrap(), 0);
-    space.reached(("reindex", "nothing missing"));
+    space.reached(("index_lanes", "nothing missing"));
     assert_eq!(space.lease(9).await.jobs.len(), 2);
 }
 
@@ -205,14 +205,14 @@ async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
     let changes = [entry("1", None), entry("3", Some("three"))];
     space.store.report("me", &changes, false).await.unwrap();
     assert_eq!(fleet().await, ["three", "two"]);
-    space.reached(("report", "changes"));
+    space.reached(("presence", "changes"));
     space
         .store
         .report("me", &[entry("4", Some("four"))], true)
         .await
         .unwrap();
     assert_eq!(fleet().await, ["four"]);
-    space.reached(("report", "all"));
+    space.reached(("presence", "all"));
     space.store.retire("me").await.unwrap();
     assert!(fleet().await.is_empty());
 }

@@ -1,10 +1,10 @@
 //! What a look costs is bounded by what it hands out, not by what waits. Each test has a Redis to itself, because it reads the counters of the server.
 
 use bananas_broker::store::Verdict;
+use bananas_harness::redis_server::RedisServer;
 
 use crate::{
     leasing::large,
-    redis_process::RedisProcess,
     space::{Ask, Space},
 };
 
@@ -20,7 +20,7 @@ async fn figure(space: &Space, section: &str, name: &str) -> u64 {
 
 #[tokio::test]
 async fn large_jobs_are_read_no_further_than_there_is_room() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     space.fill(&large(20, 100_000)).await;
     let before = figure(&space, "stats", "total_net_output_bytes").await;
@@ -37,7 +37,7 @@ async fn large_jobs_are_read_no_further_than_there_is_room() {
 
 #[tokio::test]
 async fn a_call_for_a_thousand_large_jobs_takes_little_memory_of_redis() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     for item in large(100, 1 << 20) {
         space.fill(std::slice::from_ref(&item)).await;

@@ -1,12 +1,10 @@
 //! Connections that end, a Redis that goes away, and one that refuses writes: what was not sent is not called unknown, and the cause is said.
 
 use bananas_broker::domain::Error;
+use bananas_harness::redis_server::RedisServer;
 use redis::aio::MultiplexedConnection;
 
-use crate::{
-    redis_process::RedisProcess,
-    space::{Space, draft, plain},
-};
+use crate::space::{Space, draft, plain};
 
 fn refused(what: &'static str) -> Error {
     Error::StoreUnavailable { what, unknown: false }
@@ -28,7 +26,7 @@ async fn ask(raw: &mut MultiplexedConnection, command: &[&str]) {
 /// As `timeout` in redis.conf does, or a firewall.
 #[tokio::test]
 async fn a_connection_that_redis_closed_while_it_was_idle_costs_no_call_an_error() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let mut raw = space.raw();
     for _ in 0..20 {
@@ -43,14 +41,14 @@ async fn a_connection_that_redis_closed_while_it_was_idle_costs_no_call_an_error
 
 #[tokio::test]
 async fn what_cannot_be_sent_because_redis_is_away_was_not_applied() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     store_one(&space).await.unwrap();
     let mut raw = space.raw();
     let ended = redis::cmd("SHUTDOWN").arg("NOSAVE").query_async::<()>(&mut raw).await;
     assert!(ended.is_err(), "it is gone");
     // The end of the other connection arrived before this answer of another server.
-    let elsewhere = Space::new(RedisProcess::shared()).await;
+    let elsewhere = Space::new(RedisServer::shared().await).await;
     ask(&mut elsewhere.raw(), &["PING"]).await;
     for _ in 0..3 {
         assert_eq!(store_one(&space).await, Err(refused("connection refused")));
@@ -62,7 +60,7 @@ async fn what_cannot_be_sent_because_redis_is_away_was_not_applied() {
 
 #[tokio::test]
 async fn a_redis_that_becomes_a_replica_is_said_to_be_one_until_it_is_a_primary_again() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let mut raw = space.raw();
     ask(&mut raw, &["REPLICAOF", "127.0.0.1", "1"]).await;
@@ -81,7 +79,7 @@ async fn a_redis_that_becomes_a_replica_is_said_to_be_one_until_it_is_a_primary_
 
 #[tokio::test]
 async fn a_redis_that_cannot_save_refuses_writes_and_is_there() {
-    let server = RedisProcess::start(&["--save", "3600 1", "--enable-protected-configs", "yes"]);
+    let server = RedisServer::start_set(&[("save", "3600 1"), ("enable-protected-configs", "yes")]).await;
     let space = Space::new(&server).await;
     space.fill(&plain(1)).await;
     let mut raw = space.raw();

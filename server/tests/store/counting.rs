@@ -23,27 +23,27 @@ async fn a_job_is_seen_where_it_is(space: &Space) {
     space.fill(&[ready.item(), scheduled.item()]).await;
     let view = space.job(ready.id).await;
     assert_eq!((view.state, view.record), (JobState::Ready, Some(ready.item().record)));
-    space.reached(("look", "ready"));
+    space.reached(("get_job", "ready"));
     let view = space.job(scheduled.id).await;
     assert!(view.state == JobState::Scheduled && view.due_ms.is_some());
-    space.reached(("look", "scheduled"));
+    space.reached(("get_job", "scheduled"));
     let (_, nonce) = space.lease_one().await;
     let view = space.job(ready.id).await;
     assert_eq!(view.state, JobState::Leased);
     assert_eq!(view.lease.unwrap().1, "tester");
     assert!(view.lease_expires_ms.unwrap() > space.now_ms().await);
-    space.reached(("look", "leased"));
+    space.reached(("get_job", "leased"));
     space.ack_with(ready.id, nonce, Some("x")).await.unwrap();
     assert_eq!(space.job(ready.id).await.state, JobState::Succeeded);
-    space.reached(("look", "final"));
+    space.reached(("get_job", "final"));
     space.fill(&plain(1)).await;
     let (job, nonce) = space.lease_one().await;
     space.ack(job.job_id, nonce).await.unwrap();
     let view = space.job(job.job_id).await;
     assert!(view.state == JobState::Succeeded && view.record.is_none());
-    space.reached(("look", "remembered"));
+    space.reached(("get_job", "remembered"));
     assert!(space.look(JobId::new()).await.is_none());
-    space.reached(("look", "unknown"));
+    space.reached(("get_job", "unknown"));
 }
 
 async fn whoever_waits_is_told_at_the_end(space: &Space) {
@@ -58,14 +58,14 @@ async fn whoever_waits_is_told_at_the_end(space: &Space) {
         .await
         .unwrap();
     assert_eq!(waiting, Some(false));
-    space.reached(("wait", "registered"));
+    space.reached(("wait_job", "registered"));
     for _ in &items {
         let (job, nonce) = space.lease_one().await;
         space.ack(job.job_id, nonce).await.unwrap();
     }
     let message = pubsub.on_message().next().await.unwrap();
     assert_eq!(message.get_payload_bytes(), [b"d", &items[1].id.0[..]].concat());
-    space.reached(("wait", "told at the end"));
+    space.reached(("wait_job", "told at the end"));
 }
 
 async fn nobody_waits_for_what_has_ended_or_never_was(space: &Space) {
@@ -74,13 +74,13 @@ async fn nobody_waits_for_what_has_ended_or_never_was(space: &Space) {
     let (job, nonce) = space.lease_one().await;
     space.ack_with(job.job_id, nonce, Some("x")).await.unwrap();
     assert_eq!(wait(job.job_id).await.unwrap(), Some(true));
-    space.reached(("wait", "settled already"));
+    space.reached(("wait_job", "settled already"));
     let (job, nonce) = space.lease_one().await;
     space.ack(job.job_id, nonce).await.unwrap();
     assert_eq!(wait(job.job_id).await.unwrap(), Some(true));
-    space.reached(("wait", "remembered"));
+    space.reached(("wait_job", "remembered"));
     assert_eq!(wait(JobId::new()).await.unwrap(), None);
-    space.reached(("wait", "unknown"));
+    space.reached(("wait_job", "unknown"));
     assert!(space.snapshot().await.waiters.is_empty());
 }
 

@@ -8,13 +8,13 @@ use bananas_broker::{
     domain::{Error, JobId, Nonce, RoutingKey, record::OwnPolicy},
     store::{AckItem, ExtendItem, NackAction, NackItem, Start, Verdict},
 };
+use bananas_harness::{
+    keyspace::{Dumped, dump},
+    redis_server::RedisServer,
+};
 use fastrand::Rng;
 
-use crate::{
-    redis_process::RedisProcess,
-    snapshot::{self, Dumped},
-    space::{Ask, Space, draft, extend, nack, unique},
-};
+use crate::space::{Ask, Space, draft, extend, nack, unique};
 
 const STEPS: usize = 80;
 
@@ -27,7 +27,7 @@ async fn whatever_is_damaged_no_call_fails_and_new_jobs_go_through() {
     };
     let first = setting("BANANAS_DAMAGE_SEED").unwrap_or_else(|| fastrand::u64(..u64::MAX / 2));
     let cases = setting("BANANAS_DAMAGE_CASES").unwrap_or(60);
-    let mut space = Space::new(RedisProcess::shared()).await;
+    let mut space = Space::new(RedisServer::shared().await).await;
     for seed in first..first + cases {
         println!("BANANAS_DAMAGE_SEED={seed} BANANAS_DAMAGE_CASES=1");
         space.keys = space.store.keys(&RoutingKey::parse(&format!("damaged{seed}")).unwrap());
@@ -119,8 +119,8 @@ impl Queue<'_> {
                 fine("wait", store.await_settled(keys, id, 1_000).await);
             }
             13..15 => {
-                println!("upkeep");
-                fine("upkeep", store.upkeep(keys, 0).await);
+                println!("maintenance");
+                fine("maintenance", store.upkeep(keys, 0).await);
                 fine("next due", store.next_due(keys).await);
                 fine("counts", store.counts(keys).await);
             }
@@ -187,7 +187,7 @@ impl Queue<'_> {
 
     /// Cuts, removes or replaces something in one of the keys. A key that stands for the whole queue keeps its type.
     async fn damage(&mut self) {
-        let keys = snapshot::dump(&mut self.space.raw(), self.space.keys.base()).await;
+        let keys = dump(&mut self.space.raw(), self.space.keys.base()).await;
         let Some(key) = self.random.choice(&keys) else { return };
         let part = &key.name[self.space.keys.base().len()..];
         let of_one_job = matches!(part.first(), Some(b'j' | b's')) || part.starts_with(b"r:");
@@ -246,7 +246,7 @@ impl Queue<'_> {
         fine("resume", store.resume(keys).await);
         for round in 0.. {
             assert!(round < 100, "upkeep never comes to an end");
-            if fine("upkeep", store.upkeep(keys, 0).await).is_none_or(|round| !round.more) {
+            if fine("maintenance", store.upkeep(keys, 0).await).is_none_or(|round| !round.more) {
                 break;
             }
         }

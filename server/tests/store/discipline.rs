@@ -11,13 +11,12 @@ use std::{
 };
 
 use bananas_broker::store::{AckItem, NackAction};
+use bananas_harness::redis_server::RedisServer;
 use futures_util::StreamExt as _;
 
 use crate::{
     agenda, cancelling, counting, damaged, disowning, enqueueing, extending, forgetting, lanes, leasing, nacking,
-    outcomes,
-    redis_process::RedisProcess,
-    settling,
+    outcomes, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
     upkeep,
 };
@@ -77,14 +76,14 @@ enum Keys {
 /// Where a script that consists of several moves begins the next one: script, command, key. Each move is whole in itself, so a key that turns out to be
 /// missing leaves the earlier ones done and nothing torn.
 const NEXT_MOVES: &[(&str, &str, &[u8])] = &[
-    ("upkeep", "ZRANGEBYSCORE", b"l"),
-    ("upkeep", "ZRANGEBYSCORE", b"b"),
-    ("upkeep", "EXISTS", b"c"),
-    ("upkeep", "ZRANGEBYSCORE", b"wt"),
-    ("upkeep", "ZRANGEBYSCORE", b"x"),
-    ("upkeep", "ZRANGEBYSCORE", b"f"),
-    ("upkeep", "HSCAN", b"t"),
-    ("upkeep", "EXISTS", b"i"),
+    ("maintenance", "ZRANGEBYSCORE", b"l"),
+    ("maintenance", "ZRANGEBYSCORE", b"b"),
+    ("maintenance", "EXISTS", b"c"),
+    ("maintenance", "ZRANGEBYSCORE", b"wt"),
+    ("maintenance", "ZRANGEBYSCORE", b"x"),
+    ("maintenance", "ZRANGEBYSCORE", b"f"),
+    ("maintenance", "HSCAN", b"t"),
+    ("maintenance", "EXISTS", b"i"),
     // Due jobs were promoted by the look; what follows is the lease.
     ("lease", "ZRANGE", b"i"),
 ];
@@ -98,7 +97,7 @@ struct Run {
 
 #[tokio::test]
 async fn every_outcome_is_reached_and_every_script_touches_before_it_writes() {
-    let server = RedisProcess::start(&["--client-output-buffer-limit", "normal 0 0 0"]);
+    let server = RedisServer::start_set(&[("client-output-buffer-limit", "normal 0 0 0")]).await;
     let runs = watch(&server, async || {
         for (name, fact) in facts() {
             let space = Space::as_in_a_cluster(&server).await;
@@ -127,7 +126,7 @@ async fn every_outcome_is_reached_and_every_script_touches_before_it_writes() {
 
 #[tokio::test]
 async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let mut counts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for jobs in [1, 100] {
         let runs = watch(&server, async || {
@@ -203,7 +202,7 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
 }
 
 /// What the scripts do while something runs.
-async fn watch(server: &RedisProcess, work: impl AsyncFnOnce()) -> Vec<Run> {
+async fn watch(server: &RedisServer, work: impl AsyncFnOnce()) -> Vec<Run> {
     let client = redis::Client::open(server.url()).unwrap();
     let mut monitor = client.get_async_monitor().await.unwrap();
     let reader = tokio::spawn(async move {

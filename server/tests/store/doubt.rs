@@ -9,17 +9,18 @@ use bananas_broker::{
     queue::waiters::LaneFilter,
     store::{Endpoint, Options, Store},
 };
+use bananas_harness::redis_server::RedisServer;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, mpsc};
 
-use crate::{redis_process::RedisProcess, space::plain};
+use crate::space::plain;
 
 #[tokio::test]
 async fn those_who_wait_look_for_a_job_whose_enqueue_had_no_answer() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let metrics = Metrics::new();
     let options = Options {
-        endpoint: Endpoint::new(server.url(), None, None, Duration::from_secs(5)).unwrap(),
+        endpoint: Endpoint::new(&server.url(), None, None, Duration::from_secs(5)).unwrap(),
         key_prefix: "doubt".to_owned(),
         connections: 1,
         response_timeout: Duration::from_millis(300),

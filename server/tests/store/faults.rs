@@ -4,16 +4,16 @@ use bananas_broker::{
     domain::Error,
     store::{AckItem, NackAction, NackItem, Start},
 };
-
-use crate::{
-    redis_process::RedisProcess,
-    snapshot::{Dumped, dump},
-    space::{Ask, LONG_MS, Space, draft, extend, nack, plain, unique},
+use bananas_harness::{
+    keyspace::{Dumped, dump},
+    redis_server::RedisServer,
 };
+
+use crate::space::{Ask, LONG_MS, Space, draft, extend, nack, plain, unique};
 
 #[tokio::test]
 async fn scripts_that_redis_has_forgotten_are_loaded_again() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let flush = async || {
         let () = space.command("SCRIPT", &[b"FLUSH"]).await;
@@ -126,7 +126,7 @@ impl Scene {
                 let items: [NackItem; 2] = [back(2, NackAction::DeadLetter), back(3, NackAction::Release)];
                 ("nack", store.nack(keys, &[&items[0], &items[1]]).await.map(drop))
             }
-            _ => ("upkeep", store.upkeep(keys, 0).await.map(drop)),
+            _ => ("maintenance", store.upkeep(keys, 0).await.map(drop)),
         };
         result.err().map(|error| (script, error))
     }
@@ -137,7 +137,7 @@ const STEPS: usize = 7;
 
 #[tokio::test]
 async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     for part in PARTS {
         let scene = Scene::set(Space::new(&server).await).await;
         let name = scene.space.keys.key(part);
@@ -163,7 +163,7 @@ async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
 /// that runs into it must have written nothing.
 #[tokio::test]
 async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let mut refused = 0;
     for part in PARTS.iter().chain(&["j", "s", "rq:"]) {
         let scene = Scene::set(Space::as_in_a_cluster(&server).await).await;
@@ -194,7 +194,7 @@ async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
                     "{script}: {error:?}"
                 );
                 let name = |key: &Dumped| String::from_utf8_lossy(&key.name[base.len()..]).into_owned();
-                if script != "upkeep" && after != last {
+                if script != "maintenance" && after != last {
                     let changed: Vec<String> = after.iter().filter(|key| !last.contains(key)).map(name).collect();
                     panic!("{script} without {part} has written {changed:?}");
                 }
@@ -223,7 +223,7 @@ async fn contents(
 
 #[tokio::test]
 async fn a_full_redis_refuses_new_jobs_and_still_drains_to_zero() {
-    let server = RedisProcess::start(&["--maxmemory", "12mb"]);
+    let server = RedisServer::start_set(&[("maxmemory", "12mb")]).await;
     let space = Space::new(&server).await;
     let mut stored = 0;
     loop {

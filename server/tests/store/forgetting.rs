@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bananas_broker::{domain::JobId, store::Start};
+use bananas_harness::keyspace::dump;
 
 use crate::space::{LONG_MS, Space, draft, plain};
 
@@ -27,7 +28,7 @@ async fn dead_heads_of_a_lane_go_without_a_worker(space: &Space) {
     assert_eq!(all.lanes["5:send"].len(), 49, "those behind living jobs stay");
     assert_eq!((all.tombstones.len(), all.tombstone_counts["5:send"]), (10, 10));
     assert_eq!(all.lanes["5:send"][0].id, items[201].id.0);
-    space.reached(("upkeep", "dead head trimmed"));
+    space.reached(("maintenance", "dead head trimmed"));
     for item in &items[201..240] {
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }
@@ -45,12 +46,12 @@ async fn waiters_go_when_their_time_is_over(space: &Space) {
     space.pass(space.now_ms().await + 1).await;
     space.store.upkeep(&space.keys, 0).await.unwrap();
     assert_eq!(space.snapshot().await.waiters.len(), 1);
-    space.reached(("upkeep", "waiters pruned"));
+    space.reached(("maintenance", "waiters pruned"));
 }
 
 /// How many keys the queue has.
 async fn keys(space: &Space) -> usize {
-    crate::snapshot::dump(&mut space.raw(), space.keys.base()).await.len()
+    dump(&mut space.raw(), space.keys.base()).await.len()
 }
 
 async fn an_empty_queue_leaves_no_key(space: &Space) {
@@ -74,7 +75,7 @@ async fn an_empty_queue_leaves_no_key(space: &Space) {
         assert!(started.elapsed() < Duration::from_secs(10), "never forgotten");
     }
     assert_eq!(keys(space).await, 0);
-    space.reached(("upkeep", "forgotten"));
+    space.reached(("maintenance", "forgotten"));
     // It can be used again.
     space.fill(&plain(1)).await;
     let (job, nonce) = space.lease_one().await;
@@ -120,7 +121,7 @@ async fn a_queue_in_which_something_is_left_is_not_forgotten(space: &Space) {
     kept(set_aside, "a record that was set aside").await;
     let () = set_aside.command("DEL", &[set_aside.keys.key("q").as_bytes()]).await;
     let () = unknown.command("DEL", &[unknown.keys.key("m").as_bytes()]).await;
-    space.reached(("upkeep", "not forgotten: something is left"));
+    space.reached(("maintenance", "not forgotten: something is left"));
 }
 
 async fn what_falls_due_is_seen_without_a_script(space: &Space) {

@@ -4,6 +4,7 @@ use bananas_broker::{
     domain::{Error, JobId, record::OwnPolicy},
     store::{EnqueueItem, ExtendItem, LeaseAsk, Leased, NackAction, Start, UniqueKey, Verdict},
 };
+use bananas_harness::keyspace::Snapshot;
 
 use crate::space::{Ask, LONG_MS, Space, again, claim, draft, extend, ids, ids_of, plain, unique};
 
@@ -127,7 +128,7 @@ async fn due_jobs_are_promoted_by_the_look(space: &Space) {
     soon.start = Start::In(1);
     later.start = Start::In(LONG_MS);
     space.fill(&[soon.item(), later.item()]).await;
-    let due = |all: &crate::snapshot::Snapshot, id: JobId| all.scheduled[&id.0.to_vec()];
+    let due = |all: &Snapshot, id: JobId| all.scheduled[&id.0.to_vec()];
     let all = space.snapshot().await;
     space.pass(due(&all, soon.id)).await;
     let look = space.lease(5).await;

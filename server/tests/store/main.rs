@@ -7,7 +7,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod agenda;
-mod audit;
 mod bounds;
 mod cancelling;
 mod connecting;
@@ -28,9 +27,7 @@ mod model;
 mod nacking;
 mod opening;
 mod outcomes;
-mod redis_process;
 mod settling;
 mod signalling;
-mod snapshot;
 mod space;
 mod upkeep;

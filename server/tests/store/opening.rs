@@ -7,9 +7,10 @@ use bananas_broker::{
     metrics::Metrics,
     store::{Endpoint, Interest, OpenError, Options, Store},
 };
+use bananas_harness::{eventually::eventually, redis_server::RedisServer};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{redis_process::RedisProcess, space::draft};
+use crate::space::draft;
 
 async fn opened(url: &str, user: Option<&str>, password: Option<&str>) -> Result<Store, OpenError> {
     let options = Options {
@@ -30,8 +31,8 @@ async fn refusal(url: &str, user: Option<&str>, password: Option<&str>) -> OpenE
 
 #[tokio::test]
 async fn a_wrong_user_or_password_is_not_a_redis_that_is_away() {
-    let url = RedisProcess::shared().url();
-    let error = refusal(url, Some("nobody"), Some("canary")).await;
+    let url = RedisServer::shared().await.url();
+    let error = refusal(&url, Some("nobody"), Some("canary")).await;
     assert!(matches!(error, OpenError::Denied(_)), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("REDIS_PASSWORD") && !text.contains("canary"), "{text}");
@@ -50,7 +51,7 @@ async fn a_redis_that_is_not_there_may_come() {
 async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_less_is_told_what_to_grant() {
     const RULE: &str =
         "~opening:* &opening:* -@all +@read +@write +@scripting +@pubsub +@connection +time -@dangerous +info +role";
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let mut raw = redis::Client::open(server.url())
         .unwrap()
         .get_multiplexed_async_connection()
@@ -74,7 +75,7 @@ async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_l
     assert!(page.contains(&documented), "docs/redis.md does not have {documented}");
 
     grant(RULE).await;
-    let store = opened(server.url(), Some("worker"), Some("secret")).await.unwrap();
+    let store = opened(&server.url(), Some("worker"), Some("secret")).await.unwrap();
     let key = RoutingKey::parse("q").unwrap();
     let keys = store.keys(&key);
     store.register([key.clone()]).await.unwrap();
@@ -104,7 +105,7 @@ async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_l
         "+info",
     ] {
         grant(&RULE.replacen(part, "", 1)).await;
-        let text = refusal(server.url(), Some("worker"), Some("secret")).await.to_string();
+        let text = refusal(&server.url(), Some("worker"), Some("secret")).await.to_string();
         assert!(
             text.contains("grant it") && text.contains(RULE),
             "without {part}: {text}"
@@ -114,7 +115,7 @@ async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_l
 
 #[tokio::test]
 async fn a_missing_password_is_asked_for() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let mut raw = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
     let mut command = redis::cmd("CONFIG");
     let () = command
@@ -123,7 +124,7 @@ async fn a_missing_password_is_asked_for() {
         .arg("secret")
         .query(&mut raw)
         .unwrap();
-    let text = refusal(server.url(), None, None).await.to_string();
+    let text = refusal(&server.url(), None, None).await.to_string();
     assert!(
         text.contains("wants a password") && text.contains("REDIS_PASSWORD"),
         "{text}"
@@ -132,8 +133,8 @@ async fn a_missing_password_is_asked_for() {
 
 #[tokio::test]
 async fn an_address_that_cannot_be_right_is_not_waited_for() {
-    let server = RedisProcess::start(&[]);
-    let text = refusal(&format!("{}?db=99", server.url()), None, None).await;
+    let server = RedisServer::start().await;
+    let text = refusal(&format!("{}/99", server.url()), None, None).await;
     assert!(matches!(text, OpenError::Unusable(_)), "{text:?}");
     assert!(
         text.to_string().contains("redis.url: there is no such database"),
@@ -156,11 +157,15 @@ async fn an_address_that_cannot_be_right_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_redis_that_may_come_is_waited_for_with_the_cause_and_nothing_about_ids() {
-    let full = RedisProcess::start(&["--maxclients", "1"]);
+    let full = RedisServer::start_set(&[("maxclients", "1")]).await;
     let client = redis::Client::open(full.url()).unwrap();
-    let _holds_the_place = client.get_connection().unwrap();
+    // The harness has just asked the server whether it is there; that connection may not have ended.
+    let _the_only_one = eventually("a connection is free", || {
+        std::future::ready(client.get_connection().ok())
+    })
+    .await;
     for (url, cause) in [
-        (full.url(), "maxclients"),
+        (full.url().as_str(), "maxclients"),
         ("redis://no-such-host.invalid:6379", "the host name cannot be resolved"),
         ("redis://127.0.0.1:1", "nothing listens there"),
     ] {

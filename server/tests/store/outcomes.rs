@@ -138,7 +138,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "upkeep",
+        "maintenance",
         &[
             "nothing to do",
             "promoted",
@@ -170,7 +170,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "agenda",
+        "due_index",
         &[
             "listed",
             "used lately",
@@ -184,14 +184,14 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "gone, but used meanwhile",
         ],
     ),
-    ("reindex", &["missing lane found", "nothing missing"]),
-    ("report", &["changes", "all"]),
+    ("index_lanes", &["missing lane found", "nothing missing"]),
+    ("presence", &["changes", "all"]),
     (
-        "look",
+        "get_job",
         &["ready", "scheduled", "leased", "final", "remembered", "unknown"],
     ),
     (
-        "wait",
+        "wait_job",
         &[
             "registered",
             "settled already",

@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use bananas_broker::store::{Interest, Signal};
+use bananas_harness::redis_server::RedisServer;
 use futures_util::StreamExt as _;
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::{
-    redis_process::RedisProcess,
-    space::{Space, plain},
-};
+use crate::space::{Space, plain};
 
 /// Everything that is published, until a message of the test's own.
 async fn published(space: &Space, mut heard: redis::aio::PubSubStream) -> (Vec<Vec<u8>>, redis::aio::PubSubStream) {
@@ -26,7 +24,7 @@ async fn published(space: &Space, mut heard: redis::aio::PubSubStream) -> (Vec<V
 
 #[tokio::test]
 async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let ear = redis::Client::open(server.url())
         .unwrap()
@@ -78,7 +76,7 @@ async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
 #[tokio::test]
 async fn many_channels_are_heard_again_with_few_commands() {
     const CHANNELS: usize = 10_000;
-    let server = RedisProcess::start(&[]);
+    let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let mut signals = space.store.listen();
     let channel = |number: usize| format!("test:{{queue{number}}}:w");

@@ -16,15 +16,14 @@ use bananas_broker::{
         Look, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey, Verdict,
     },
 };
+use bananas_harness::{
+    keyspace::{Snapshot, assert_sound, dump},
+    redis_server::RedisServer,
+};
 use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
 
-use crate::{
-    audit,
-    outcomes::{self, Outcome},
-    redis_process::RedisProcess,
-    snapshot::{self, Snapshot},
-};
+use crate::outcomes::{self, Outcome};
 
 /// A property of the scripts.
 pub(crate) type Fact = for<'a> fn(&'a Space) -> BoxFuture<'a, ()>;
@@ -43,7 +42,7 @@ macro_rules! facts {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    let space = $crate::space::Space::new($crate::redis_process::RedisProcess::shared()).await;
+                    let space = $crate::space::Space::new(bananas_harness::redis_server::RedisServer::shared().await).await;
                     super::$name(&space).await;
                     space.audit().await;
                 }
@@ -65,19 +64,19 @@ pub(crate) struct Space {
 
 impl Space {
     /// One with the default policy, except that little waits.
-    pub(crate) async fn new(server: &RedisProcess) -> Self {
+    pub(crate) async fn new(server: &RedisServer) -> Self {
         Self::fresh(server, false).await
     }
 
     /// The same with the scripts for a Cluster, which run anywhere.
-    pub(crate) async fn as_in_a_cluster(server: &RedisProcess) -> Self {
+    pub(crate) async fn as_in_a_cluster(server: &RedisServer) -> Self {
         Self::fresh(server, true).await
     }
 
-    async fn fresh(server: &RedisProcess, cluster: bool) -> Self {
+    async fn fresh(server: &RedisServer, cluster: bool) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let prefix = format!("space{}", NUMBER.fetch_add(1, Relaxed));
-        Self::open(server.url(), &prefix, "main", Policy::default(), cluster).await
+        Self::open(&server.url(), &prefix, "main", Policy::default(), cluster).await
     }
 
     /// Another queue under the same prefix, with another policy.
@@ -142,7 +141,7 @@ impl Space {
 
     /// Removes the queue's keys.
     pub(crate) async fn forget(&self) {
-        let names = snapshot::dump(&mut self.raw(), self.keys.base()).await;
+        let names = dump(&mut self.raw(), self.keys.base()).await;
         let mut command = redis::cmd("UNLINK");
         command.arg("none");
         for key in &names {
@@ -153,7 +152,7 @@ impl Space {
 
     /// Everything under the prefix fits together.
     pub(crate) async fn audit(&self) {
-        audit::assert_sound(&mut self.raw(), &self.prefix).await;
+        assert_sound(&mut self.raw(), &self.prefix).await;
     }
 
     /// Marks an outcome as reached: to be said right after it was asserted.

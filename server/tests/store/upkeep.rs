@@ -6,6 +6,7 @@ use bananas_broker::{
     domain::{JobId, JobState, record::OwnPolicy},
     store::{NackAction, Start},
 };
+use bananas_harness::keyspace::number;
 
 use crate::space::{Ask, LONG_MS, Space, draft, ids, nack, plain, unique};
 
@@ -42,7 +43,7 @@ async fn an_idle_queue_needs_nothing(space: &Space) {
         round.cancelled,
     ];
     assert_eq!((done, round.pruned, round.repaired), ([0; 6], 0, 0));
-    space.reached(("upkeep", "nothing to do"));
+    space.reached(("maintenance", "nothing to do"));
 }
 
 async fn due_jobs_become_ready_in_order_of_their_time(space: &Space) {
@@ -56,7 +57,7 @@ async fn due_jobs_become_ready_in_order_of_their_time(space: &Space) {
     space.pass(now + 600).await;
     let round = space.store.upkeep(&space.keys, 0).await.unwrap();
     assert!(round.promoted == 3 && round.busy);
-    space.reached(("upkeep", "promoted"));
+    space.reached(("maintenance", "promoted"));
     let order: Vec<JobId> = space.lease(5).await.jobs.iter().map(|job| job.job_id).collect();
     assert_eq!(order, [jobs[1].id, jobs[2].id, jobs[0].id]);
 }
@@ -73,7 +74,7 @@ async fn a_round_is_bounded_and_says_that_there_is_more(space: &Space) {
     space.pass(space.now_ms().await + 1).await;
     let round = space.store.upkeep(&space.keys, 0).await.unwrap();
     assert!(round.more && round.promoted == 100);
-    space.reached(("upkeep", "more"));
+    space.reached(("maintenance", "more"));
     let round = space.store.upkeep(&space.keys, 0).await.unwrap();
     assert!(!round.more && round.promoted == 50);
 }
@@ -99,13 +100,13 @@ async fn an_attempt_that_takes_too_long_is_a_failure(space: &Space) {
         (JobState::Scheduled, Some(1))
     );
     assert_eq!(view.hash.text("ft").unwrap(), "Timeout");
-    space.reached(("upkeep", "timed out, attempts left"));
+    space.reached(("maintenance", "timed out, attempts left"));
     space.pass(view.due_ms.unwrap()).await;
     space.lease_one().await;
     let round = space.upkeep_until(|round| round.timed_out == 1).await;
     assert_eq!((round.dead, space.job(job.id).await.state), (1, JobState::Dead));
     assert!(space.snapshot().await.unique.is_empty());
-    space.reached(("upkeep", "timed out, dead"));
+    space.reached(("maintenance", "timed out, dead"));
 }
 
 async fn a_lost_lease_counts_apart_from_failures(space: &Space) {
@@ -121,7 +122,7 @@ async fn a_lost_lease_counts_apart_from_failures(space: &Space) {
     assert_eq!(round.dead, 0);
     let view = space.job(job.id).await;
     assert_eq!((view.state, view.hash.number::<u32>("l")), (JobState::Ready, Some(1)));
-    space.reached(("upkeep", "lost, losses left"));
+    space.reached(("maintenance", "lost, losses left"));
     space.lease_one_for(1).await;
     let round = space.upkeep_until(|round| round.lost == 1).await;
     let view = space.job(job.id).await;
@@ -130,7 +131,7 @@ async fn a_lost_lease_counts_apart_from_failures(space: &Space) {
         (1, JobState::Dead, Some(2))
     );
     assert_eq!(view.hash.text("ft").unwrap(), "LeaseLost");
-    space.reached(("upkeep", "lost, dead"));
+    space.reached(("maintenance", "lost, dead"));
 }
 
 async fn a_timeout_that_the_policy_gives_up_on_is_the_end(space: &Space) {
@@ -164,7 +165,7 @@ async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(spa
         (view.hash.number::<u32>("a"), view.hash.number::<u32>("l")),
         (None, None)
     );
-    space.reached(("upkeep", "unconfirmed"));
+    space.reached(("maintenance", "unconfirmed"));
     assert_eq!(space.ask(&ask).await.jobs.len(), 1);
     let round = space.upkeep_until(|round| round.unconfirmed == 1).await;
     assert_eq!((round.dead, space.job(id).await.state), (1, JobState::Dead));
@@ -182,7 +183,7 @@ async fn a_cancel_that_nobody_answers_is_carried_out(space: &Space) {
     assert_eq!(space.job(job.id).await.state, JobState::Cancelled);
     assert!(space.snapshot().await.unique.is_empty());
     assert!(space.ack(job.id, nonce).await.is_err());
-    space.reached(("upkeep", "cancelled"));
+    space.reached(("maintenance", "cancelled"));
 }
 
 async fn a_job_that_nobody_leased_in_time_expires(space: &Space) {
@@ -199,9 +200,9 @@ async fn a_job_that_nobody_leased_in_time_expires(space: &Space) {
         expired += space.upkeep_until(|round| round.expired > 0).await.expired;
     }
     assert_eq!(space.job(ready.id).await.state, JobState::Expired);
-    space.reached(("upkeep", "expired ready"));
+    space.reached(("maintenance", "expired ready"));
     assert_eq!(space.job(scheduled.id).await.state, JobState::Expired);
-    space.reached(("upkeep", "expired scheduled"));
+    space.reached(("maintenance", "expired scheduled"));
     assert_eq!(
         space.job(leased.id).await.state,
         JobState::Leased,
@@ -226,7 +227,7 @@ async fn settled_jobs_are_pruned_by_age_and_by_count(space: &Space) {
     space.ack(job.job_id, nonce).await.unwrap();
     assert_eq!(space.upkeep_until(|round| round.pruned > 0).await.pruned, 1);
     assert!(space.snapshot().await.bodies.is_empty());
-    space.reached(("upkeep", "pruned by age"));
+    space.reached(("maintenance", "pruned by age"));
     let items = plain(5);
     space.fill(&items).await;
     for _ in 0..5 {
@@ -238,7 +239,7 @@ async fn settled_jobs_are_pruned_by_age_and_by_count(space: &Space) {
     let kept: Vec<_> = space.snapshot().await.bodies.into_keys().collect();
     assert_eq!(kept.len(), 2);
     assert!(kept.contains(&items[4].id.0.to_vec()), "the newest stay");
-    space.reached(("upkeep", "pruned by count"));
+    space.reached(("maintenance", "pruned by count"));
 }
 
 async fn dead_jobs_are_pruned_by_age_and_by_count(space: &Space) {
@@ -253,7 +254,7 @@ async fn dead_jobs_are_pruned_by_age_and_by_count(space: &Space) {
     kill(few, 5).await;
     assert_eq!(few.store.upkeep(&few.keys, 0).await.unwrap().pruned, 3);
     assert_eq!(few.snapshot().await.dead.len(), 2);
-    space.reached(("upkeep", "dead pruned by count"));
+    space.reached(("maintenance", "dead pruned by count"));
     let brief = &space
         .with("brief", |policy| policy.dead_retention = Duration::from_millis(1))
         .await;
@@ -263,7 +264,7 @@ async fn dead_jobs_are_pruned_by_age_and_by_count(space: &Space) {
         pruned += brief.upkeep_until(|round| round.pruned > 0).await.pruned;
     }
     assert!(brief.snapshot().await.bodies.is_empty());
-    space.reached(("upkeep", "dead pruned by age"));
+    space.reached(("maintenance", "dead pruned by age"));
 }
 
 async fn a_lease_without_a_deadline_is_brought_to_an_end(space: &Space) {
@@ -276,7 +277,7 @@ async fn a_lease_without_a_deadline_is_brought_to_an_end(space: &Space) {
         .await;
     let round = space.store.upkeep(&space.keys, 0).await.unwrap();
     assert!(round.repaired == 1 && round.more);
-    space.reached(("upkeep", "repaired one deadline"));
+    space.reached(("maintenance", "repaired one deadline"));
     space.upkeep_until(|round| round.unconfirmed == 1).await;
     assert_eq!(space.job(look.jobs[0].job_id).await.state, JobState::Ready);
     let () = space.command("DEL", &[deadlines.as_bytes()]).await;
@@ -287,7 +288,7 @@ async fn a_lease_without_a_deadline_is_brought_to_an_end(space: &Space) {
         lost += round.unconfirmed;
     }
     assert_eq!((repaired, space.snapshot().await.ready().len()), (2, 3));
-    space.reached(("upkeep", "repaired all deadlines"));
+    space.reached(("maintenance", "repaired all deadlines"));
 }
 
 async fn jobs_without_a_record_are_set_aside(space: &Space) {
@@ -313,9 +314,9 @@ async fn jobs_without_a_record_are_set_aside(space: &Space) {
     let all = space.snapshot().await;
     assert!(all.bodies.is_empty() && all.unique.is_empty() && all.quarantine.len() == 2);
     assert!(set_aside.contains(&scheduled.id));
-    space.reached(("upkeep", "scheduled without a record"));
+    space.reached(("maintenance", "scheduled without a record"));
     assert!(set_aside.contains(&leased.id));
-    space.reached(("upkeep", "leased without a record"));
+    space.reached(("maintenance", "leased without a record"));
 }
 
 async fn a_deadline_without_a_job_goes_away(space: &Space) {
@@ -326,7 +327,7 @@ async fn a_deadline_without_a_job_goes_away(space: &Space) {
     let round = space.store.upkeep(&space.keys, 0).await.unwrap();
     assert!(round.quarantined.is_empty() && round.lost == 0);
     assert!(space.snapshot().await.deadlines.is_empty());
-    space.reached(("upkeep", "deadline without a job"));
+    space.reached(("maintenance", "deadline without a job"));
 }
 
 async fn settle_one(space: &Space) -> JobId {
@@ -343,9 +344,9 @@ async fn the_memory_of_settled_ids_turns_over_by_age(space: &Space) {
     settle_one(space).await;
     space.pass(space.now_ms().await + 20).await;
     settle_one(space).await;
-    let newest = crate::snapshot::number(&space.snapshot().await.meta["dg"]);
+    let newest = number(&space.snapshot().await.meta["dg"]);
     assert!(newest >= 2, "a new generation was begun");
-    space.reached(("upkeep", "memory turned over by age"));
+    space.reached(("maintenance", "memory turned over by age"));
     let started = std::time::Instant::now();
     while !space.snapshot().await.memory.is_empty() {
         space.store.upkeep(&space.keys, 0).await.unwrap();
@@ -354,7 +355,7 @@ async fn the_memory_of_settled_ids_turns_over_by_age(space: &Space) {
             "the memory is never forgotten"
         );
     }
-    space.reached(("upkeep", "memory forgotten"));
+    space.reached(("maintenance", "memory forgotten"));
 }
 
 async fn the_memory_of_settled_ids_turns_over_by_count(space: &Space) {
@@ -369,7 +370,7 @@ async fn the_memory_of_settled_ids_turns_over_by_count(space: &Space) {
     assert!(all.memory.values().all(|ids| ids.len() <= 3));
     let known = |id: &JobId| all.memory.values().any(|ids| ids.contains_key(&id.0.to_vec()));
     assert!(ids[6..].iter().all(known) && !ids[..6].iter().any(known));
-    space.reached(("upkeep", "memory turned over by count"));
+    space.reached(("maintenance", "memory turned over by count"));
 }
 
 async fn a_round_says_when_the_next_one_is_due(space: &Space) {

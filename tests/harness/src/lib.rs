@@ -6,13 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails by panicking")]
 
 pub mod api;
-pub mod audit;
 pub mod broker;
 pub mod check;
 pub mod eventually;
 pub mod fault_proxy;
 pub mod history;
 pub mod http;
+pub mod keyspace;
 pub mod load;
 pub mod mutant_proxy;
 pub mod ports;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::time::Duration;
+use tokio::{sync::OnceCell, time::Duration};
 
 use crate::{eventually::eventually, ports, reaper};
 
@@ -18,6 +18,19 @@ pub struct RedisOptions {
     pub persistent: bool,
     /// More settings, as on the command line of redis-server without the dashes.
     pub settings: Vec<(String, String)>,
+}
+
+impl RedisOptions {
+    /// No persistence, and these settings.
+    pub fn with(settings: &[(&str, &str)]) -> Self {
+        let settings = settings
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        Self {
+            settings: settings.collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// The server that tests run on: the program that `REDIS_SERVER` names, else redis-server of the PATH.
@@ -36,10 +49,22 @@ pub struct RedisServer {
     process: Option<Child>,
 }
 
+static SHARED: OnceCell<RedisServer> = OnceCell::const_new();
+
 impl RedisServer {
     /// One without persistence.
     pub async fn start() -> Self {
         Self::start_with(RedisOptions::default()).await
+    }
+
+    /// One without persistence, with these settings of redis-server.
+    pub async fn start_set(settings: &[(&str, &str)]) -> Self {
+        Self::start_with(RedisOptions::with(settings)).await
+    }
+
+    /// The one that all tests of a program share that break nothing and use keys of their own.
+    pub async fn shared() -> &'static Self {
+        SHARED.get_or_init(Self::start).await
     }
 
     /// One with these options.

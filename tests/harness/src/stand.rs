@@ -5,8 +5,8 @@ use tokio::sync::OnceCell;
 
 use crate::{
     api::Api,
-    audit::{self, Audit},
     broker::{BrokerOptions, BrokerProcess},
+    keyspace::{self, Audit},
     redis_server::{RedisOptions, RedisServer},
 };
 
@@ -89,7 +89,7 @@ impl Stand {
 
     /// Looks at every key of a queue; nothing may be wrong.
     pub async fn audit(&self, routing_key: &str) -> Audit {
-        audit::audit(&mut self.redis.connection().await, routing_key).await
+        keyspace::audit(&mut self.redis.connection().await, routing_key).await
     }
 
     /// Where the brokers are.

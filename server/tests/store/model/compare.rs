@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use bananas_broker::domain::JobState;
+use bananas_harness::keyspace::{Id, number};
 
 use super::{drive::Drive, operation::Operation};
-use crate::snapshot::Id;
 
 impl Drive<'_> {
     /// The keys say what the model says.
@@ -72,7 +72,7 @@ impl Drive<'_> {
         );
         for (id, job) in &model.jobs {
             let field = |name: &str| all.states.get(id).and_then(|state| state.get(name));
-            let count = |name: &str| field(name).map_or(0, |value| crate::snapshot::number(value) as u32);
+            let count = |name: &str| field(name).map_or(0, |value| number(value) as u32);
             assert_eq!(
                 (count("a"), count("l")),
                 (job.attempts, job.losses),

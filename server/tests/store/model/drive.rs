@@ -6,16 +6,13 @@ use bananas_broker::{
     domain::{Error, JobId, JobState, Keeper, Nonce, record::OwnPolicy},
     store::{EnqueueItem, Enqueued, ExtendItem, Extender, Start, UniqueKey, Verdict},
 };
+use bananas_harness::keyspace::{Id, Snapshot, number, violations};
 
 use super::{
     operation::{self, By, Operation, SLOTS, Span, Token},
     queue::{Job, Queue, Room},
 };
-use crate::{
-    audit,
-    snapshot::{Id, Snapshot},
-    space::{Ask, Draft, Space},
-};
+use crate::space::{Ask, Draft, Space};
 
 /// The default attempt timeout of the broker's policy.
 const ATTEMPT_TIMEOUT_MS: u64 = 300_000;
@@ -72,7 +69,7 @@ impl<'a> Drive<'a> {
             Operation::Pass => self.space.pass(self.space.now_ms().await + Span::Short.ms()).await,
         }
         self.after = self.space.snapshot().await;
-        let wrong = audit::violations(&self.after);
+        let wrong = violations(&self.after);
         assert!(
             wrong.is_empty(),
             "after {operation:?} the keys do not fit together: {wrong:#?}"
@@ -427,7 +424,7 @@ impl<'a> Drive<'a> {
             assert_eq!((answer, ended_now), (Some(job.state), false));
         } else if let Some(lease) = &mut job.lease {
             assert_eq!((answer, ended_now), (Some(JobState::Leased), false));
-            let by = crate::snapshot::number(&after.states[&id]["cd"]);
+            let by = number(&after.states[&id]["cd"]);
             match job.cancel_by_ms {
                 Some(earlier) => assert!(by <= earlier && (by == earlier || by >= before + grace.ms())),
                 None => assert!(by >= before + grace.ms()),

@@ -11,6 +11,7 @@ mod settle;
 use std::{cell::RefCell, collections::BTreeMap, panic::AssertUnwindSafe, time::Duration};
 
 use bananas_broker::domain::{RoutingKey, state::TRANSITIONS};
+use bananas_harness::redis_server::RedisServer;
 use drive::Drive;
 use operation::Operation;
 use proptest::{
@@ -19,7 +20,7 @@ use proptest::{
 };
 use queue::{Bounds, Queue};
 
-use crate::{redis_process::RedisProcess, space::Space};
+use crate::space::Space;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name)
@@ -37,7 +38,7 @@ fn random_operations_do_what_the_model_does() {
         .enable_all()
         .build()
         .unwrap();
-    let server = RedisProcess::shared();
+    let server = runtime.block_on(RedisServer::shared());
     let space = runtime.block_on(Space::new(server));
     // One memory that is large enough for a case, and one that turns over all the time.
     let spaces = [1_000_000, 4].map(|remembered_ids| {

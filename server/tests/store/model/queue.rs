@@ -9,8 +9,7 @@ use bananas_broker::{
     },
     store::NackAction,
 };
-
-use crate::snapshot::Id;
+use bananas_harness::keyspace::Id;
 
 /// A lease that was handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::{
     drive::{Drive, raw},
     operation::{self, Span, Token},
 };
-use crate::snapshot::Id;
+use bananas_harness::keyspace::Id;
 
 impl Drive<'_> {
     /// What an invalid token is told, by what was remembered before the call. `same` says whether a letter and an action are what is asked for now.

@@ -18,69 +18,99 @@ end
 return out";
 
 /// A job's id as it is in Redis, whatever it is.
-pub(crate) type Id = Vec<u8>;
+pub type Id = Vec<u8>;
 
 /// The state hash of a job.
-pub(crate) type Fields = BTreeMap<String, Vec<u8>>;
+pub type Fields = BTreeMap<String, Vec<u8>>;
 
 /// An entry of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) flags: u8,
-    pub(crate) ms: u64,
-    pub(crate) id: Id,
+pub struct Entry {
+    /// The flags of the record.
+    pub flags: u8,
+    /// When the job became ready.
+    pub ms: u64,
+    /// Which job.
+    pub id: Id,
 }
 
 /// A lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Lease {
-    pub(crate) nonce: Vec<u8>,
-    pub(crate) ms: u64,
-    pub(crate) flags: u8,
-    pub(crate) confirmed: bool,
-    pub(crate) holder: String,
+pub struct Lease {
+    /// The nonce of the fetch.
+    pub nonce: Vec<u8>,
+    /// When the lease was made.
+    pub ms: u64,
+    /// The flags of the record.
+    pub flags: u8,
+    /// Whether the worker has confirmed the job.
+    pub confirmed: bool,
+    /// The name of the worker.
+    pub holder: String,
 }
 
 /// The keys of a queue.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Snapshot {
-    pub(crate) bodies: BTreeMap<Id, Vec<u8>>,
-    pub(crate) states: BTreeMap<Id, Fields>,
-    pub(crate) lanes: BTreeMap<String, Vec<Entry>>,
-    pub(crate) index: BTreeMap<String, f64>,
-    pub(crate) scheduled: BTreeMap<Id, u64>,
-    pub(crate) leases: BTreeMap<Id, Lease>,
-    pub(crate) deadlines: BTreeMap<Id, u64>,
-    pub(crate) start_by: BTreeMap<Id, u64>,
-    pub(crate) dead: BTreeMap<Id, u64>,
-    pub(crate) settled: BTreeMap<Id, u64>,
-    pub(crate) tombstones: BTreeMap<(Id, String), u64>,
-    pub(crate) tombstone_counts: BTreeMap<String, u64>,
-    pub(crate) memory: BTreeMap<u64, BTreeMap<Id, Vec<u8>>>,
-    pub(crate) unique: BTreeMap<String, Id>,
-    pub(crate) quarantine: BTreeMap<Id, Vec<u8>>,
+pub struct Snapshot {
+    /// Records of jobs.
+    pub bodies: BTreeMap<Id, Vec<u8>>,
+    /// State hashes.
+    pub states: BTreeMap<Id, Fields>,
+    /// Entries of each lane, in order.
+    pub lanes: BTreeMap<String, Vec<Entry>>,
+    /// Lanes that are not empty, with their score.
+    pub index: BTreeMap<String, f64>,
+    /// Scheduled jobs by due time.
+    pub scheduled: BTreeMap<Id, u64>,
+    /// Leased jobs.
+    pub leases: BTreeMap<Id, Lease>,
+    /// Deadlines of leases.
+    pub deadlines: BTreeMap<Id, u64>,
+    /// Jobs with a `start_by`.
+    pub start_by: BTreeMap<Id, u64>,
+    /// Dead letters by time.
+    pub dead: BTreeMap<Id, u64>,
+    /// Settled jobs that are kept, by end of retention.
+    pub settled: BTreeMap<Id, u64>,
+    /// How many entries of a lane no longer count, by job and lane.
+    pub tombstones: BTreeMap<(Id, String), u64>,
+    /// Tombstones of each lane.
+    pub tombstone_counts: BTreeMap<String, u64>,
+    /// Settled ids of the deduplication window, by generation.
+    pub memory: BTreeMap<u64, BTreeMap<Id, Vec<u8>>>,
+    /// Unique keys and the jobs that hold them.
+    pub unique: BTreeMap<String, Id>,
+    /// Jobs in quarantine and the reason.
+    pub quarantine: BTreeMap<Id, Vec<u8>>,
     /// Records of jobs in quarantine.
-    pub(crate) set_aside: BTreeMap<Id, Vec<u8>>,
+    pub set_aside: BTreeMap<Id, Vec<u8>>,
     /// Entries of jobs that a newer version stored.
-    pub(crate) newer: Vec<Entry>,
-    pub(crate) waiters: BTreeMap<Id, u64>,
-    pub(crate) requests: BTreeSet<String>,
-    pub(crate) meta: Fields,
+    pub newer: Vec<Entry>,
+    /// Jobs whose end somebody waits for, and until when.
+    pub waiters: BTreeMap<Id, u64>,
+    /// Request ids that are remembered.
+    pub requests: BTreeSet<String>,
+    /// The meta hash.
+    pub meta: Fields,
     /// Keys that are none of these, or not as they should be.
-    pub(crate) strange: Vec<String>,
+    pub strange: Vec<String>,
 }
 
 /// A key as it was read.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Dumped {
-    pub(crate) name: Vec<u8>,
-    pub(crate) kind: String,
-    pub(crate) expires: bool,
-    pub(crate) content: Vec<Vec<u8>>,
+pub struct Dumped {
+    /// The name of the key.
+    pub name: Vec<u8>,
+    /// The type of Redis.
+    pub kind: String,
+    /// Whether it has a time to live.
+    pub expires: bool,
+    /// Elements, or fields and values, or members and scores.
+    pub content: Vec<Vec<u8>>,
 }
 
 /// Reads every key whose name begins with `start`.
-pub(crate) async fn dump(connection: &mut MultiplexedConnection, start: &str) -> Vec<Dumped> {
+pub async fn dump(connection: &mut MultiplexedConnection, start: &str) -> Vec<Dumped> {
     let rows: Vec<Value> = redis::cmd("EVAL")
         .arg(DUMP)
         .arg(0)
@@ -113,13 +143,13 @@ pub(crate) async fn dump(connection: &mut MultiplexedConnection, start: &str) ->
 
 impl Snapshot {
     /// The queue whose keys begin with `base`.
-    pub(crate) async fn take(connection: &mut MultiplexedConnection, base: &str) -> Self {
+    pub async fn take(connection: &mut MultiplexedConnection, base: &str) -> Self {
         let keys = dump(connection, base).await;
         Self::read(base, &keys)
     }
 
     /// Sorts keys by what they are.
-    pub(crate) fn read(base: &str, keys: &[Dumped]) -> Self {
+    pub fn read(base: &str, keys: &[Dumped]) -> Self {
         let mut all = Self::default();
         for key in keys {
             all.add(&key.name[base.len()..], key);
@@ -203,7 +233,7 @@ impl Snapshot {
     }
 
     /// The entries of a lane that are jobs, in order: without those that are settled and wait to be skipped.
-    pub(crate) fn ready_in(&self, lane: &str) -> Vec<&Entry> {
+    pub fn ready_in(&self, lane: &str) -> Vec<&Entry> {
         let mut buried: BTreeMap<&Id, u64> = BTreeMap::new();
         self.lanes
             .get(lane)
@@ -223,7 +253,7 @@ impl Snapshot {
     }
 
     /// Every job that is ready, and its entry.
-    pub(crate) fn ready(&self) -> Vec<&Entry> {
+    pub fn ready(&self) -> Vec<&Entry> {
         self.lanes.keys().flat_map(|lane| self.ready_in(lane)).collect()
     }
 }
@@ -233,7 +263,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// A number as Redis writes it.
-pub(crate) fn number(bytes: &[u8]) -> u64 {
+pub fn number(bytes: &[u8]) -> u64 {
     std::str::from_utf8(bytes)
         .ok()
         .and_then(|text| text.parse().ok())

@@ -2,13 +2,61 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bananas_broker::domain::record::{Head, flag};
 use redis::aio::MultiplexedConnection;
 
-use crate::snapshot::{Fields, Id, Snapshot, dump};
+use super::snapshot::{Fields, Id, Snapshot, dump, number};
+
+/// The default of `redis.key_prefix`.
+const DEFAULT_PREFIX: &str = "bn";
+
+/// The flag of a lane entry or a lease whose job has a state hash.
+const FLAG_STATE: u8 = 1;
+
+/// How many jobs are where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// In a lane, and to be delivered.
+    pub ready: usize,
+    /// Waiting for their time.
+    pub scheduled: usize,
+    /// Leased.
+    pub leased: usize,
+    /// Dead letters.
+    pub dead: usize,
+    /// Settled and retained.
+    pub settled: usize,
+    /// In quarantine.
+    pub quarantined: usize,
+    /// What does not fit.
+    pub violations: Vec<String>,
+}
+
+/// Audits one queue under the default prefix; panics if something does not fit.
+pub async fn audit(connection: &mut MultiplexedConnection, routing_key: &str) -> Audit {
+    let found = inspect(connection, routing_key).await;
+    assert!(
+        found.violations.is_empty(),
+        "the keys of {routing_key} do not fit together: {found:#?}"
+    );
+    found
+}
+
+/// Audits one queue under the default prefix and says what does not fit.
+pub async fn inspect(connection: &mut MultiplexedConnection, routing_key: &str) -> Audit {
+    let all = Snapshot::take(connection, &format!("{DEFAULT_PREFIX}:{{{routing_key}}}:")).await;
+    Audit {
+        ready: all.ready().len(),
+        scheduled: all.scheduled.len(),
+        leased: all.leases.len(),
+        dead: all.dead.len(),
+        settled: all.settled.len(),
+        quarantined: all.quarantine.len(),
+        violations: violations(&all),
+    }
+}
 
 /// Audits every queue under a prefix, and that there is nothing else under it.
-pub(crate) async fn assert_sound(connection: &mut MultiplexedConnection, prefix: &str) {
+pub async fn assert_sound(connection: &mut MultiplexedConnection, prefix: &str) {
     let keys = dump(connection, prefix).await;
     let mut queues: BTreeMap<String, Vec<_>> = BTreeMap::new();
     let mut wrong = Vec::new();
@@ -33,7 +81,7 @@ pub(crate) async fn assert_sound(connection: &mut MultiplexedConnection, prefix:
 }
 
 /// What does not fit in the keys of a queue.
-pub(crate) fn violations(all: &Snapshot) -> Vec<String> {
+pub fn violations(all: &Snapshot) -> Vec<String> {
     let mut wrong = all.strange.clone();
     let places = places(all);
     each_job_is_in_one_place(all, &places, &mut wrong);
@@ -58,7 +106,7 @@ pub(crate) fn violations(all: &Snapshot) -> Vec<String> {
             wrong.push(format!("{} has a start_by and does not wait to be started", hex(id)));
         }
     }
-    let newest = all.meta.get("dg").map_or(0, |newest| crate::snapshot::number(newest));
+    let newest = all.meta.get("dg").map_or(0, |newest| number(newest));
     for generation in all.memory.keys() {
         if !(*generation == newest || generation + 1 == newest) {
             wrong.push(format!(
@@ -105,7 +153,7 @@ fn each_job_is_in_one_place(all: &Snapshot, places: &BTreeMap<&Id, Vec<&'static 
         if !places.contains_key(id) {
             wrong.push(format!("{} has a body and is nowhere", hex(id)));
         }
-        if Head::decode(body).is_none() && places.get(id).is_none_or(|found| found[..] != ["newer"]) {
+        if lane_of(body).is_none() && places.get(id).is_none_or(|found| found[..] != ["newer"]) {
             wrong.push(format!("the body of {} cannot be read", hex(id)));
         }
     }
@@ -132,10 +180,8 @@ fn lanes_and_index_agree(all: &Snapshot, wrong: &mut Vec<String>) {
     }
     for lane in all.lanes.keys() {
         for entry in all.ready_in(lane) {
-            let head = all.bodies.get(&entry.id).and_then(|body| Head::decode(body));
-            if let Some((head, _)) = head
-                && format!("{}:{}", head.priority, head.job_type) != *lane
-            {
+            let own = all.bodies.get(&entry.id).and_then(|body| lane_of(body));
+            if own.is_some_and(|own| own != *lane) {
                 wrong.push(format!("{} is in lane {lane}, which is not its own", hex(&entry.id)));
             }
         }
@@ -197,7 +243,7 @@ fn state_hashes_belong_to_jobs(all: &Snapshot, places: &BTreeMap<&Id, Vec<&'stat
             wrong.push(format!("{} is {found:?} and its state hash says {letter:?}", hex(id)));
         }
     }
-    let marked = |flags: u8| flags & flag::STATE != 0;
+    let marked = |flags: u8| flags & FLAG_STATE != 0;
     for entry in all.ready() {
         if all.states.contains_key(&entry.id) && !marked(entry.flags) {
             wrong.push(format!(
@@ -239,6 +285,14 @@ fn unique_keys_are_held_by_the_living(
             wrong.push(format!("{} lives and has lost its unique key", hex(id)));
         }
     }
+}
+
+/// The lane of a record, `PRIORITY:TYPE`; `None` if its head cannot be read (version 1, flags, priority, type, time).
+fn lane_of(record: &[u8]) -> Option<String> {
+    let (&[version, _, priority, length], rest) = record.split_first_chunk::<4>()?;
+    let (job_type, rest) = rest.split_at_checked(usize::from(length))?;
+    let job_type = std::str::from_utf8(job_type).ok()?;
+    (version == 1 && (1..=9).contains(&priority) && rest.len() >= 6).then(|| format!("{priority}:{job_type}"))
 }
 
 fn hex(id: &[u8]) -> String {
