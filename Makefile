@@ -16,7 +16,7 @@ test: ## Get the tools, then run every check and every test (PARTS="fmt cargo" f
 test-faults: ## Everything that dies, breaks or is cut off (ROUNDS=3 repeats it), and the planted bugs
 	@scripts/setup.sh redis
 	@scripts/faults.sh --rounds $(or $(ROUNDS),1)
-	@scripts/planted.sh
+	@scripts/mutations.sh
 
 soak: ## The same again and again for MINUTES (default 30), on SERVER if given (a path, or the name of one in .tools/servers)
 	@scripts/setup.sh redis

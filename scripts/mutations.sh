@@ -2,7 +2,7 @@
 # The drill of the tests for rules that stand in the broker's own code: in a copy of the tree one rule at a time is broken, and the test that states it has to
 # fail. (tests/it/mutants.rs breaks rules of the scripts without building anything.)
 #
-# usage: planted.sh
+# usage: mutations.sh
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
