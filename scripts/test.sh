@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs every check and every test, goes on after a failure, and closes with a table and the totals.
+# Runs all checks and tests, continues after a failure, and ends with a table and the totals.
 #
-# usage: test.sh [PART...]    only these parts (names as in the table); without any: all
-# A part whose toolchain is absent is skipped; with CI set a skip is a failure.
+# usage: test.sh [PART...]    only these parts (names as in the table); default: all
+# A part is skipped if its toolchain is missing. With CI set, a skipped part is a failure.
 set -uo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -17,7 +17,7 @@ failed=0
 skipped=0
 broken=0
 
-# part NAME COMMAND...: runs it, shows its output, and counts the tests that it reports.
+# part NAME COMMAND...: runs the command, shows its output, and counts the tests that it reports.
 part() {
   local name=$1 log start rc result p f
   shift
@@ -36,7 +36,7 @@ part() {
   else
     result=FAILED
     broken=$((broken + 1))
-    # What broke without naming a test still counts as one.
+    # A part that fails without naming a test counts as one failed test.
     [ "$f" != 0 ] || f=1
   fi
   passed=$((passed + p))
@@ -44,15 +44,16 @@ part() {
   table+=("$(printf '%-12s %-8s %6s passed %4s failed %5s s' "$name" "$result" "$p" "$f" "$((SECONDS - start))")")
 }
 
-# The tests in a log: the closing lines of `cargo test` and those of our own runners ("NAME: N passed, N failed").
+# counts LOG: the passed and failed tests, from the last lines of `cargo test` and of our own runners
+# ("NAME: N passed, N failed").
 counts() {
   awk '
     /^test result: / { for (i = 1; i < NF; i++) { if ($(i+1) == "passed;") p += $i; if ($(i+1) == "failed;") f += $i } }
-    /^(python|node|grpcurl|deploy|scripts|(example|balancer)-[a-z]+): [0-9]+ passed, [0-9]+ failed$/ { p += $2; f += $4 }
+    /^[a-z]+(-[a-z]+)?: [0-9]+ passed, [0-9]+ failed$/ { p += $2; f += $4 }
     END { print p + 0, f + 0 }' "$1"
 }
 
-# needs PART COMMAND...: the command, once the tools of that part of setup.sh are there.
+# needs PART COMMAND...: installs that part of setup.sh, then runs the command.
 needs() {
   "$root/scripts/setup.sh" "$1" || return
   shift
@@ -63,32 +64,40 @@ buf_checks() {
   local base
   "$venv/bin/buf" lint && "$venv/bin/buf" format --diff --exit-code || return 1
   say "buf: lint and format are clean"
-  # What has landed must not break: the main branch of the origin, or what came before it when that is what we are.
-  base=$(git rev-parse --verify --quiet origin/main) || { say "buf: no landed version to compare with"; return 0; }
+  # Compare with the main branch of the origin, or with its parent if this is that branch.
+  base=$(git rev-parse --verify --quiet origin/main) || base=
   [ "$base" != "$(git rev-parse HEAD)" ] || base=$(git rev-parse --verify --quiet HEAD^) || base=
   if [ -z "$base" ] || ! git cat-file -e "$base:buf.yaml" 2>/dev/null; then
-    say "buf: no landed version to compare with"
+    say "buf: there is no earlier version to compare with"
     return 0
   fi
-  # The options that name packages for Go and Java came once, as the last break; the wire is fixed from then on.
-  git grep -q '^option go_package' "$base" -- proto || { say "buf: the landed version is from before the wire was fixed"; return 0; }
-  "$venv/bin/buf" breaking --against ".git#ref=$base" && say "buf: nothing breaks $(git log -1 --format=%h "$base")"
+  # The wire is stable since the commit that added the options for Go and Java.
+  if ! git grep -q '^option go_package' "$base" -- proto; then
+    say "buf: the earlier version is from before the wire was stable"
+    return 0
+  fi
+  "$venv/bin/buf" breaking --against ".git#ref=$base" || return
+  say "buf: no breaking change since $(git log -1 --format=%h "$base")"
 }
 
 cargo_tests() {
-  # The integration tests run these two binaries; cargo builds only the binaries of the crate under test.
+  # The integration tests run the broker and the command line; `cargo test` builds only the binaries of the tested
+  # crate.
   cargo build --workspace --bins --locked && cargo test --workspace --locked --no-fail-fast
 }
 
-# The store tests, those of dev and a smoke of the whole on the server .tools/servers/$1, which calls itself $2.
+# on_server NAME VERSION: the store tests, the tests of dev and the smoke test on .tools/servers/NAME, which reports
+# VERSION.
 on_server() {
   local server=$tools/servers/$1
   "$root/scripts/setup.sh" servers || return
-  # As in cargo_tests: with other features of the dependencies everything would be built twice.
-  cargo build --workspace --bins --locked && REDIS_SERVER=$server cargo test --workspace --locked --test store --test dev || return
+  # The same build as in cargo_tests: other features of the dependencies would build everything twice.
+  cargo build --workspace --bins --locked &&
+    REDIS_SERVER=$server cargo test --workspace --locked --test store --test dev || return
   "$root/scripts/smoke.sh" "$2" "$server"
 }
 
+# The broker refuses a Redis that is too old.
 refusal() {
   "$root/scripts/setup.sh" servers && cargo build --workspace --bins --locked || return
   "$root/scripts/smoke.sh" --refused "Redis 6.2.14" "$tools/servers/redis-6"
@@ -114,12 +123,14 @@ part grpcurl needs grpcurl "$root/scripts/with-broker.sh" "$root/tests/grpcurl/e
 part scripts needs python "$root/scripts/lint-scripts.sh"
 part deploy needs python "$root/deploy/lint.sh"
 
-say "" && say "== what cargo test said"
-grep -hE '^(test result: |test .* FAILED$|error: test failed|error(\[E[0-9]+\])?:)' "$logs/cargo.log" 2>/dev/null | grep -v ' 0 passed; 0 failed; 0 ignored' || true
+say "" && say "== results of cargo test"
+grep -hE '^(test result: |test .* FAILED$|error: test failed|error(\[E[0-9]+\])?:)' "$logs/cargo.log" 2>/dev/null |
+  grep -v ' 0 passed; 0 failed; 0 ignored' || true
 say "" && say "== summary"
 printf '%s\n' "${table[@]}"
 if [ "$skipped" != 0 ]; then
-  say "$skipped part(s) skipped because a toolchain is absent: $(printf '%s\n' "${table[@]}" | awk '$2 == "skipped" { printf "%s ", $1 }')"
+  names=$(printf '%s\n' "${table[@]}" | awk '$2 == "skipped" { printf "%s ", $1 }')
+  say "$skipped part(s) skipped because a toolchain is missing: $names"
 fi
 say "$passed passed, $failed failed" | tee "$logs/totals"
 [ "$broken" = 0 ]

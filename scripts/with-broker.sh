@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Runs a command beside a private Redis and broker, and ends both with it.
+# Runs a command with a private Redis and broker, which end when the command ends.
 #
 # usage: with-broker.sh COMMAND...
-# The command finds in its environment what with-redis.sh says (and takes), and: BANANAS_BROKER (address), BANANAS_TEST_BROKER_BIN
-# (to start more brokers on the same Redis), BANANAS_TEST_HTTP_PORT (metrics and health) and BANANAS_TEST_BROKER_PID.
+# Options: see with-redis.sh. Sets for the command the variables of with-redis.sh, and: BANANAS_BROKER (address),
+# BANANAS_TEST_BROKER_BIN (to start more brokers on the same Redis), BANANAS_TEST_HTTP_PORT (metrics and health) and
+# BANANAS_TEST_BROKER_PID.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,18 +22,18 @@ finish() {
   trap - EXIT
   [ -z "$broker_pid" ] || end_process "$broker_pid"
   if [ "$rc" != 0 ] && [ -s "$dir/broker.log" ]; then
-    say "-- the last lines of the broker's log" >&2
+    say "-- the last lines of the log of the broker" >&2
     tail -n 40 "$dir/broker.log" >&2
   fi
   exit "$rc"
 }
 trap finish EXIT
 
-# A broker refuses a Redis that keeps nothing, unless it is told not to.
+# A broker refuses a Redis without persistence by default.
 [ "${REDIS_AOF:-everysec}" != no ] || export BANANAS_REDIS_ALLOW_UNSAFE=true
 api_port=$(free_port)
 http_port=$(free_port)
-# It would warn of variables that look like settings of its own.
+# The broker warns about variables that look like its settings.
 env -u BANANAS_TEST_REDIS_URL -u BANANAS_TEST_REDIS_PID -u BANANAS_TEST_DIR \
   METRICS_PORT="$http_port" LOG_LEVEL="${LOG_LEVEL:-info}" \
   "$broker_bin" serve --redis-url "$BANANAS_TEST_REDIS_URL" --listen "127.0.0.1:$api_port" >"$dir/broker.log" 2>&1 &

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs a command beside a private Redis, and ends that with it.
+# Runs a command with a private Redis, which ends when the command ends.
 #
 # usage: [REDIS_AOF=everysec|always|no] [REDIS_SERVER=PATH] with-redis.sh COMMAND...
 # REDIS_SERVER: the program to start; default redis-server of the PATH.
-# REDIS_AOF: how the append-only file is written; no: there is none. Default everysec.
-# The command finds in its environment: BANANAS_TEST_REDIS_URL, BANANAS_TEST_REDIS_PID and BANANAS_TEST_DIR (removed afterwards).
+# REDIS_AOF: appendfsync of the append-only file; no: without the file. Default everysec.
+# Sets for the command: BANANAS_TEST_REDIS_URL, BANANAS_TEST_REDIS_PID and BANANAS_TEST_DIR (removed afterwards).
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -13,7 +13,7 @@ aof=${REDIS_AOF:-everysec}
 case $aof in
   everysec | always) durability=(--appendonly yes --appendfsync "$aof") ;;
   no) durability=(--appendonly no) ;;
-  *) die "REDIS_AOF=$aof: everysec, always or no" ;;
+  *) die "REDIS_AOF=$aof is not everysec, always or no" ;;
 esac
 dir=$(mktemp -d)
 redis_pid=
