@@ -1,18 +1,22 @@
 //! Traces: a call becomes a span under the caller's, and reaches the collector before the broker has ended.
 
-#![allow(clippy::unwrap_used)] // A test that cannot go on fails.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod program;
+use std::{
+    fmt::Write,
+    sync::{Arc, Mutex},
+};
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
-use opentelemetry_proto::tonic::trace::v1::Span;
-use program::Dev;
-use std::fmt::Write;
-use std::sync::{Arc, Mutex};
+use bananas_harness::dev_broker::DevBroker;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    trace::v1::Span,
+};
 use tonic::{Request, Response, Status};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -51,11 +55,9 @@ async fn a_call_is_a_span_under_the_callers_and_is_sent_before_the_end() {
     tokio::spawn(server.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
 
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_owned();
-    let start = move || Dev::start(&path, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
-    let dev = tokio::task::spawn_blocking(start).await.unwrap();
+    let dev = DevBroker::start(directory.path(), &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await;
 
-    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", dev.grpc))
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", dev.address()))
         .unwrap()
         .connect()
         .await
@@ -63,7 +65,7 @@ async fn a_call_is_a_span_under_the_callers_and_is_sent_before_the_end() {
     let mut request = Request::new(HealthCheckRequest::default());
     request.metadata_mut().insert("traceparent", PARENT.parse().unwrap());
     HealthClient::new(channel).check(request).await.unwrap();
-    assert!(tokio::task::spawn_blocking(|| dev.stop()).await.unwrap().success());
+    assert!(dev.stop().await.success());
 
     let spans = collector.0.lock().unwrap();
     let span = spans

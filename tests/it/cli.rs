@@ -2,12 +2,11 @@
 use bananas_harness::{
     api::{Api, unique_key},
     eventually::eventually,
+    program::{Ran, command, run},
     stand::{Stand, StandOptions},
 };
 use serde_json::Value;
 use tokio::process::{Child, Command};
-
-use crate::process::{Ran, command, run};
 
 /// What docs/cli.md says of exit codes.
 const USAGE: i32 = 2;

@@ -7,16 +7,14 @@ use bananas_harness::{
     eventually::eventually,
     http::{self, metric},
     ports,
+    program::{Ran, command, run},
     redis_server::{RedisOptions, RedisServer},
     stand::Stand,
 };
 use bananas_proto::v1::{CancelJobRequest, JobSpec, job_spec};
 use tokio::process::Command;
 
-use crate::{
-    arranged,
-    process::{Ran, command, run},
-};
+use crate::arranged;
 
 const NOT_VALID: i32 = 78;
 

@@ -4,11 +4,10 @@ use std::{fs::OpenOptions, io::Write as _, process::Stdio};
 use bananas_harness::{
     api::unique_key,
     eventually::{eventually, within},
+    program::{command, run},
     stand::{Stand, StandOptions},
 };
 use bananas_proto::v1::JobState;
-
-use crate::process::{command, run};
 
 /// A file that takes nothing, as on a full disk.
 fn full() -> Stdio {

@@ -16,7 +16,6 @@ mod lifecycle;
 mod logs;
 mod mutants;
 mod pause;
-mod process;
 mod queues;
 mod retry;
 mod signals;

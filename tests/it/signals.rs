@@ -13,6 +13,7 @@ use bananas_harness::{
     api::{Api, lease_request, seconds, spec, unique_key},
     eventually::{eventually, within},
     http, ports,
+    program::command,
     redis_server::{RedisOptions, RedisServer},
     refusal::{assert_refused, reason_of},
     session::Session,
@@ -27,8 +28,6 @@ use tokio::{
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_types::StatusExt as _;
-
-use crate::process::command;
 
 const SERVICES: [&str; 5] = [
     "",

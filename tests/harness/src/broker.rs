@@ -11,7 +11,9 @@ use tempfile::TempDir;
 use crate::{
     api::Api,
     eventually::eventually,
-    http, ports, reaper,
+    http, ports,
+    program::binary,
+    reaper,
     redis_server::{RedisServer, last_lines},
     signal,
 };
@@ -212,20 +214,4 @@ impl Drop for BrokerProcess {
             eprintln!("-- log of the broker on port {}:\n{}", self.api_port, self.log());
         }
     }
-}
-
-/// A binary of this workspace, beside the directory of the test that runs.
-pub fn binary(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("a test knows its own path");
-    let built = test
-        .parent()
-        .and_then(|deps| deps.parent())
-        .expect("tests lie in target/<profile>/deps");
-    let path = built.join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build --workspace --bins` first (make test does)",
-        path.display()
-    );
-    path
 }

@@ -1,13 +1,19 @@
-//! The harness of the tests of the whole: real brokers and real Redis servers as processes, raw clients, faults, and the history checker.
+//! What the Rust tests of every crate start and check. A test of one crate takes from here what it needs; nothing here depends on the
+//! crate under test, except that [`program`] runs the programs of this workspace.
 //!
-//! A test takes a [`stand::Stand`] (its own, or the shared one when it breaks nothing), talks to the brokers through [`api::Api`] and
-//! [`session::Session`], and lets the stand audit the keyspace at its end. Nothing here waits by sleeping: it waits for the thing itself
-//! ([`eventually`]), bounded.
+//! - Processes: [`redis_server`] (redis-server or Valkey, one per test or shared), [`broker`], [`dev_broker`], [`program`] (anything
+//!   else, run to its end). [`ports`] finds ports for them, [`signal`] sends signals, [`reaper`] ends what a killed test leaves behind.
+//!   Launchers of a Sentinel and of a Cluster belong beside `redis_server`, as files of their own that start several of its servers.
+//! - Faults: [`fault_proxy`] cuts and delays connections, [`mutant_proxy`] breaks one rule of the scripts.
+//! - Clients: [`api`] (calls), [`session`] (a stream), [`http`] (GET), [`refusal`] (errors).
+//! - Checks: [`keyspace`] (the keys in Redis), [`history`] and [`check`] (what clients saw), [`load`] (who makes that history).
+//! - [`stand`] puts a Redis and brokers together; [`eventually`] waits, bounded, for the thing itself. Nothing here sleeps to be right.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails by panicking")]
 
 pub mod api;
 pub mod broker;
 pub mod check;
+pub mod dev_broker;
 pub mod eventually;
 pub mod fault_proxy;
 pub mod history;
@@ -16,6 +22,7 @@ pub mod keyspace;
 pub mod load;
 pub mod mutant_proxy;
 pub mod ports;
+pub mod program;
 pub mod reaper;
 pub mod redis_server;
 pub mod refusal;

@@ -1,50 +1,58 @@
-//! Programs of this workspace, run to their end.
-use std::process::{Output, Stdio};
+//! Programs of this workspace: started in an environment of the test's own, and run to their end.
+use std::{
+    env,
+    path::PathBuf,
+    process::{Output, Stdio},
+};
 
-use bananas_harness::{broker::binary, eventually::within};
 use tokio::{io::AsyncWriteExt, process::Command};
+
+use crate::eventually::within;
 
 /// What a program said and how it ended.
 #[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) code: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+pub struct Ran {
+    /// The exit code; -1 if a signal ended it.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
 }
 
 impl Ran {
     /// It ended with 0.
     #[track_caller]
-    pub(crate) fn ok(self) -> Self {
+    pub fn ok(self) -> Self {
         self.ended_with(0)
     }
 
     /// It ended with that code.
     #[track_caller]
-    pub(crate) fn ended_with(self, code: i32) -> Self {
+    pub fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
         self
     }
 
     /// What it printed for programs.
     #[track_caller]
-    pub(crate) fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:#?}"))
     }
 }
 
-/// Nothing of what the developer has in the environment.
-pub(crate) fn command(program: &str) -> Command {
+/// A program of this workspace. From the environment it gets PATH and the choice of a Redis server, nothing else.
+pub fn command(program: &str) -> Command {
     let mut command = Command::new(binary(program));
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .kill_on_drop(true);
+    let kept = ["PATH", "REDIS_SERVER"]
+        .into_iter()
+        .filter_map(|name| Some((name, env::var_os(name)?)));
+    command.env_clear().envs(kept).kill_on_drop(true);
     command
 }
 
 /// Runs a program with that input until it ends.
-pub(crate) async fn run(mut command: Command, input: &str) -> Ran {
+pub async fn run(mut command: Command, input: &str) -> Ran {
     let program = format!("{:?}", command.as_std());
     let mut child = command
         .stdin(Stdio::piped())
@@ -67,4 +75,20 @@ pub(crate) async fn run(mut command: Command, input: &str) -> Ran {
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     }
+}
+
+/// A binary of this workspace, beside the directory of the test that runs.
+pub fn binary(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("a test knows its own path");
+    let built = test
+        .parent()
+        .and_then(|deps| deps.parent())
+        .expect("tests lie in target/<profile>/deps");
+    let path = built.join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo build --workspace --bins` first (make test does)",
+        path.display()
+    );
+    path
 }
