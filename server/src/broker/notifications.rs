@@ -11,7 +11,7 @@ pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(Str
     while let Some((channel, signal)) = incoming.recv().await {
         if signal == Signal::Missed {
             for queue in broker.queues.all() {
-                queue.wakers().missed();
+                queue.waiters().missed();
             }
             continue;
         }
@@ -19,11 +19,11 @@ pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(Str
             continue;
         };
         match signal {
-            // Our own enqueues have woken our own sleepers already.
+            // Our own enqueues have woken our own registered already.
             Signal::LaneReady { by_us: true, .. } | Signal::Missed => {}
-            Signal::LaneReady { priority, job_type, .. } => queue.wakers().lane_ready(priority, &job_type, None),
-            Signal::DueEarlier(_) => queue.wakers().due_earlier(),
-            Signal::Settled(job) => queue.wakers().settled(job),
+            Signal::LaneReady { priority, job_type, .. } => queue.waiters().lane_ready(priority, &job_type, None),
+            Signal::DueEarlier(_) => queue.waiters().due_earlier(),
+            Signal::Settled(job) => queue.waiters().settled(job),
             Signal::Cancel { job_id, grace, reason } => broker.sessions.cancel(job_id, grace, &reason),
         }
     }

@@ -1,39 +1,41 @@
-//! Dispatch: who wants jobs, and who gets them. Those who ask for the same thing share one selector, which looks at Redis for all of them at once.
+//! Dispatch: which consumer gets which job. Consumers with equal selectors share one fetcher, which fetches from Redis
+//! for all of them in one script call.
 
-mod line;
-mod news;
-mod selector;
-mod taker;
+mod consumer;
+mod delivery;
+mod fetcher;
+mod pending;
+mod wait_list;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
-use selector::SelectorTask;
-pub use taker::{Delivery, Notice, Sink, Taker, Terms};
+use parking_lot::Mutex;
 
 use crate::{
     domain::RoutingKey,
     metrics::Metrics,
     queue::{Queues, waiters::LaneFilter},
 };
+pub use consumer::{Consumer, Identity, Notice, Sink};
+pub use delivery::Delivery;
+use fetcher::Fetcher;
 
-/// What somebody asks for. Equal asks share a selector.
+/// What a consumer asks for. Consumers with equal selectors share a fetcher.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Ask {
+pub struct Selector {
     /// In order of preference.
     pub routing_keys: Vec<RoutingKey>,
-    /// One for each routing key where the choice is weighted; empty: strict order.
+    /// One weight for each routing key if the choice is weighted; empty for strict order.
     pub weights: Vec<u32>,
-    /// Priorities and types.
+    /// Priorities and job types.
     pub filter: LaneFilter,
-    /// How long the leases run.
+    /// Length of the leases.
     pub lease_ms: u64,
 }
 
-impl Ask {
-    /// The order in which to look at these of the routing keys (by position): as given, or by chance, the heavier the sooner.
+impl Selector {
+    /// The order in which to fetch from these of the routing keys (by position): as given, or drawn at random with the
+    /// weights as probabilities.
     pub fn order(&self, keys: impl Iterator<Item = usize>) -> Vec<usize> {
         if self.weights.is_empty() {
             return keys.collect();
@@ -47,40 +49,40 @@ impl Ask {
     }
 }
 
-/// All selectors of this broker.
+/// All fetchers of this broker.
 #[derive(Debug)]
 pub struct Dispatcher {
     queues: Arc<Queues>,
     metrics: Arc<Metrics>,
-    selectors: Mutex<HashMap<Ask, Arc<SelectorTask>>>,
+    fetchers: Mutex<HashMap<Selector, Arc<Fetcher>>>,
 }
 
 impl Dispatcher {
-    /// None yet.
+    /// Without fetchers.
     pub fn new(queues: Arc<Queues>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             queues,
             metrics,
-            selectors: Mutex::default(),
+            fetchers: Mutex::default(),
         })
     }
 
-    /// Gives jobs to `taker` as they come, until it is closed.
-    pub fn attach(self: &Arc<Self>, ask: &Ask, taker: &Arc<Taker>) {
-        let mut selectors = self.selectors.lock().unwrap_or_else(PoisonError::into_inner);
-        let selector = selectors.entry(ask.clone()).or_insert_with(|| {
-            let queues = ask.routing_keys.iter().map(|key| self.queues.get(key)).collect();
-            SelectorTask::start(self.clone(), ask.clone(), queues)
+    /// Delivers jobs to `consumer` until it is closed.
+    pub fn attach(self: &Arc<Self>, selector: &Selector, consumer: &Arc<Consumer>) {
+        let mut fetchers = self.fetchers.lock();
+        let fetcher = fetchers.entry(selector.clone()).or_insert_with(|| {
+            let queues = selector.routing_keys.iter().map(|key| self.queues.get(key)).collect();
+            Fetcher::start(self.clone(), selector.clone(), queues)
         });
-        selector.attach(taker);
+        fetcher.attach(consumer);
     }
 
-    /// Ends a selector that nobody uses any more; `false` if somebody came in the meantime.
-    fn retire(&self, selector: &SelectorTask) -> bool {
-        let mut selectors = self.selectors.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = selector.is_unused();
+    /// Removes a fetcher without consumers; `false` if a consumer came in the meantime.
+    fn retire(&self, fetcher: &Fetcher) -> bool {
+        let mut fetchers = self.fetchers.lock();
+        let unused = fetcher.is_unused();
         if unused {
-            selectors.remove(selector.ask());
+            fetchers.remove(fetcher.selector());
         }
         unused
     }
@@ -90,9 +92,9 @@ impl Dispatcher {
 mod tests {
     use super::*;
 
-    fn ask(weights: &[u32]) -> Ask {
+    fn selector(weights: &[u32]) -> Selector {
         let key = |name| RoutingKey::parse(name).unwrap();
-        Ask {
+        Selector {
             routing_keys: vec![key("a"), key("b"), key("c")],
             weights: weights.to_vec(),
             filter: LaneFilter {
@@ -104,18 +106,18 @@ mod tests {
     }
 
     #[test]
-    fn without_weights_the_order_is_that_of_the_ask() {
-        assert_eq!(ask(&[]).order(0..3), [0, 1, 2]);
-        assert_eq!(ask(&[]).order([0, 2].into_iter()), [0, 2]);
+    fn without_weights_the_order_is_that_of_the_selector() {
+        assert_eq!(selector(&[]).order(0..3), [0, 1, 2]);
+        assert_eq!(selector(&[]).order([0, 2].into_iter()), [0, 2]);
     }
 
     #[test]
-    fn with_weights_every_queue_has_its_turn_and_the_heavy_one_most_often() {
+    fn with_weights_every_queue_comes_first_at_times_and_the_heavy_one_most_often() {
         fastrand::seed(7);
-        let ask = ask(&[1, 1, 100]);
+        let selector = selector(&[1, 1, 100]);
         let mut first = [0; 3];
         for _ in 0..1_000 {
-            let mut order = ask.order(0..3);
+            let mut order = selector.order(0..3);
             first[order[0]] += 1;
             order.sort_unstable();
             assert_eq!(order, [0, 1, 2]);

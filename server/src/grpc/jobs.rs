@@ -118,13 +118,13 @@ impl Service {
             }
         };
         queue.due_within(wait_ms);
-        let (settled, listening) = queue.wakers().on_settled(id);
+        let (settled, subscription) = queue.waiters().on_settled(id);
         // Forgotten on every way out, also when the caller goes away.
         let _forget = Forget {
             queue: queue.clone(),
             id,
         };
-        let mut listening = Some(listening);
+        let mut subscription = Some(subscription);
         loop {
             let mut notified = std::pin::pin!(settled.notified());
             notified.as_mut().enable();
@@ -138,9 +138,9 @@ impl Service {
             if left.is_zero() || self.0.draining.is_cancelled() {
                 return Ok(());
             }
-            if let Some(listening) = listening.take() {
+            if let Some(subscription) = subscription.take() {
                 // From here on nothing is missed; what was settled in between is seen by the next look.
-                listening.sure().await;
+                subscription.ready().await;
                 continue;
             }
             tokio::select! {
@@ -159,7 +159,7 @@ struct Forget {
 
 impl Drop for Forget {
     fn drop(&mut self) {
-        self.queue.wakers().forget_settled(self.id);
+        self.queue.waiters().forget_settled(self.id);
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    dispatch::{Ask, Delivery, Taker, Terms},
+    dispatch::{Consumer, Delivery, Identity, Selector},
     domain::{Error, JobId, Keeper, limits as bound},
     edge::Weight,
     queue::Queue,
@@ -32,7 +32,7 @@ const DRAINING_WAIT: Duration = Duration::from_secs(1);
 /// A Lease call, checked.
 #[derive(Debug)]
 pub(super) struct LeaseCall {
-    ask: Ask,
+    selector: Selector,
     worker_id: String,
     max_jobs: u32,
     max_bytes: u64,
@@ -52,7 +52,7 @@ pub(super) struct Got {
 impl LeaseCall {
     pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Result<Self, Error> {
         let lease_ms = convert::lease_ms(request.lease_duration.as_ref(), "lease_duration", bound::LEASE_MS.0)?;
-        let ask = convert::ask(request.selector.as_ref(), lease_ms)?;
+        let selector = convert::selector(request.selector.as_ref(), lease_ms)?;
         let worker = convert::worker(request.worker.as_ref())?;
         at_most("max_jobs", request.max_jobs, bound::MAX_LEASE_JOBS)?;
         at_most("max_bytes", request.max_bytes, bound::MAX_LEASE_BYTES)?;
@@ -64,7 +64,7 @@ impl LeaseCall {
             None
         } else {
             JobId::parse(&request.request_id).map_err(|_| Error::invalid("request_id", "must be a hyphenated UUID"))?;
-            if ask.routing_keys.len() > 1 {
+            if selector.routing_keys.len() > 1 {
                 return Err(Error::invalid(
                     "request_id",
                     "is only for selectors with one routing key",
@@ -73,7 +73,7 @@ impl LeaseCall {
             Some(request.request_id)
         };
         Ok(Self {
-            ask,
+            selector,
             worker_id: worker.worker_id,
             max_jobs: request.max_jobs.max(1),
             max_bytes: if request.max_bytes == 0 {
@@ -104,7 +104,7 @@ impl LeaseCall {
         let mut failures = Vec::new();
         let mut left = (self.max_jobs, self.max_bytes);
         for index in self.queues_with_work(broker, &mut got).await {
-            let queue = broker.queues.get(&self.ask.routing_keys[index]);
+            let queue = broker.queues.get(&self.selector.routing_keys[index]);
             // One queue that fails is not in the way of the others.
             if let Err(error) = self.look(&queue, &mut left, &mut got).await {
                 failures.push(error);
@@ -118,7 +118,7 @@ impl LeaseCall {
         }
         let failure = failures.pop();
         match failure {
-            Some(error) if failures.len() + 1 == self.ask.routing_keys.len() || Instant::now() >= self.until => {
+            Some(error) if failures.len() + 1 == self.selector.routing_keys.len() || Instant::now() >= self.until => {
                 Err(error)
             }
             None if Instant::now() >= self.until => Ok(got),
@@ -140,13 +140,13 @@ impl LeaseCall {
 
     /// In the order of the ask; of several queues only those that have jobs, found out in one round trip.
     async fn queues_with_work(&self, broker: &Broker, got: &mut Got) -> Vec<usize> {
-        let order = self.ask.order(0..self.ask.routing_keys.len());
+        let order = self.selector.order(0..self.selector.routing_keys.len());
         if order.len() < 2 {
             return order;
         }
         let keys: Vec<_> = order
             .iter()
-            .map(|&index| broker.store.keys(&self.ask.routing_keys[index]))
+            .map(|&index| broker.store.keys(&self.selector.routing_keys[index]))
             .collect();
         let occupied = broker.store.occupied(keys.iter()).await;
         for (&index, occupied) in order.iter().zip(&occupied) {
@@ -154,7 +154,7 @@ impl LeaseCall {
                 first_lease_ends_in_ms: Some(ms),
             }) = occupied
             {
-                broker.queues.get(&self.ask.routing_keys[index]).due_within(*ms);
+                broker.queues.get(&self.selector.routing_keys[index]).due_within(*ms);
             }
         }
         // An error is for the look to find out.
@@ -172,8 +172,8 @@ impl LeaseCall {
     async fn look(&self, queue: &Arc<Queue>, left: &mut (u32, u64), got: &mut Got) -> Result<(), Error> {
         loop {
             let item = LeaseItem {
-                filter: self.ask.filter.clone(),
-                lease_ms: self.ask.lease_ms,
+                filter: self.selector.filter.clone(),
+                lease_ms: self.selector.lease_ms,
                 claim: Claim {
                     holder: self.worker_id.clone(),
                     keeper: Keeper::NONE,
@@ -208,27 +208,27 @@ impl LeaseCall {
     /// The id that makes the call repeatable, and what it was asked with.
     fn request(&self) -> Option<(String, String)> {
         let id = self.request_id.clone()?;
-        Some((id, convert::fingerprint(&self.ask, self.max_jobs, self.max_bytes)))
+        Some((id, convert::fingerprint(&self.selector, self.max_jobs, self.max_bytes)))
     }
 
     async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Got {
         let (sender, mut deliveries) = mpsc::unbounded_channel::<Delivery>();
         let sink = Box::new(move |delivery| sender.send(delivery).map_err(|error| error.0));
-        let terms = Terms {
+        let identity = Identity {
             holder: self.worker_id.clone(),
             keeper: Keeper::NONE,
             request: self.request(),
         };
-        let taker = Taker::new(terms, self.max_jobs, self.max_bytes, sink, Box::new(|_| ()));
+        let consumer = Consumer::new(identity, self.max_jobs, self.max_bytes, sink, Box::new(|_| ()));
         broker.metrics.lease_waiters.inc();
-        broker.dispatcher.attach(&self.ask, &taker);
+        broker.dispatcher.attach(&self.selector, &consumer);
         let first = tokio::select! {
             delivery = deliveries.recv() => delivery,
             () = tokio::time::sleep_until(self.until) => None,
             () = broker.draining.cancelled() => None,
             () = gone.cancelled() => None,
         };
-        taker.close();
+        consumer.close();
         broker.metrics.lease_waiters.dec();
         deliveries.close();
         let mut got = Got {
@@ -236,7 +236,7 @@ impl LeaseCall {
             paused,
             draining: broker.draining.is_cancelled(),
         };
-        // What came while the taker was being closed.
+        // What came while the consumer was being closed.
         while let Ok(delivery) = deliveries.try_recv() {
             got.deliveries.push(delivery);
         }
@@ -279,7 +279,7 @@ impl Got {
         let mut response = Response::new(message);
         response.extensions_mut().insert(Weight::new(bytes).or_else(move || {
             for (queue, nonce, ids) in leases {
-                queue.give_back_soon(ids.into_iter().map(|id| (id, nonce, false)).collect());
+                queue.release_soon(ids.into_iter().map(|id| (id, nonce, false)).collect());
             }
         }));
         response
@@ -315,6 +315,6 @@ impl Got {
 impl Drop for Got {
     /// Nobody took the jobs.
     fn drop(&mut self) {
-        self.deliveries.iter().for_each(Delivery::give_back);
+        self.deliveries.iter().for_each(Delivery::release);
     }
 }

@@ -67,7 +67,7 @@ impl QueueService for Service {
             .pause(queue.keys(), &request.reason, request.enqueue_too)
             .await?;
         // Those who wait learn of it with their next look.
-        queue.wakers().missed();
+        queue.waiters().missed();
         tracing::info!(queue = %name, reason = request.reason, enqueue_too = request.enqueue_too, "queue paused");
         Ok(Response::new(pb::PauseQueueResponse {
             queue: Some(self.count(&name).await?),
@@ -84,7 +84,7 @@ impl QueueService for Service {
         }
         self.0.store.resume(&self.0.store.keys(&name)).await?;
         if let Some(queue) = self.0.queues.known(&name) {
-            queue.wakers().missed();
+            queue.waiters().missed();
         }
         tracing::info!(queue = %name, "queue resumed");
         Ok(Response::new(pb::ResumeQueueResponse {

@@ -14,7 +14,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     broker::Broker,
     domain::{Error, RoutingKey},
-    queue::{LISTED_MS, Queue},
+    queue::{Queue, REGISTERED_MS},
     store::{Agenda, Next, Round, Taken, Told},
 };
 
@@ -29,8 +29,8 @@ const AT_ONCE: usize = 64;
 /// Rounds in a row on one queue before it is somebody else's turn.
 const ROUNDS_AT_ONCE: usize = 20;
 /// A queue in which nothing falls due is looked after this often, so that the last keys of one that is empty go. Longer than any broker takes it for listed
-/// (`queue::LISTED_MS`), and than a call that was begun then can take.
-const TIDY_MS: u64 = LISTED_MS + 60_000;
+/// (`queue::REGISTERED_MS`), and than a call that was begun then can take.
+const TIDY_MS: u64 = REGISTERED_MS + 60_000;
 /// Visits without anything due are spread so that there are no more than this many in a second, at all brokers together.
 const TIDY_PER_SECOND: u64 = 40;
 /// One in so many queues in which nothing is due is looked after all the same: lost deadlines are found, and what is kept is counted.
@@ -87,7 +87,7 @@ async fn forget_idle(broker: &Arc<Broker>) {
         tokio::time::sleep(FORGET).await;
         let queues = broker.queues.clone();
         // There may be a hundred thousand.
-        let _ = tokio::task::spawn_blocking(move || queues.forget_idle()).await;
+        let _ = tokio::task::spawn_blocking(move || queues.drop_idle()).await;
     }
 }
 
@@ -101,15 +101,15 @@ async fn keep_listed(broker: &Broker) {
         if now != generation || Instant::now() >= next {
             generation = now;
             next = Instant::now() + jittered(LIST_AGAIN);
-            let real = broker.queues.all().into_iter().filter(|queue| queue.is_real());
+            let real = broker.queues.all().into_iter().filter(|queue| queue.has_held_jobs());
             let names = real.map(|queue| queue.routing_key().clone()).collect();
-            broker.queues.agenda().known(names);
+            broker.queues.due_reports().known(names);
         }
     }
 }
 
 async fn look_after_queues(broker: &Arc<Broker>) {
-    let agenda = broker.queues.agenda();
+    let agenda = broker.queues.due_reports();
     let mut visits = JoinSet::new();
     let mut second = Instant::now();
     loop {
@@ -119,7 +119,7 @@ async fn look_after_queues(broker: &Arc<Broker>) {
             second = Instant::now() + Duration::from_secs(1);
             for name in agenda.take_later() {
                 if let Some(queue) = broker.queues.known(&name) {
-                    queue.tell_later();
+                    queue.report_later();
                 }
             }
         }
@@ -130,7 +130,7 @@ async fn look_after_queues(broker: &Arc<Broker>) {
             Ok(list) => {
                 for (name, _) in told.iter().filter(|(_, what)| *what == Told::Used) {
                     if let Some(queue) = broker.queues.known(name) {
-                        queue.listed(at_ms, generation);
+                        queue.registered(at_ms, generation);
                     }
                 }
                 let worked = agenda.take_worked().into_iter();
@@ -153,7 +153,7 @@ async fn look_after_queues(broker: &Arc<Broker>) {
         tokio::time::sleep(COLLECT.min(pause.max(Duration::from_millis(1)))).await;
         if pause > COLLECT {
             tokio::select! {
-                () = agenda.nudged() => {}
+                () = agenda.woken() => {}
                 () = tokio::time::sleep(pause.saturating_sub(COLLECT)) => {}
             }
         } else if pause.is_zero() && visits.len() >= AT_ONCE {
@@ -204,7 +204,7 @@ fn visits_of(list: &Agenda, worked: impl Iterator<Item = RoutingKey>) -> Vec<Vis
 impl Visit {
     async fn make(self, broker: Arc<Broker>) {
         match self.look_after(&broker).await {
-            Ok(next) => broker.queues.agenda().visited(
+            Ok(next) => broker.queues.due_reports().maintained(
                 self.routing_key,
                 Told::Visited {
                     taken: self.score,
@@ -227,9 +227,9 @@ impl Visit {
         }
         // A queue that this broker does not use is looked after all the same, and leaves nothing behind here.
         let queue = broker.queues.known(&self.routing_key);
-        let mut cursor = queue
-            .as_deref()
-            .map_or(0, |queue| queue.cursor.load(std::sync::atomic::Ordering::Relaxed));
+        let mut cursor = queue.as_deref().map_or(0, |queue| {
+            queue.repair_cursor.load(std::sync::atomic::Ordering::Relaxed)
+        });
         let mut round = Round::default();
         for _ in 0..ROUNDS_AT_ONCE {
             round = if self.may_forget {
@@ -246,7 +246,7 @@ impl Visit {
             }
         }
         if let Some(queue) = queue {
-            queue.cursor.store(cursor, std::sync::atomic::Ordering::Relaxed);
+            queue.repair_cursor.store(cursor, std::sync::atomic::Ordering::Relaxed);
         }
         if round.forgotten {
             return Ok(None);

@@ -1,38 +1,41 @@
-//! What this broker has to tell the list of queues: which queues it uses, when something falls due in them, what it did there. Told in groups by `upkeep`.
+//! What this broker reports to the due index: the queues it uses, when something falls due in them, and the maintenance it
+//! ran. Maintenance sends the reports in batches.
 
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::guard::unless_it_panics;
 use crate::{
     domain::{Error, RoutingKey},
-    queue::batch::unless_it_panics,
     store::{MAX_TOLD, Store, Told},
 };
 
-/// What is to be told. Bounded by the number of queues: of each, only what is soonest.
+/// The reports that wait to be sent. Bounded by the number of queues: only the earliest due time of each is kept.
 #[derive(Debug)]
-pub struct Agenda {
+pub struct DueReports {
     epoch: Instant,
-    /// The time of the last round of upkeep, as [`Agenda::now_ms`] gives it: for what need not be exact.
+    /// [`DueReports::now_ms`] of the last tick, for times that need not be exact.
     coarse_ms: AtomicU64,
     waiting: Mutex<Waiting>,
-    listing: Mutex<Listing>,
-    nudge: Notify,
+    registrations: Mutex<Registrations>,
+    wake: Notify,
 }
 
-/// Queues that are to be on the list before a job is stored in them. Those that come while a call is under way go together in the next one.
+/// Queues that have to be in the due index before a job is stored in them. Those that arrive during a call go together in
+/// the next one.
 #[derive(Debug, Default)]
-struct Listing {
+struct Registrations {
     waiting: Vec<(RoutingKey, oneshot::Sender<Result<(), Error>>)>,
-    under_way: bool,
+    in_flight: bool,
 }
 
 #[derive(Debug, Default)]
@@ -40,19 +43,19 @@ struct Waiting {
     used: HashSet<RoutingKey>,
     known: Vec<RoutingKey>,
     due: HashMap<RoutingKey, u64>,
-    visited: Vec<(RoutingKey, Told)>,
+    maintained: Vec<(RoutingKey, Told)>,
     worked: HashSet<RoutingKey>,
     later: Vec<RoutingKey>,
 }
 
-impl Agenda {
+impl DueReports {
     pub(crate) fn new() -> Self {
         Self {
             epoch: Instant::now(),
             coarse_ms: AtomicU64::new(1),
             waiting: Mutex::default(),
-            listing: Mutex::default(),
-            nudge: Notify::new(),
+            registrations: Mutex::default(),
+            wake: Notify::new(),
         }
     }
 
@@ -61,166 +64,164 @@ impl Agenda {
         self.epoch.elapsed().as_millis() as u64 + 1
     }
 
-    /// The same, as of the last round of upkeep.
+    /// The same as of the last tick.
     pub(crate) fn coarse_ms(&self) -> u64 {
         self.coarse_ms.load(Relaxed)
     }
 
-    /// Brings the coarse time up to date.
+    /// Updates the coarse time.
     pub(crate) fn tick(&self) {
         self.coarse_ms.store(self.now_ms(), Relaxed);
     }
 
-    /// Something falls due in a queue at this time of ours.
+    /// Something falls due in a queue at `at_ms` of this broker's time.
     pub(crate) fn due(&self, name: &RoutingKey, at_ms: u64) {
-        let mut waiting = self.lock();
-        let known = waiting.due.entry(name.clone()).or_insert(at_ms);
-        *known = at_ms.min(*known);
-        self.nudge.notify_one();
+        self.waiting.lock().due_at(name.clone(), at_ms);
+        self.wake.notify_one();
     }
 
-    /// Puts a queue on the list, and returns when it is there.
-    pub(crate) async fn list(self: &Arc<Self>, store: &Arc<Store>, name: &RoutingKey) -> Result<(), Error> {
-        let (answer, answered) = oneshot::channel();
-        let under_way = {
-            let mut listing = lock(&self.listing);
-            listing.waiting.push((name.clone(), answer));
-            std::mem::replace(&mut listing.under_way, true)
+    /// Registers a queue in the due index, and returns when it is there.
+    pub(crate) async fn register(self: &Arc<Self>, store: &Arc<Store>, name: &RoutingKey) -> Result<(), Error> {
+        let (reply, registered) = oneshot::channel();
+        let in_flight = {
+            let mut registrations = self.registrations.lock();
+            registrations.waiting.push((name.clone(), reply));
+            std::mem::replace(&mut registrations.in_flight, true)
         };
-        if !under_way {
-            let (agenda, store) = (self.clone(), store.clone());
-            let flights = store.flights().clone();
-            flights.spawn(async move { agenda.list_all(&store).await });
+        if !in_flight {
+            let (reports, store) = (self.clone(), store.clone());
+            let calls = store.flights().clone();
+            calls.spawn(async move { reports.register_all(&store).await });
         }
-        answered.await.unwrap_or(Err(Error::ShuttingDown))
+        registered.await.unwrap_or(Err(Error::ShuttingDown))
     }
 
-    async fn list_all(&self, store: &Store) {
+    async fn register_all(&self, store: &Store) {
         loop {
             let some: Vec<_> = {
-                let mut listing = lock(&self.listing);
-                let some = listing.waiting.len().min(MAX_TOLD);
-                listing.under_way = some > 0;
-                listing.waiting.drain(..some).collect()
+                let mut registrations = self.registrations.lock();
+                let some = registrations.waiting.len().min(MAX_TOLD);
+                registrations.in_flight = some > 0;
+                registrations.waiting.drain(..some).collect()
             };
             if some.is_empty() {
                 return;
             }
             let names: Vec<RoutingKey> = some.iter().map(|(name, _)| name.clone()).collect();
             let result = unless_it_panics(store.register(names)).await;
-            for (_, answer) in some {
-                // Who asked may be gone.
-                let _ = answer.send(result.clone());
+            for (_, reply) in some {
+                // The caller may be gone.
+                let _ = reply.send(result.clone());
             }
         }
     }
 
-    /// A job is stored in a queue that has been listed for some time.
+    /// A job is stored in a queue that was registered some time ago.
     pub(crate) fn used(&self, name: &RoutingKey) {
-        if self.lock().used.insert(name.clone()) {
-            self.nudge.notify_one();
+        if self.waiting.lock().used.insert(name.clone()) {
+            self.wake.notify_one();
         }
     }
 
-    /// Queues that exist, as far as this broker knows.
+    /// These queues exist, as far as this broker knows.
     pub(crate) fn known(&self, names: Vec<RoutingKey>) {
         if !names.is_empty() {
-            self.lock().known = names;
-            self.nudge.notify_one();
+            self.waiting.lock().known = names;
+            self.wake.notify_one();
         }
     }
 
-    /// Many jobs went through a queue: what is kept of them is to be counted soon.
+    /// Many jobs of a queue settled: maintenance counts soon what is kept of them.
     pub(crate) fn worked(&self, name: &RoutingKey) {
-        self.lock().worked.insert(name.clone());
+        self.waiting.lock().worked.insert(name.clone());
     }
 
-    /// The queues through which many jobs went since the last time.
+    /// Takes the queues of which many jobs settled since the last time.
     pub(crate) fn take_worked(&self) -> HashSet<RoutingKey> {
-        std::mem::take(&mut self.lock().worked)
+        std::mem::take(&mut self.waiting.lock().worked)
     }
 
-    /// Something falls due in a queue that is looked after earlier: told within a second, in case that visit is over by then.
+    /// Something falls due in a queue after its next planned maintenance: reported within a second, in case that run is
+    /// over by then.
     pub(crate) fn later(&self, name: &RoutingKey) {
-        self.lock().later.push(name.clone());
+        self.waiting.lock().later.push(name.clone());
     }
 
-    /// The queues in which something falls due that was not told yet.
+    /// Takes the queues with a due time that is not reported yet.
     pub(crate) fn take_later(&self) -> Vec<RoutingKey> {
-        std::mem::take(&mut self.lock().later)
+        std::mem::take(&mut self.waiting.lock().later)
     }
 
-    /// A queue was looked after.
-    pub(crate) fn visited(&self, name: RoutingKey, told: Told) {
-        self.lock().visited.push((name, told));
-        self.nudge.notify_one();
+    /// Maintenance of a queue ran.
+    pub(crate) fn maintained(&self, name: RoutingKey, told: Told) {
+        self.waiting.lock().maintained.push((name, told));
+        self.wake.notify_one();
     }
 
-    /// What is to be told now, as much as one call may carry.
+    /// Takes the reports that one call can carry.
     pub(crate) fn take(&self) -> Vec<(RoutingKey, Told)> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let now = self.now_ms();
-        let mut told = Vec::new();
-        let room = |told: &Vec<_>| MAX_TOLD - told.len();
-        // What was found comes first: it is later than nothing that was told before, and sooner than what is told now.
-        let some = waiting.visited.len().min(MAX_TOLD);
-        told.extend(waiting.visited.drain(..some));
-        let used: Vec<RoutingKey> = waiting.used.iter().take(room(&told)).cloned().collect();
+        let mut reports = Vec::new();
+        let room = |reports: &Vec<_>| MAX_TOLD - reports.len();
+        // Maintenance first: it is newer than what was reported before, and older than what is reported now.
+        let some = waiting.maintained.len().min(MAX_TOLD);
+        reports.extend(waiting.maintained.drain(..some));
+        let used: Vec<RoutingKey> = waiting.used.iter().take(room(&reports)).cloned().collect();
         for name in used {
             waiting.used.remove(&name);
-            told.push((name, Told::Used));
+            reports.push((name, Told::Used));
         }
         let due: Vec<(RoutingKey, u64)> = waiting
             .due
             .iter()
-            .take(room(&told))
+            .take(room(&reports))
             .map(|(name, at_ms)| (name.clone(), *at_ms))
             .collect();
         for (name, at_ms) in due {
             waiting.due.remove(&name);
-            told.push((name, Told::Due(at_ms.saturating_sub(now))));
+            reports.push((name, Told::Due(at_ms.saturating_sub(now))));
         }
-        let some = waiting.known.len().min(room(&told));
-        told.extend(waiting.known.drain(..some).map(|name| (name, Told::Known)));
-        told
+        let some = waiting.known.len().min(room(&reports));
+        reports.extend(waiting.known.drain(..some).map(|name| (name, Told::Known)));
+        reports
     }
 
-    /// The call failed: what it carried is told again.
-    pub(crate) fn put_back(&self, told: Vec<(RoutingKey, Told)>) {
+    /// The call failed: its reports wait again.
+    pub(crate) fn put_back(&self, reports: Vec<(RoutingKey, Told)>) {
         let now = self.now_ms();
-        let mut waiting = self.lock();
-        for (name, what) in told {
-            match what {
+        let mut waiting = self.waiting.lock();
+        for (name, report) in reports {
+            match report {
                 Told::Used => drop(waiting.used.insert(name)),
                 Told::Known => waiting.known.push(name),
-                Told::Due(ms) => {
-                    let known = waiting.due.entry(name).or_insert(now + ms);
-                    *known = (now + ms).min(*known);
-                }
-                // Whoever finds the queue due looks after it again.
+                Told::Due(ms) => waiting.due_at(name, now + ms),
+                // The next broker that finds the queue due runs its maintenance again.
                 Told::Visited { .. } => {}
             }
         }
     }
 
-    /// Whether there is something to tell.
+    /// Whether a report waits.
     pub(crate) fn is_waiting(&self) -> bool {
-        let waiting = self.lock();
-        !(waiting.used.is_empty() && waiting.due.is_empty() && waiting.visited.is_empty() && waiting.known.is_empty())
+        let waiting = self.waiting.lock();
+        !(waiting.used.is_empty()
+            && waiting.due.is_empty()
+            && waiting.maintained.is_empty()
+            && waiting.known.is_empty())
     }
 
-    /// Waits until there may be something to tell.
-    pub(crate) async fn nudged(&self) {
-        self.nudge.notified().await;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        lock(&self.waiting)
+    /// Waits until there may be a report.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Waiting {
+    fn due_at(&mut self, name: RoutingKey, at_ms: u64) {
+        let known = self.due.entry(name).or_insert(at_ms);
+        *known = at_ms.min(*known);
+    }
 }
 
 #[cfg(test)]
@@ -232,39 +233,39 @@ mod tests {
     }
 
     #[test]
-    fn of_each_queue_only_the_soonest_is_told() {
-        let agenda = Agenda::new();
-        let now = agenda.now_ms();
+    fn of_each_queue_only_the_earliest_due_time_is_reported() {
+        let reports = DueReports::new();
+        let now = reports.now_ms();
         for ms in [90_000, 60_000, 120_000] {
-            agenda.due(&name("a"), now + ms);
+            reports.due(&name("a"), now + ms);
         }
-        agenda.used(&name("a"));
-        agenda.used(&name("a"));
-        let told = agenda.take();
-        assert_eq!(told[0], (name("a"), Told::Used));
+        reports.used(&name("a"));
+        reports.used(&name("a"));
+        let taken = reports.take();
+        assert_eq!(taken[0], (name("a"), Told::Used));
         assert!(
-            matches!(told[1..], [(_, Told::Due(ms))] if (59_000..=60_000).contains(&ms)),
-            "{told:?}"
+            matches!(taken[1..], [(_, Told::Due(ms))] if (59_000..=60_000).contains(&ms)),
+            "{taken:?}"
         );
-        assert!(agenda.take().is_empty() && !agenda.is_waiting());
+        assert!(reports.take().is_empty() && !reports.is_waiting());
     }
 
     #[test]
-    fn what_could_not_be_told_is_told_again_unless_something_is_sooner() {
-        let agenda = Agenda::new();
-        agenda.due(&name("a"), agenda.now_ms() + 60_000);
-        let told = agenda.take();
-        agenda.due(&name("a"), agenda.now_ms() + 1_000);
-        agenda.put_back(told);
-        assert!(matches!(agenda.take()[..], [(_, Told::Due(ms))] if ms <= 1_000));
+    fn a_report_that_failed_waits_again_unless_an_earlier_one_came() {
+        let reports = DueReports::new();
+        reports.due(&name("a"), reports.now_ms() + 60_000);
+        let taken = reports.take();
+        reports.due(&name("a"), reports.now_ms() + 1_000);
+        reports.put_back(taken);
+        assert!(matches!(reports.take()[..], [(_, Told::Due(ms))] if ms <= 1_000));
     }
 
     #[test]
-    fn a_call_carries_no_more_than_it_may() {
-        let agenda = Agenda::new();
+    fn a_call_carries_a_bounded_number_of_reports() {
+        let reports = DueReports::new();
         for number in 0..MAX_TOLD + 7 {
-            agenda.due(&name(&format!("q{number}")), 1);
+            reports.due(&name(&format!("q{number}")), 1);
         }
-        assert_eq!((agenda.take().len(), agenda.take().len()), (MAX_TOLD, 7));
+        assert_eq!((reports.take().len(), reports.take().len()), (MAX_TOLD, 7));
     }
 }

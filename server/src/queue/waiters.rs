@@ -1,20 +1,22 @@
-//! Who sleeps until something happens in a queue, and how they are woken: by what this broker does, and by what others tell over Redis.
+//! Tasks that wait for an event on a queue, and how they are woken: by this broker's own work, or by notifications from
+//! other brokers.
 //!
-//! Interest is registered before anybody looks, so nothing that happens after the look is missed.
+//! A task registers before it reads from Redis, so it misses no event after the read.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{domain::JobId, store::Interest};
 
-/// Which lanes somebody waits for.
+/// The lanes that a waiter waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LaneFilter {
     /// Digits of the wanted priorities; empty: all.
@@ -30,143 +32,142 @@ impl LaneFilter {
     }
 }
 
-/// When something happened, in microseconds, by the clock of Redis: a look from after that has seen it. `None`: look in any case.
+/// When a job became ready, in microseconds of the Redis clock: a later fetch has seen it. `None`: fetch in any case.
 pub type When = Option<u64>;
 
-/// Called when there may be a job, or an earlier time to look for one: look. Must not block.
+/// Called when there may be a job, or when one falls due earlier. Must not block.
 pub type Callback = Box<dyn Fn(When) + Send + Sync>;
 
-/// The sleepers of one queue.
-pub struct Wakers {
+/// The waiters of one queue.
+pub struct Waiters {
     channel: String,
     interest: mpsc::UnboundedSender<Interest>,
     next_id: AtomicU64,
-    sleepers: Mutex<Sleepers>,
+    registered: Mutex<Registered>,
 }
 
 #[derive(Default)]
-struct Sleepers {
+struct Registered {
     lanes: HashMap<u64, (LaneFilter, Callback)>,
     jobs: HashMap<JobId, (usize, Arc<Notify>)>,
-    listeners: usize,
+    subscribers: usize,
 }
 
-impl std::fmt::Debug for Wakers {
+impl std::fmt::Debug for Waiters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wakers")
+        f.debug_struct("Waiters")
             .field("channel", &self.channel)
             .finish_non_exhaustive()
     }
 }
 
-impl Wakers {
+impl Waiters {
     pub(crate) fn new(channel: String, interest: mpsc::UnboundedSender<Interest>) -> Self {
         Self {
             channel,
             interest,
             next_id: AtomicU64::new(1),
-            sleepers: Mutex::default(),
+            registered: Mutex::default(),
         }
     }
 
-    /// Registers a sleeper. Once the receiver yields, no signal of another broker is missed.
-    pub fn on_lanes(&self, filter: LaneFilter, callback: Callback) -> (u64, Listening) {
+    /// Registers a waiter. Once the subscription is ready, it misses no notification from another broker.
+    pub fn on_lanes(&self, filter: LaneFilter, callback: Callback) -> (u64, Subscription) {
         let id = self.next_id.fetch_add(1, Relaxed);
-        let mut sleepers = self.lock();
-        sleepers.lanes.insert(id, (filter, callback));
-        (id, self.listen(&mut sleepers))
+        let mut registered = self.registered.lock();
+        registered.lanes.insert(id, (filter, callback));
+        (id, self.subscribe(&mut registered))
     }
 
-    /// Removes a sleeper.
+    /// Removes a waiter.
     pub fn forget_lanes(&self, id: u64) {
-        let mut sleepers = self.lock();
-        if sleepers.lanes.remove(&id).is_some() {
-            self.stop_listening(&mut sleepers);
+        let mut registered = self.registered.lock();
+        if registered.lanes.remove(&id).is_some() {
+            self.unsubscribe(&mut registered);
         }
     }
 
-    /// Registers interest in the end of a job.
-    pub fn on_settled(&self, job: JobId) -> (Arc<Notify>, Listening) {
-        let mut sleepers = self.lock();
-        let (count, notify) = sleepers.jobs.entry(job).or_insert_with(|| (0, Arc::new(Notify::new())));
+    /// Registers a waiter for the end of a job.
+    pub fn on_settled(&self, job: JobId) -> (Arc<Notify>, Subscription) {
+        let mut registered = self.registered.lock();
+        let (count, notify) = registered
+            .jobs
+            .entry(job)
+            .or_insert_with(|| (0, Arc::new(Notify::new())));
         *count += 1;
         let notify = notify.clone();
-        (notify, self.listen(&mut sleepers))
+        (notify, self.subscribe(&mut registered))
     }
 
-    /// Removes such interest.
+    /// Removes a waiter for the end of a job.
     pub fn forget_settled(&self, job: JobId) {
-        let mut sleepers = self.lock();
-        if let Some((count, _)) = sleepers.jobs.get_mut(&job) {
+        let mut registered = self.registered.lock();
+        if let Some((count, _)) = registered.jobs.get_mut(&job) {
             *count -= 1;
             if *count == 0 {
-                sleepers.jobs.remove(&job);
+                registered.jobs.remove(&job);
             }
-            self.stop_listening(&mut sleepers);
+            self.unsubscribe(&mut registered);
         }
     }
 
     /// There is a job in this lane, or will be at once.
     pub fn lane_ready(&self, priority: u8, job_type: &str, when: When) {
-        for (filter, callback) in self.lock().lanes.values() {
+        for (filter, callback) in self.registered.lock().lanes.values() {
             if filter.wants(priority, job_type) {
                 callback(when);
             }
         }
     }
 
-    /// A scheduled job falls due earlier than anybody knew: the next look says when.
+    /// A scheduled job falls due earlier than was known: the next fetch says when.
     pub fn due_earlier(&self) {
-        for (_, callback) in self.lock().lanes.values() {
+        for (_, callback) in self.registered.lock().lanes.values() {
             callback(None);
         }
     }
 
     /// A job has settled.
     pub fn settled(&self, job: JobId) {
-        if let Some((_, notify)) = self.lock().jobs.get(&job) {
+        if let Some((_, notify)) = self.registered.lock().jobs.get(&job) {
             notify.notify_waiters();
         }
     }
 
-    /// Signals may have been missed: everybody looks for himself.
+    /// Notifications may have been missed: every waiter checks.
     pub fn missed(&self) {
-        let sleepers = self.lock();
-        for (_, callback) in sleepers.lanes.values() {
+        let registered = self.registered.lock();
+        for (_, callback) in registered.lanes.values() {
             callback(None);
         }
-        for (_, notify) in sleepers.jobs.values() {
+        for (_, notify) in registered.jobs.values() {
             notify.notify_waiters();
         }
     }
 
-    fn listen(&self, sleepers: &mut Sleepers) -> Listening {
-        let (sure, listening) = oneshot::channel();
-        sleepers.listeners += 1;
-        // Asked for even where the channel is known: the answer comes in order behind the first.
-        let _ = self.interest.send(Interest::Listen(self.channel.clone(), sure));
-        Listening(listening)
+    fn subscribe(&self, registered: &mut Registered) -> Subscription {
+        let (ready, subscription) = oneshot::channel();
+        registered.subscribers += 1;
+        // Also if the channel is subscribed to: the confirmation comes behind that of the first.
+        let _ = self.interest.send(Interest::Listen(self.channel.clone(), ready));
+        Subscription(subscription)
     }
 
-    fn stop_listening(&self, sleepers: &mut Sleepers) {
-        sleepers.listeners -= 1;
-        if sleepers.listeners == 0 {
+    fn unsubscribe(&self, registered: &mut Registered) {
+        registered.subscribers -= 1;
+        if registered.subscribers == 0 {
             let _ = self.interest.send(Interest::Forget(self.channel.clone()));
         }
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Sleepers> {
-        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// Yields once the channel is listened to.
+/// A subscription to the notifications of a queue.
 #[derive(Debug)]
-pub struct Listening(oneshot::Receiver<()>);
+pub struct Subscription(oneshot::Receiver<()>);
 
-impl Listening {
-    /// Waits for it; gives up after a moment, since a look and the safety poll make good for a signal that was missed.
-    pub async fn sure(self) {
+impl Subscription {
+    /// Waits until notifications arrive, for at most half a second: the next fetch and the safety poll find what was missed.
+    pub async fn ready(self) {
         let _ = tokio::time::timeout(std::time::Duration::from_millis(500), self.0).await;
     }
 }
@@ -175,20 +176,20 @@ impl Listening {
 mod tests {
     use super::*;
 
-    fn wakers() -> (Wakers, mpsc::UnboundedReceiver<Interest>) {
+    fn waiters() -> (Waiters, mpsc::UnboundedReceiver<Interest>) {
         let (interest, asked) = mpsc::unbounded_channel();
-        (Wakers::new("channel".to_owned(), interest), asked)
+        (Waiters::new("channel".to_owned(), interest), asked)
     }
 
-    /// A sleeper that counts.
-    fn sleeper(wakers: &Wakers, priorities: &str, job_types: &[&str]) -> (u64, Arc<AtomicU64>) {
+    /// A waiter that counts.
+    fn waiter(waiters: &Waiters, priorities: &str, job_types: &[&str]) -> (u64, Arc<AtomicU64>) {
         let woken = Arc::new(AtomicU64::new(0));
         let count = woken.clone();
         let filter = LaneFilter {
             priorities: priorities.to_owned(),
             job_types: job_types.iter().map(ToString::to_string).collect(),
         };
-        let (id, _listening) = wakers.on_lanes(
+        let (id, _subscription) = waiters.on_lanes(
             filter,
             Box::new(move |_| {
                 count.fetch_add(1, Relaxed);
@@ -198,31 +199,31 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_wakes_only_those_who_want_it() {
-        let (wakers, _asked) = wakers();
-        let (_, all) = sleeper(&wakers, "", &[]);
-        let (_, urgent) = sleeper(&wakers, "89", &[]);
-        let (_, mail) = sleeper(&wakers, "", &["mail"]);
-        wakers.lane_ready(5, "mail", None);
-        wakers.lane_ready(9, "report", None);
+    fn a_lane_wakes_only_the_waiters_that_want_it() {
+        let (waiters, _asked) = waiters();
+        let (_, all) = waiter(&waiters, "", &[]);
+        let (_, urgent) = waiter(&waiters, "89", &[]);
+        let (_, mail) = waiter(&waiters, "", &["mail"]);
+        waiters.lane_ready(5, "mail", None);
+        waiters.lane_ready(9, "report", None);
         let seen = [&all, &urgent, &mail].map(|count| count.load(Relaxed));
         assert_eq!(seen, [2, 1, 1]);
-        // A due time or a gap concerns everybody.
-        wakers.due_earlier();
-        wakers.missed();
+        // A due time or a gap concerns every waiter.
+        waiters.due_earlier();
+        waiters.missed();
         assert_eq!(urgent.load(Relaxed), 3);
     }
 
     #[test]
-    fn who_is_forgotten_is_not_woken_and_the_last_one_ends_the_listening() {
-        let (wakers, mut asked) = wakers();
-        let (first, woken) = sleeper(&wakers, "", &[]);
-        let (second, _) = sleeper(&wakers, "", &[]);
-        wakers.forget_lanes(first);
-        wakers.forget_lanes(first);
-        wakers.lane_ready(5, "mail", None);
+    fn a_removed_waiter_is_not_woken_and_the_last_one_ends_the_subscription() {
+        let (waiters, mut asked) = waiters();
+        let (first, woken) = waiter(&waiters, "", &[]);
+        let (second, _) = waiter(&waiters, "", &[]);
+        waiters.forget_lanes(first);
+        waiters.forget_lanes(first);
+        waiters.lane_ready(5, "mail", None);
         assert_eq!(woken.load(Relaxed), 0);
-        wakers.forget_lanes(second);
+        waiters.forget_lanes(second);
         let asked: Vec<bool> = std::iter::from_fn(|| asked.try_recv().ok())
             .map(|interest| matches!(interest, Interest::Listen(..)))
             .collect();
@@ -230,16 +231,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_settles_after_the_registration_is_not_missed() {
-        let (wakers, _asked) = wakers();
+    async fn an_end_after_the_registration_is_not_missed() {
+        let (waiters, _asked) = waiters();
         let job = JobId::new();
-        let (settled, _listening) = wakers.on_settled(job);
+        let (settled, _subscription) = waiters.on_settled(job);
         let mut notified = std::pin::pin!(settled.notified());
         notified.as_mut().enable();
-        wakers.settled(JobId::new());
-        wakers.settled(job);
+        waiters.settled(JobId::new());
+        waiters.settled(job);
         notified.await;
-        wakers.forget_settled(job);
-        assert!(wakers.lock().jobs.is_empty());
+        waiters.forget_settled(job);
+        assert!(waiters.registered.lock().jobs.is_empty());
     }
 }

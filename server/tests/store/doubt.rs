@@ -41,7 +41,7 @@ async fn those_who_wait_look_for_a_job_whose_enqueue_had_no_answer() {
     };
     let looks = looked.clone();
     let _waiting = queue
-        .wakers()
+        .waiters()
         .on_lanes(everything, Box::new(move |_| looks.notify_one()));
     let redis = redis::Client::open(server.url()).unwrap();
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();

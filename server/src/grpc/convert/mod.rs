@@ -7,7 +7,7 @@ mod text;
 mod time;
 
 pub(super) use job::{job, spec};
-pub(super) use selector::{ask, fingerprint, lease_ms, worker};
+pub(super) use selector::{fingerprint, lease_ms, selector, worker};
 pub(super) use settlement::{Answer, extension, nack, result, settlement};
 pub(super) use text::reason;
 pub(super) use time::{duration, duration_ms, timestamp};

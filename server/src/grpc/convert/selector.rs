@@ -8,13 +8,13 @@ use super::{
     time::duration_ms,
 };
 use crate::{
-    dispatch::Ask,
+    dispatch::Selector,
     domain::{Error, JobType, RoutingKey, ids::NAME_MAX_BYTES, limits as bound},
     queue::waiters::LaneFilter,
 };
 
 /// What a selector asks for.
-pub(in crate::grpc) fn ask(selector: Option<&pb::Selector>, lease_ms: u64) -> Result<Ask, Error> {
+pub(in crate::grpc) fn selector(selector: Option<&pb::Selector>, lease_ms: u64) -> Result<Selector, Error> {
     let selector = selector.ok_or_else(|| Error::invalid("selector", "is required"))?;
     if selector.routing_keys.is_empty() || selector.routing_keys.len() > bound::MAX_SELECTOR_NAMES {
         return Err(Error::invalid(
@@ -88,7 +88,7 @@ pub(in crate::grpc) fn ask(selector: Option<&pb::Selector>, lease_ms: u64) -> Re
         Err(_) => return Err(Error::invalid("selector.selection", "is not a known selection")),
     };
     let priorities = digits.into_iter().map(char::from).collect();
-    Ok(Ask {
+    Ok(Selector {
         routing_keys,
         weights,
         filter: LaneFilter { priorities, job_types },
@@ -124,17 +124,17 @@ pub(in crate::grpc) fn lease_ms(duration: Option<&PbDuration>, field: &str, leas
 
 /// What a Lease call asks for, as the text that its request id is remembered with. Brokers of two versions that serve one queue have to make the same
 /// text of the same call, so it is made of named values and not of how this program keeps them. A field that comes new is left out where it is not set.
-pub(in crate::grpc) fn fingerprint(ask: &Ask, max_jobs: u32, max_bytes: u64) -> String {
-    let weights: Vec<String> = ask.weights.iter().map(u32::to_string).collect();
-    let keys: Vec<&str> = ask.routing_keys.iter().map(RoutingKey::as_str).collect();
+pub(in crate::grpc) fn fingerprint(selector: &Selector, max_jobs: u32, max_bytes: u64) -> String {
+    let weights: Vec<String> = selector.weights.iter().map(u32::to_string).collect();
+    let keys: Vec<&str> = selector.routing_keys.iter().map(RoutingKey::as_str).collect();
     // No name has a comma, a semicolon or an equals sign in it.
     let text = format!(
         "keys={};weights={};priorities={};types={};lease={};jobs={max_jobs};bytes={max_bytes}",
         keys.join(","),
         weights.join(","),
-        ask.filter.priorities,
-        ask.filter.job_types.join(","),
-        ask.lease_ms,
+        selector.filter.priorities,
+        selector.filter.job_types.join(","),
+        selector.lease_ms,
     );
     // FNV-1a: who wants to deceive can only deceive himself.
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -147,7 +147,7 @@ pub(in crate::grpc) fn fingerprint(ask: &Ask, max_jobs: u32, max_bytes: u64) -> 
 mod tests {
     use super::*;
 
-    fn asked(change: impl FnOnce(&mut pb::Selector)) -> Ask {
+    fn asked(change: impl FnOnce(&mut pb::Selector)) -> Selector {
         let mut selector = pb::Selector {
             routing_keys: vec!["email".into()],
             priorities: vec![9, 5, 5],
@@ -155,7 +155,7 @@ mod tests {
             ..pb::Selector::default()
         };
         change(&mut selector);
-        ask(Some(&selector), 30_000).unwrap()
+        super::selector(Some(&selector), 30_000).unwrap()
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
             fingerprint(&asked(|selector| selector.priorities.clear()), 10, 1_000),
             fingerprint(&asked(|selector| drop(selector.job_types.pop())), 10, 1_000),
             fingerprint(
-                &Ask {
+                &Selector {
                     lease_ms: 1_000,
                     ..asked(|_| ())
                 },

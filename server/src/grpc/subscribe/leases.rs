@@ -15,7 +15,7 @@ use crate::{
     clock::now_ms,
     domain::{Error, JobId, Keeper, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
     grpc::settle::wire_extended,
-    queue::batch::Answers,
+    queue::batch::Results,
     queue::{PerQueue, Queue},
     store::{ExtendItem, Extended, Extender},
 };
@@ -55,7 +55,7 @@ impl Session {
                     let item = ExtendItem {
                         job_id: token.job_id,
                         nonce: token.nonce,
-                        duration_ms: opening.ask.lease_ms,
+                        duration_ms: opening.selector.lease_ms,
                         by: Extender::Taking(self.keeper),
                         progress: None,
                     };
@@ -66,7 +66,7 @@ impl Session {
             });
         }
         let asked = Instant::now();
-        let mut answers: Vec<(Arc<Queue>, Answers<Extended>)> = Vec::new();
+        let mut answers: Vec<(Arc<Queue>, Results<Extended>)> = Vec::new();
         for (queue, items) in queues {
             let results = queue.extend.submit(items).all().await;
             answers.push((queue, results));
@@ -102,8 +102,8 @@ impl Session {
             };
             verdicts.push(wire_extended(result));
         }
-        self.taker().hold(jobs, bytes);
-        let kept_by = |(_, results): &(_, Answers<Extended>)| {
+        self.consumer().hold(jobs, bytes);
+        let kept_by = |(_, results): &(_, Results<Extended>)| {
             let mut keepers = results.iter().flatten().filter_map(|extended| extended.kept_by);
             keepers.find(|keeper| ![Keeper::NONE, self.keeper].contains(keeper))
         };
@@ -112,7 +112,7 @@ impl Session {
             && let Some(keeper) = answers.iter().find_map(kept_by)
         {
             let queues = opening
-                .ask
+                .selector
                 .routing_keys
                 .iter()
                 .map(|key| broker.queues.get(key))
@@ -308,7 +308,7 @@ impl Session {
     /// The stream is over: what the worker never received goes back to the head of its queue, the rest stays with the worker for the grace. Of what was not
     /// received the first frame counts as a delivery that no worker confirmed: if one of its jobs breaks its workers, it comes to light.
     pub(super) async fn end(&self, grace: Duration) {
-        self.taker().close();
+        self.consumer().close();
         let (mut held, received) = {
             let mut state = self.lock();
             state.ended = true;
@@ -342,7 +342,7 @@ impl Session {
         }
         for (queue, (unreceived, extensions)) in queues {
             let extensions = queue.extend.submit(extensions);
-            queue.give_back(unreceived, Some(self.keeper)).await;
+            queue.release(unreceived, Some(self.keeper)).await;
             extensions.all().await;
         }
     }

@@ -39,8 +39,9 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Opening {
     worker: pb::WorkerInfo,
-    selector: pb::Selector,
-    ask: crate::dispatch::Ask,
+    selector: crate::dispatch::Selector,
+    /// The same as the worker sent it, for ListWorkers.
+    selector_message: pb::Selector,
     flow: pb::Flow,
     /// The session that is resumed, or a new one.
     session_id: String,
@@ -62,9 +63,9 @@ impl Opening {
             return Err(Error::invalid("open.session_id", "was not made by this system"));
         }
         Ok(Self {
-            ask: convert::ask(open.selector.as_ref(), lease_ms)?,
+            selector: convert::selector(open.selector.as_ref(), lease_ms)?,
             worker: convert::worker(open.worker.as_ref())?,
-            selector: open.selector.unwrap_or_default(),
+            selector_message: open.selector.unwrap_or_default(),
             flow: check_flow(open.flow.unwrap_or(pb::Flow {
                 max_jobs: bound::DEFAULT_WINDOW_JOBS,
                 max_bytes: 0,
@@ -132,7 +133,7 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
         worker_id: opening.worker.worker_id.clone(),
         heartbeat_interval: Some(convert::duration(broker.stream.heartbeat_interval.as_millis() as u64)),
         grace: Some(convert::duration(broker.stream.grace.as_millis() as u64)),
-        lease_duration: Some(convert::duration(opening.ask.lease_ms)),
+        lease_duration: Some(convert::duration(opening.selector.lease_ms)),
         flow: Some(opening.flow),
         held,
         max_batch_items: broker.limits.max_batch_items as u32,
@@ -143,7 +144,7 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
         )),
     }));
     broker.sessions.insert(session.clone());
-    broker.dispatcher.attach(&opening.ask, session.taker());
+    broker.dispatcher.attach(&opening.selector, session.consumer());
     let unsent = session.unsent.clone();
     tokio::spawn(Driver::new(broker.clone(), session, inbound).run());
     let frames = UnboundedReceiverStream::new(frames).inspect(move |frame| {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     broker::Broker,
     clock::now_ms,
-    dispatch::{Delivery, Notice, Taker, Terms},
+    dispatch::{Consumer, Delivery, Identity, Notice},
     domain::{Error, JobId, JobMap, Keeper, LeaseToken, Nonce},
     grpc::{
         convert,
@@ -92,7 +92,7 @@ pub(super) struct Session {
     opened_ms: u64,
     pub(super) lease: Duration,
     out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
-    taker: OnceLock<Arc<Taker>>,
+    consumer: OnceLock<Arc<Consumer>>,
     state: Mutex<State>,
     /// Who holds which job, over all streams of this broker.
     pub(super) holders: Arc<Holders>,
@@ -117,11 +117,11 @@ impl Session {
             id: opening.session_id.clone(),
             keeper: Keeper::new(),
             worker: opening.worker.clone(),
-            selector: opening.selector.clone(),
+            selector: opening.selector_message.clone(),
             opened_ms: now_ms(),
-            lease: Duration::from_millis(opening.ask.lease_ms),
+            lease: Duration::from_millis(opening.selector.lease_ms),
             out,
-            taker: OnceLock::new(),
+            consumer: OnceLock::new(),
             state: Mutex::new(State {
                 flow: opening.flow,
                 ..State::default()
@@ -154,13 +154,13 @@ impl Session {
             }
         });
         let flow = opening.flow;
-        let terms = Terms {
+        let identity = Identity {
             holder: opening.worker.worker_id.clone(),
             keeper: session.keeper,
             request: None,
         };
-        let taker = Taker::new(terms, flow.max_jobs, flow.max_bytes, sink, notify);
-        let _ = session.taker.set(taker);
+        let consumer = Consumer::new(identity, flow.max_jobs, flow.max_bytes, sink, notify);
+        let _ = session.consumer.set(consumer);
         session
     }
 
@@ -169,8 +169,8 @@ impl Session {
     }
 
     #[allow(clippy::expect_used, reason = "set in `new`, before anybody has the session")]
-    pub(super) fn taker(&self) -> &Arc<Taker> {
-        self.taker.get().expect("set in new")
+    pub(super) fn consumer(&self) -> &Arc<Consumer> {
+        self.consumer.get().expect("set in new")
     }
 
     /// Sends a frame; to a worker that is gone it goes nowhere.
@@ -297,7 +297,7 @@ impl Session {
         }
         self.renew_no_later_than(&mut state, now + confirmation_pause(shortest));
         drop(state);
-        self.taker().let_go(free_jobs, free_bytes);
+        self.consumer().free(free_jobs, free_bytes);
         Ok(())
     }
 
@@ -342,7 +342,7 @@ impl Session {
         let draining = state.draining;
         drop(state);
         if !draining {
-            self.taker().set_window(flow.max_jobs, flow.max_bytes);
+            self.consumer().set_window(flow.max_jobs, flow.max_bytes);
         }
         self.changed.store(true, Relaxed);
     }
@@ -350,7 +350,7 @@ impl Session {
     /// No more jobs come.
     pub(super) fn stop_taking(&self) {
         self.lock().draining = true;
-        self.taker().close();
+        self.consumer().close();
         self.changed.store(true, Relaxed);
     }
 
@@ -379,7 +379,7 @@ impl Session {
         }
         self.holders.forget(gone.iter(), self);
         drop(state);
-        self.taker().let_go(jobs, bytes);
+        self.consumer().free(jobs, bytes);
         gone.len()
     }
 

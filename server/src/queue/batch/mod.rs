@@ -1,84 +1,98 @@
 //! Group commit: calls that arrive while a script call is in flight travel together in the next one.
 //!
-//! A flight is a task of its own, so a caller that goes away does not take a mutation half-way with it. Nothing ever waits for a timer: when
-//! nothing is in flight, a call leaves at once.
+//! Script calls run in tasks of their own, so a caller that goes away does not stop a change halfway. No timer delays a
+//! call: if nothing is in flight, it leaves at once.
 
-mod operations;
+mod enqueue;
+mod lease;
+mod settle;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError, Weak},
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::{core::QueueCore, guard::unless_it_panics};
 use crate::{
     domain::{
         Error,
         limits::{MAX_GROUP_BYTES, MAX_GROUP_ITEMS},
     },
     metrics::{Gauge, Histogram, Metrics},
-    queue::Queue,
 };
-pub use operations::{Ack, Enqueue, Extend, Lease, LeaseItem, Nack};
+pub use enqueue::Enqueue;
+pub use lease::{Lease, LeaseItem};
+pub use settle::{Ack, Extend, Nack};
 
-/// Script calls of one operation and queue in flight at once: while Redis works on one, the next is on its way.
-const MAX_FLIGHTS: u8 = 2;
-/// A second flight is only worth its system calls for this many items.
-const SECOND_FLIGHT_ITEMS: usize = 64;
+/// Script calls of one operation and queue in flight at the same time: while Redis runs one, the next is on its way.
+const MAX_IN_FLIGHT: u8 = 2;
+/// A second script call is worth its system calls from this many items on.
+const SECOND_CALL_ITEMS: usize = 64;
 
-/// The answers to the items of one call.
-pub type Answers<T> = Vec<Result<T, Error>>;
+/// One result for each item of a call.
+pub type Results<T> = Vec<Result<T, Error>>;
 
-/// What a group does with what it collected.
+/// An operation that travels in batches.
 pub trait Operation: Send + Sync + 'static {
     /// Its name in metrics.
     const NAME: &'static str;
-    /// What a caller hands in.
+    /// What a caller submits.
     type Item: Send + Sync + 'static;
     /// What the caller gets for it.
     type Output: Clone + Send + 'static;
 
-    /// The group of a queue that carries it.
-    fn group(queue: &Queue) -> &Group<Self>
-    where
-        Self: Sized;
-
-    /// How much of a group's bound an item takes.
+    /// The bytes that an item takes of a batch.
     fn bytes(item: &Self::Item) -> usize;
 
-    /// One script call for all items: one answer for each, in their order.
+    /// Runs one script call for all items; one result for each, in their order.
     fn run(
-        queue: &Arc<Queue>,
+        queue: &Arc<QueueCore>,
         items: &[&Self::Item],
-    ) -> impl Future<Output = Result<Answers<Self::Output>, Error>> + Send;
+    ) -> impl Future<Output = Result<Results<Self::Output>, Error>> + Send;
 }
 
-/// The calls of one operation on one queue.
+/// Collects the calls of one operation on one queue into batches.
 #[derive(Debug)]
-pub struct Group<O: Operation> {
-    queue: Weak<Queue>,
-    state: Mutex<State<O>>,
+pub struct Batcher<O: Operation>(Arc<Shared<O>>);
+
+#[derive(Debug)]
+struct Shared<O: Operation> {
+    queue: Arc<QueueCore>,
+    collector: Collector<O>,
     sizes: Arc<Histogram>,
-    waiting: Arc<Gauge>,
 }
 
-struct State<O: Operation> {
+/// Collects calls, and hands them out batch by batch.
+#[derive(Debug)]
+struct Collector<O: Operation> {
+    waiting: Mutex<Waiting<O>>,
+    waiting_items: Arc<Gauge>,
+}
+
+/// The calls that wait for the next batch.
+struct Waiting<O: Operation> {
     calls: VecDeque<Call<O>>,
     items: usize,
-    flights: u8,
+    in_flight: u8,
 }
 
-impl<O: Operation> std::fmt::Debug for State<O> {
+impl<O: Operation> Default for Waiting<O> {
+    fn default() -> Self {
+        Self {
+            calls: VecDeque::new(),
+            items: 0,
+            in_flight: 0,
+        }
+    }
+}
+
+impl<O: Operation> std::fmt::Debug for Waiting<O> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State")
+        f.debug_struct("Waiting")
             .field("items", &self.items)
-            .field("flights", &self.flights)
+            .field("in_flight", &self.in_flight)
             .finish_non_exhaustive()
     }
 }
@@ -87,142 +101,146 @@ struct Call<O: Operation> {
     items: Vec<O::Item>,
     /// All items go in one script call, however many they are.
     whole: bool,
-    answer: oneshot::Sender<Answers<O::Output>>,
+    reply: oneshot::Sender<Results<O::Output>>,
 }
 
-impl<O: Operation> Group<O> {
-    /// A group of the queue that it is part of.
-    pub fn new(queue: Weak<Queue>, metrics: &Metrics) -> Self {
-        Self {
+impl<O: Operation> Batcher<O> {
+    /// A batcher of this queue.
+    pub(super) fn new(queue: Arc<QueueCore>, metrics: &Metrics) -> Self {
+        Self(Arc::new(Shared {
             queue,
-            state: Mutex::new(State {
-                calls: VecDeque::new(),
-                items: 0,
-                flights: 0,
-            }),
+            collector: Collector::new(metrics),
             sizes: metrics.group_size.get(O::NAME),
-            waiting: metrics.commit_queue.get(O::NAME),
+        }))
+    }
+
+    /// Submits items. They travel in one script call or, if they are more than one may carry, in several, one after the
+    /// other. The results come in the same order.
+    pub fn submit(&self, items: Vec<O::Item>) -> Submitted<O::Output> {
+        self.add(items, false)
+    }
+
+    /// Submits items that apply all or none: they travel in one script call. The caller bounds their number.
+    pub fn submit_whole(&self, items: Vec<O::Item>) -> Submitted<O::Output> {
+        self.add(items, true)
+    }
+
+    fn add(&self, items: Vec<O::Item>, whole: bool) -> Submitted<O::Output> {
+        let (submitted, starts) = self.0.collector.add(items, whole);
+        if starts {
+            let calls = self.0.queue.store().flights();
+            tokio::spawn(calls.track_future(run_batches(self.0.clone())));
+        }
+        submitted
+    }
+
+    /// Whether a script call is in flight.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.0.collector.waiting.lock().in_flight > 0
+    }
+}
+
+impl<O: Operation> Collector<O> {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            waiting_items: metrics.commit_queue.get(O::NAME),
         }
     }
 
-    /// Hands items in. They leave in one script call, or, where they are more than one may carry, in several, one after the other. The answers come in the
-    /// same order.
-    pub fn submit(&self, items: Vec<O::Item>) -> Pending<O::Output> {
-        self.hand_in(items, false)
-    }
-
-    /// Hands items in that are done all or none: they leave in one script call. The caller bounds how many there are.
-    pub fn submit_whole(&self, items: Vec<O::Item>) -> Pending<O::Output> {
-        self.hand_in(items, true)
-    }
-
-    fn hand_in(&self, items: Vec<O::Item>, whole: bool) -> Pending<O::Output> {
-        let (answer, answers) = oneshot::channel();
-        let pending = Pending {
-            answers,
+    /// Adds a call to the next batch; `true` if a new task has to run it.
+    fn add(&self, items: Vec<O::Item>, whole: bool) -> (Submitted<O::Output>, bool) {
+        let (reply, results) = oneshot::channel();
+        let submitted = Submitted {
+            results,
             items: items.len(),
         };
         if items.is_empty() {
-            let _ = answer.send(Vec::new());
-            return pending;
+            let _ = reply.send(Vec::new());
+            return (submitted, false);
         }
-        self.waiting.inc_by(items.len() as i64);
-        let take_off = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.items += items.len();
-            state.calls.push_back(Call { items, whole, answer });
-            let take_off = state.flights == 0 || (state.flights < MAX_FLIGHTS && state.items >= SECOND_FLIGHT_ITEMS);
-            state.flights += u8::from(take_off);
-            take_off
-        };
-        if take_off && let Some(queue) = self.queue.upgrade() {
-            tokio::spawn(queue.store().flights().track_future(fly::<O>(queue.clone())));
-        }
-        pending
+        self.waiting_items.inc_by(items.len() as i64);
+        let mut waiting = self.waiting.lock();
+        waiting.items += items.len();
+        waiting.calls.push_back(Call { items, whole, reply });
+        let starts =
+            waiting.in_flight == 0 || (waiting.in_flight < MAX_IN_FLIGHT && waiting.items >= SECOND_CALL_ITEMS);
+        waiting.in_flight += u8::from(starts);
+        (submitted, starts)
     }
 
-    /// What leaves now; nothing if the flight is over. A call with more than one script call may carry is alone.
-    fn load(&self) -> Vec<Call<O>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut load = Vec::new();
+    /// Takes the calls that travel now; none ends the task. A call with more items than a script call carries is alone.
+    fn next_batch(&self) -> Vec<Call<O>> {
+        let mut waiting = self.waiting.lock();
+        let mut batch = Vec::new();
         let (mut items, mut bytes) = (0, 0);
-        while let Some(call) = state.calls.front() {
+        while let Some(call) = waiting.calls.front() {
             let call_bytes: usize = call.items.iter().map(O::bytes).sum();
             let fits = items + call.items.len() <= MAX_GROUP_ITEMS && bytes + call_bytes <= MAX_GROUP_BYTES;
-            if !load.is_empty() && !fits {
+            if !batch.is_empty() && !fits {
                 break;
             }
             items += call.items.len();
             bytes += call_bytes;
-            if let Some(call) = state.calls.pop_front() {
-                load.push(call);
-            }
+            batch.extend(waiting.calls.pop_front());
         }
-        state.items -= items;
-        if load.is_empty() {
-            state.flights -= 1;
+        waiting.items -= items;
+        if batch.is_empty() {
+            waiting.in_flight -= 1;
         } else {
-            self.waiting.dec_by(items as i64);
+            self.waiting_items.dec_by(items as i64);
         }
-        load
+        batch
     }
 }
 
-async fn fly<O: Operation>(queue: Arc<Queue>) {
+async fn run_batches<O: Operation>(shared: Arc<Shared<O>>) {
     loop {
-        // Let those who are about to call do so: they come along.
+        // Yield once so that callers that are ready join this batch.
         tokio::task::yield_now().await;
-        let load = O::group(&queue).load();
-        if load.is_empty() {
+        let batch = shared.collector.next_batch();
+        if batch.is_empty() {
             return;
         }
-        let mut answers = Vec::new();
-        let mut given_up = None;
-        for portion in portions(&load) {
-            let result = if let Some(error) = &given_up {
+        let mut results = Vec::new();
+        let mut refused = None;
+        for part in split(&batch) {
+            let result = if let Some(error) = &refused {
                 Err(Error::clone(error))
             } else {
-                O::group(&queue).sizes.record(portion.len() as u64);
-                unless_it_panics(O::run(&queue, &portion)).await
+                shared.sizes.record(part.len() as u64);
+                unless_it_panics(O::run(&shared.queue, &part)).await
             };
-            given_up = given_up.or_else(|| of_the_rest(result.as_ref().err()?));
-            append(&mut answers, result, portion.len());
+            refused = refused.or_else(|| error_of_the_rest(result.as_ref().err()?));
+            append(&mut results, result, part.len());
         }
-        deal(load, answers);
+        reply(batch, results);
     }
 }
 
-/// The items of a load, as script calls carry them: all together, or, if one call has more than that, part by part in their order.
-fn portions<O: Operation>(load: &[Call<O>]) -> Vec<Vec<&O::Item>> {
-    let mut portions = vec![Vec::new()];
+/// The items of a batch by script call: all together or, if one call has too many, part by part in their order.
+fn split<O: Operation>(batch: &[Call<O>]) -> Vec<Vec<&O::Item>> {
+    let mut parts = vec![Vec::new()];
     let (mut items, mut bytes) = (0, 0);
-    let may_split = matches!(load, [call] if !call.whole);
-    for item in load.iter().flat_map(|call| &call.items) {
+    let may_split = matches!(batch, [call] if !call.whole);
+    for item in batch.iter().flat_map(|call| &call.items) {
         let more = O::bytes(item);
         if may_split && items > 0 && (items == MAX_GROUP_ITEMS || bytes + more > MAX_GROUP_BYTES) {
-            portions.push(Vec::new());
+            parts.push(Vec::new());
             (items, bytes) = (0, 0);
         }
         items += 1;
         bytes += more;
-        if let Some(portion) = portions.last_mut() {
-            portion.push(item);
+        if let Some(part) = parts.last_mut() {
+            part.push(item);
         }
     }
-    portions
+    parts
 }
 
-/// A panic is the error of this script call and of no other.
-pub(crate) async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    AssertUnwindSafe(run)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| Err(Error::Bug("a script call panicked".into())))
-}
-
-/// What the rest of a call is told when Redis does not take this part of it: none of it is sent, so that nothing overtakes what came before it. Other errors say
-/// nothing about the rest.
-fn of_the_rest(error: &Error) -> Option<Error> {
+/// The error of the remaining parts of a call if Redis refuses one part: they are not sent, so that no item overtakes an
+/// earlier one. Other errors say nothing about the rest.
+fn error_of_the_rest(error: &Error) -> Option<Error> {
     match error {
         Error::StoreUnavailable { .. } | Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => {
             Some(error.clone().not_applied())
@@ -231,40 +249,40 @@ fn of_the_rest(error: &Error) -> Option<Error> {
     }
 }
 
-/// Adds the answers to so many items; an error of the script call is the answer to each.
-fn append<T>(answers: &mut Answers<T>, result: Result<Answers<T>, Error>, items: usize) {
+/// Appends the results of `items` items. If the script call failed, each item gets its error.
+fn append<T>(results: &mut Results<T>, result: Result<Results<T>, Error>, items: usize) {
     let error = match result {
-        Ok(some) if some.len() == items => return answers.extend(some),
-        Ok(some) => Error::Bug(format!("{} answers to {items} items", some.len())),
+        Ok(some) if some.len() == items => return results.extend(some),
+        Ok(some) => Error::Bug(format!("{} results for {items} items", some.len())),
         Err(error) => error,
     };
-    answers.extend((0..items).map(|_| Err(error.clone())));
+    results.extend((0..items).map(|_| Err(error.clone())));
 }
 
-/// Gives every call the answers to its items.
-fn deal<O: Operation>(load: Vec<Call<O>>, answers: Answers<O::Output>) {
-    let mut answers = answers.into_iter();
-    for call in load {
-        // A caller that is gone needs no answer.
-        let _ = call.answer.send(answers.by_ref().take(call.items.len()).collect());
+/// Sends every call the results of its items.
+fn reply<O: Operation>(batch: Vec<Call<O>>, results: Results<O::Output>) {
+    let mut results = results.into_iter();
+    for call in batch {
+        // The caller may be gone.
+        let _ = call.reply.send(results.by_ref().take(call.items.len()).collect());
     }
 }
 
-/// Answers on their way.
+/// Items that were submitted, and their results to come.
 #[derive(Debug)]
-pub struct Pending<T> {
-    answers: oneshot::Receiver<Answers<T>>,
+pub struct Submitted<T> {
+    results: oneshot::Receiver<Results<T>>,
     items: usize,
 }
 
-impl<T> Pending<T> {
-    /// Waits for the answers, one for each item.
-    pub async fn all(self) -> Answers<T> {
+impl<T> Submitted<T> {
+    /// Waits for the results, one for each item.
+    pub async fn all(self) -> Results<T> {
         let lost = || (0..self.items).map(|_| Err(Error::ShuttingDown)).collect();
-        self.answers.await.unwrap_or_else(|_| lost())
+        self.results.await.unwrap_or_else(|_| lost())
     }
 
-    /// Waits for the answer to a single item.
+    /// Waits for the result of a single item.
     pub async fn one(self) -> Result<T, Error> {
         self.all().await.pop().unwrap_or(Err(Error::ShuttingDown))
     }

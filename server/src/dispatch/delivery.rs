@@ -1,0 +1,45 @@
+//! Jobs on their way from a fetch to a consumer.
+
+use std::sync::Arc;
+
+use crate::{
+    domain::Nonce,
+    queue::Queue,
+    store::{Leased, Look},
+};
+
+/// Jobs that one fetch leased from one queue for one consumer.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Their queue.
+    pub queue: Arc<Queue>,
+    /// The nonce of their leases.
+    pub nonce: Nonce,
+    /// When they were leased, in microseconds of the Redis clock.
+    pub leased_us: u64,
+    /// At least one.
+    pub jobs: Vec<Leased>,
+}
+
+impl Delivery {
+    /// All jobs of a fetch.
+    pub fn new(queue: Arc<Queue>, look: Look) -> Self {
+        Self {
+            queue,
+            nonce: look.nonce,
+            leased_us: look.now_us,
+            jobs: look.jobs,
+        }
+    }
+
+    /// The bytes that the jobs take of a window.
+    pub fn bytes(&self) -> u64 {
+        self.jobs.iter().map(Leased::bytes).sum()
+    }
+
+    /// Puts the jobs back to the head of their lanes, without a count. If that fails, their leases run out.
+    pub fn release(&self) {
+        let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, false)).collect();
+        self.queue.release_soon(leases);
+    }
+}

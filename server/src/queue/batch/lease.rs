@@ -1,0 +1,113 @@
+//! Batches of lease calls. (Consumers that wait for jobs share a fetcher instead.)
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::{Operation, Results};
+use crate::{
+    domain::{
+        Error,
+        limits::{MAX_GROUP_BYTES, MAX_GROUP_ITEMS},
+    },
+    queue::{QueueCore, waiters::LaneFilter},
+    store::{Claim, LeaseAsk, Look, MAX_CLAIMS},
+};
+
+/// Leases jobs for several calls.
+#[derive(Debug)]
+pub struct Lease;
+
+/// What one lease call asks of one queue.
+#[derive(Debug)]
+pub struct LeaseItem {
+    /// Priorities and job types.
+    pub filter: LaneFilter,
+    /// Length of the leases.
+    pub lease_ms: u64,
+    /// How much, and for which worker.
+    pub claim: Claim,
+    /// Makes the call repeatable: the id of the request and a fingerprint of its other fields.
+    pub request: Option<(String, String)>,
+}
+
+impl LeaseItem {
+    /// Whether one fetch can serve both calls: they ask for the same, and are not the same request twice.
+    fn goes_with(&self, other: &Self) -> bool {
+        let differ = match (&self.request, &other.request) {
+            (Some((id, _)), Some((other, _))) => id != other,
+            _ => true,
+        };
+        differ && self.filter == other.filter && self.lease_ms == other.lease_ms
+    }
+}
+
+impl Operation for Lease {
+    const NAME: &'static str = "lease_call";
+    type Item = LeaseItem;
+    type Output = Look;
+
+    /// A fetch leases at most `MAX_GROUP_ITEMS` jobs, for at most `MAX_CLAIMS` calls.
+    fn bytes(item: &LeaseItem) -> usize {
+        (item.claim.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_CLAIMS)
+    }
+
+    async fn run(queue: &Arc<QueueCore>, items: &[&LeaseItem]) -> Result<Results<Look>, Error> {
+        // Calls that ask for the same share a fetch; nearly always that is all of them.
+        let mut shared: Vec<Vec<usize>> = Vec::with_capacity(1);
+        for (index, item) in items.iter().enumerate() {
+            let fits = |calls: &Vec<usize>| calls.iter().all(|&other| items[other].goes_with(item));
+            match shared.iter_mut().find(|calls| fits(calls)) {
+                Some(calls) => calls.push(index),
+                None => shared.push(vec![index]),
+            }
+        }
+        let fetches = join_all(shared.iter().map(|calls| fetch(queue, items, calls))).await;
+        let mut results: Results<Look> = items.iter().map(|_| Err(Error::ShuttingDown)).collect();
+        for (calls, fetched) in shared.into_iter().zip(fetches) {
+            match fetched {
+                Ok(look) if look.among_repeated => {
+                    // One of the requests was made before: fetch for each call alone.
+                    let each = calls.iter().map(|call| fetch(queue, items, std::slice::from_ref(call)));
+                    for (call, fetched) in calls.iter().zip(join_all(each).await) {
+                        results[*call] = fetched;
+                    }
+                }
+                Ok(mut look) => {
+                    let jobs_of = look.deal(calls.len());
+                    for (call, jobs) in calls.into_iter().zip(jobs_of) {
+                        results[call] = Ok(Look { jobs, ..look });
+                    }
+                }
+                Err(error) => calls.into_iter().for_each(|call| results[call] = Err(error.clone())),
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// One fetch for these of the calls.
+async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Result<Look, Error> {
+    let claims: Vec<Claim> = calls.iter().map(|&call| items[call].claim.clone()).collect();
+    let LeaseItem { filter, lease_ms, .. } = items[calls[0]];
+    let request = |&call: &usize| match &items[call].request {
+        Some((id, fingerprint)) => (id.as_str(), fingerprint.as_str()),
+        None => ("", ""),
+    };
+    let any = calls.iter().any(|&call| items[call].request.is_some());
+    let requests: Vec<_> = if any {
+        calls.iter().map(request).collect()
+    } else {
+        Vec::new()
+    };
+    let ask = LeaseAsk {
+        priorities: &filter.priorities,
+        job_types: &filter.job_types,
+        lease_ms: *lease_ms,
+        claims: &claims,
+        requests: &requests,
+    };
+    let look = queue.store().lease(queue.keys(), &ask).await?;
+    queue.note_leased(&look);
+    Ok(look)
+}
