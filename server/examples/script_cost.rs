@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use bananas_broker::{
     domain::{
-        JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
+        JobId, JobType, Nonce, Owner, Policy, RoutingKey,
         record::{self, Head, OwnPolicy, SpecFields, flag},
     },
     metrics::Metrics,
     store::{
-        AckItem, Claim, Endpoint, EnqueueItem, ExtendItem, Extender, LeaseAsk, Look, NackAction, NackItem, Options,
-        QueueKeys, Start, Store, UniqueKey,
+        AckItem, Demand, Endpoint, EnqueueItem, ExtendItem, Extender, LeaseBatch, LeaseRequest, NackAction, NackItem,
+        Options, QueueKeys, Start, Store, UniqueKey,
     },
 };
 use redis::aio::MultiplexedConnection;
@@ -124,20 +124,20 @@ impl Bench {
         Ok(())
     }
 
-    async fn lease(&self, jobs: usize) -> Result<Look> {
-        let claims = [Claim {
-            keeper: Keeper::NONE,
+    async fn lease(&self, jobs: usize) -> Result<LeaseBatch> {
+        let claims = [Demand {
+            owner: Owner::NONE,
             holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
             jobs: jobs as u32,
-            room_bytes: 1 << 30,
-            alone: true,
+            max_bytes: 1 << 30,
+            allow_oversized: true,
             held: 0,
         }];
-        let ask = LeaseAsk {
+        let ask = LeaseRequest {
             priorities: "",
             job_types: &[],
             lease_ms: LONG_MS,
-            claims: &claims,
+            demands: &claims,
             requests: &[],
         };
         Ok(self.store.lease(&self.keys, &ask).await?)
@@ -164,7 +164,7 @@ impl Bench {
                 nonce,
                 action,
                 delay_ms: (action != NackAction::Release).then_some(LONG_MS),
-                if_kept_by: None,
+                if_owner: None,
                 failure: Default::default(),
             })
             .collect();

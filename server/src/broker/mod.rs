@@ -14,7 +14,7 @@ use crate::{
     grpc::Sessions,
     metrics::Metrics,
     queue::Queues,
-    store::{self, OpenError, Signal, Store},
+    store::{self, Notification, OpenError, Store},
 };
 
 /// How a broker is to behave.
@@ -79,7 +79,7 @@ impl Broker {
     pub async fn open(
         options: Options,
         metrics: Arc<Metrics>,
-    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<(String, Signal)>), OpenError> {
+    ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<(String, Notification)>), OpenError> {
         let store = Arc::new(Store::open(options.store, metrics.clone()).await?);
         let signals = store.listen();
         let queues = Arc::new(Queues::new(store.clone(), metrics.clone(), signals.interest));
@@ -123,7 +123,7 @@ impl Broker {
 
     /// Waits for the script calls that are under way, at most until then: what was leased for callers that are gone goes back with them.
     pub async fn landed(&self, deadline: Instant) {
-        let flights = self.store.flights();
+        let flights = self.store.in_flight();
         flights.close();
         if tokio::time::timeout_at(deadline, flights.wait()).await.is_err() {
             tracing::warn!(

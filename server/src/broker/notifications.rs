@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::{broker::Broker, domain::RoutingKey, store::Signal};
+use crate::{broker::Broker, domain::RoutingKey, store::Notification};
 
 /// Runs until Redis is not listened to any more.
-pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(String, Signal)>) {
+pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(String, Notification)>) {
     while let Some((channel, signal)) = incoming.recv().await {
-        if signal == Signal::Missed {
+        if signal == Notification::Missed {
             for queue in broker.queues.all() {
                 queue.waiters().missed();
             }
@@ -20,11 +20,11 @@ pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(Str
         };
         match signal {
             // Our own enqueues have woken our own registered already.
-            Signal::LaneReady { by_us: true, .. } | Signal::Missed => {}
-            Signal::LaneReady { priority, job_type, .. } => queue.waiters().lane_ready(priority, &job_type, None),
-            Signal::DueEarlier(_) => queue.waiters().due_earlier(),
-            Signal::Settled(job) => queue.waiters().settled(job),
-            Signal::Cancel { job_id, grace, reason } => broker.sessions.cancel(job_id, grace, &reason),
+            Notification::LaneReady { by_us: true, .. } | Notification::Missed => {}
+            Notification::LaneReady { priority, job_type, .. } => queue.waiters().lane_ready(priority, &job_type, None),
+            Notification::DueEarlier(_) => queue.waiters().due_earlier(),
+            Notification::Settled(job) => queue.waiters().settled(job),
+            Notification::Cancel { job_id, grace, reason } => broker.sessions.cancel(job_id, grace, &reason),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{
 use parking_lot::{Mutex, MutexGuard};
 
 use super::{Delivery, fetcher::Fetcher, wait_list::Position};
-use crate::{domain::Keeper, store::Claim};
+use crate::{domain::Owner, store::Demand};
 
 /// Where a consumer wants its jobs. Returns them if it cannot take them. Runs in the task of the fetcher: must not block.
 pub type Sink = Box<dyn Fn(Delivery) -> Result<(), Delivery> + Send + Sync>;
@@ -33,7 +33,7 @@ pub struct Identity {
     /// The name of the worker.
     pub holder: String,
     /// The stream that renews the leases.
-    pub keeper: Keeper,
+    pub owner: Owner,
     /// Makes the fetch repeatable: the id of the request and a fingerprint of its other fields.
     pub request: Option<(String, String)>,
 }
@@ -123,7 +123,7 @@ impl Consumer {
 
     /// Whether this is a lease call, which ends with its first delivery.
     pub(super) fn is_lease_call(&self) -> bool {
-        self.identity.keeper == Keeper::NONE
+        self.identity.owner == Owner::NONE
     }
 
     /// The id and the fingerprint that make the fetch repeatable.
@@ -144,10 +144,10 @@ impl Consumer {
         }
     }
 
-    /// The next job is larger than the `room_bytes` that the window had at the fetch. The worker gets one notice.
-    pub(super) fn block_by_size(&self, room_bytes: u64) {
+    /// The next job is larger than the `max_bytes` that the window had at the fetch. The worker gets one notice.
+    pub(super) fn block_by_size(&self, max_bytes: u64) {
         let window = self.window();
-        if window.max_bytes.saturating_sub(window.bytes) > room_bytes {
+        if window.max_bytes.saturating_sub(window.bytes) > max_bytes {
             // A part of the window became free in the meantime.
             return;
         }
@@ -171,7 +171,7 @@ impl Consumer {
     }
 
     /// Reserves up to `max_jobs` of the window for a fetch.
-    pub(super) fn reserve(&self, max_jobs: u32) -> Option<Claim> {
+    pub(super) fn reserve(&self, max_jobs: u32) -> Option<Demand> {
         let mut window = self.window();
         let jobs = window.max_jobs.saturating_sub(window.jobs).min(max_jobs);
         let room = window.max_bytes.saturating_sub(window.bytes);
@@ -180,12 +180,12 @@ impl Consumer {
         }
         let held = window.jobs;
         window.jobs += jobs;
-        Some(Claim {
+        Some(Demand {
             holder: self.identity.holder.clone(),
-            keeper: self.identity.keeper,
+            owner: self.identity.owner,
             jobs,
-            room_bytes: room,
-            alone: held == 0,
+            max_bytes: room,
+            allow_oversized: held == 0,
             held,
         })
     }
@@ -259,7 +259,7 @@ mod tests {
         Consumer::new(
             Identity {
                 holder: "tester".to_owned(),
-                keeper: Keeper::NONE,
+                owner: Owner::NONE,
                 request: None,
             },
             max_jobs,
@@ -284,9 +284,9 @@ mod tests {
     fn a_job_larger_than_the_window_is_only_for_a_consumer_that_holds_none() {
         let consumer = consumer(2, 100);
         let first = consumer.reserve(1).unwrap();
-        assert_eq!((first.room_bytes, first.alone), (100, true));
+        assert_eq!((first.max_bytes, first.allow_oversized), (100, true));
         let second = consumer.reserve(1).unwrap();
-        assert_eq!((second.room_bytes, second.alone), (100, false));
+        assert_eq!((second.max_bytes, second.allow_oversized), (100, false));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     domain::Nonce,
     queue::Queue,
-    store::{Leased, Look},
+    store::{LeaseBatch, Leased},
 };
 
 /// Jobs that one fetch leased from one queue for one consumer.
@@ -23,7 +23,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// All jobs of a fetch.
-    pub fn new(queue: Arc<Queue>, look: Look) -> Self {
+    pub fn new(queue: Arc<Queue>, look: LeaseBatch) -> Self {
         Self {
             queue,
             nonce: look.nonce,

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     domain::{Error, limits::MAX_GROUP_ITEMS},
     queue::{Queue, waiters::When},
-    store::{Claim, LeaseAsk, Look, MAX_CLAIMS, Occupied, Verdict},
+    store::{Demand, LeaseBatch, LeaseRequest, MAX_DEMANDS, Occupied, Verdict},
 };
 
 /// The interval of fetches without a notification, give or take a fifth: notifications may get lost.
@@ -58,7 +58,7 @@ struct WatchedQueue {
 #[derive(Debug)]
 struct Reservation {
     consumer: Arc<Consumer>,
-    demand: Claim,
+    demand: Demand,
     served: bool,
 }
 
@@ -216,7 +216,7 @@ impl Fetcher {
         let mut reserved: Vec<Reservation> = Vec::new();
         let mut left = MAX_GROUP_ITEMS as u32;
         let mut later = Vec::new();
-        while left > 0 && reserved.len() < MAX_CLAIMS {
+        while left > 0 && reserved.len() < MAX_DEMANDS {
             let Some(consumer) = self.wait_list.lock().pop() else {
                 break;
             };
@@ -260,9 +260,9 @@ impl Fetcher {
         {
             if !no_room {
                 consumer.clear_no_room();
-            } else if !demand.alone && demand.jobs > 0 && !served {
+            } else if !demand.allow_oversized && demand.jobs > 0 && !served {
                 // The next job does not fit beside those that the consumer holds: another fetch would find it again.
-                consumer.block_by_size(demand.room_bytes);
+                consumer.block_by_size(demand.max_bytes);
             }
             // Without a delivery nothing comes back.
             let _ = consumer.deliver(demand.jobs, None);
@@ -290,10 +290,10 @@ impl Fetcher {
             return false;
         }
         let found = look.jobs.len() as u32;
-        if found == wanted || matches!(look.verdict, Verdict::Again | Verdict::NoRoom) {
+        if found == wanted || matches!(look.verdict, Verdict::Again | Verdict::BlockedBySize) {
             watched.pending.notify(None);
         }
-        let no_room = look.verdict == Verdict::NoRoom;
+        let no_room = look.verdict == Verdict::BlockedBySize;
         watched.queue.note_leased(&look);
         if found > 0 {
             dispatcher.metrics.group_size.get("lease").record(u64::from(found));
@@ -306,7 +306,7 @@ impl Fetcher {
         match self.lease(watched, std::slice::from_ref(reserved)).await {
             Ok(look) => {
                 let all = look.jobs.len() as u32 == reserved.demand.jobs;
-                if all || matches!(look.verdict, Verdict::Again | Verdict::NoRoom) {
+                if all || matches!(look.verdict, Verdict::Again | Verdict::BlockedBySize) {
                     watched.pending.notify(None);
                 }
                 watched.queue.note_leased(&look);
@@ -354,27 +354,27 @@ impl Fetcher {
         with_work
     }
 
-    async fn lease(&self, watched: &WatchedQueue, reserved: &[Reservation]) -> Result<Look, Error> {
-        let claims: Vec<Claim> = reserved.iter().map(|each| each.demand.clone()).collect();
+    async fn lease(&self, watched: &WatchedQueue, reserved: &[Reservation]) -> Result<LeaseBatch, Error> {
+        let claims: Vec<Demand> = reserved.iter().map(|each| each.demand.clone()).collect();
         let requests: Vec<(&str, &str)> = if reserved.iter().any(|each| each.consumer.request().is_some()) {
             let requests = reserved.iter().map(|each| each.consumer.request().unwrap_or_default());
             requests.collect()
         } else {
             Vec::new()
         };
-        let ask = LeaseAsk {
+        let ask = LeaseRequest {
             priorities: &self.selector.filter.priorities,
             job_types: &self.selector.filter.job_types,
             lease_ms: self.selector.lease_ms,
-            claims: &claims,
+            demands: &claims,
             requests: &requests,
         };
         watched.queue.store().lease(watched.queue.keys(), &ask).await
     }
 
     /// Delivers every job to the consumer that reserved it. The jobs of a consumer that is gone are released at once.
-    fn assign(queue: &Arc<Queue>, mut look: Look, reserved: &mut [Reservation]) {
-        let jobs_of = look.deal(reserved.len());
+    fn assign(queue: &Arc<Queue>, mut look: LeaseBatch, reserved: &mut [Reservation]) {
+        let jobs_of = look.split_by_consumer(reserved.len());
         for (each, jobs) in reserved.iter_mut().zip(jobs_of) {
             if jobs.is_empty() {
                 continue;
@@ -396,8 +396,8 @@ impl Fetcher {
             let demand = &mut each.demand;
             demand.jobs = if is_full { 0 } else { demand.jobs.saturating_sub(taken) };
             demand.held += taken;
-            demand.room_bytes = demand.room_bytes.saturating_sub(bytes);
-            demand.alone = false;
+            demand.max_bytes = demand.max_bytes.saturating_sub(bytes);
+            demand.allow_oversized = false;
         }
     }
 
@@ -428,7 +428,7 @@ impl WatchedQueue {
     }
 
     /// Notes a fetch that Redis ran.
-    fn fetched(&self, start: &FetchStart, look: &Look) {
+    fn fetched(&self, start: &FetchStart, look: &LeaseBatch) {
         *self.pause.lock() = None;
         self.pending.fetched(start, look.now_us);
         *self.due.lock() = look

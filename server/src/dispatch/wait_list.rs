@@ -76,13 +76,13 @@ mod tests {
     use super::*;
     use crate::{
         dispatch::{Identity, Notice},
-        domain::Keeper,
+        domain::Owner,
     };
 
     fn consumer(name: &str) -> Arc<Consumer> {
         let identity = Identity {
             holder: name.to_owned(),
-            keeper: Keeper::NONE,
+            owner: Owner::NONE,
             request: None,
         };
         Consumer::new(identity, 10, 100, Box::new(|_| Ok(())), Box::new(|_: Notice| ()))

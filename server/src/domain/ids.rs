@@ -145,9 +145,9 @@ impl fmt::Debug for Nonce {
 
 /// Which stream keeps a lease alive: written in the lease, so that no other stream prolongs, shortens or gives back what is not its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Keeper(pub [u8; 8]);
+pub struct Owner(pub [u8; 8]);
 
-impl Keeper {
+impl Owner {
     /// Nobody: the lease was taken by a Lease call, and its holder extends it.
     pub const NONE: Self = Self(*b"--------");
 
@@ -157,7 +157,7 @@ impl Keeper {
     }
 }
 
-impl Default for Keeper {
+impl Default for Owner {
     fn default() -> Self {
         Self::new()
     }

@@ -8,7 +8,7 @@ pub mod state;
 pub mod token;
 
 pub use error::Error;
-pub use ids::{JobId, JobMap, JobSet, JobType, Keeper, Nonce, RoutingKey};
+pub use ids::{JobId, JobMap, JobSet, JobType, Nonce, Owner, RoutingKey};
 pub use limits::{Limits, Policy};
 pub use state::JobState;
 pub use token::LeaseToken;

@@ -100,7 +100,7 @@ const fn is_final(state: pb::JobState) -> bool {
 impl Service {
     async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
         let store = &self.0.store;
-        let view = store.look(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
+        let view = store.get_job(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
         Ok(job(key, id, &view, full))
     }
 

@@ -15,11 +15,11 @@ use super::{
 use crate::{
     broker::Broker,
     dispatch::{Consumer, Delivery, Identity, Selector},
-    domain::{Error, JobId, Keeper, limits as bound},
+    domain::{Error, JobId, Owner, limits as bound},
     edge::Weight,
     queue::Queue,
     queue::batch::LeaseItem,
-    store::{Claim, Occupied, Verdict},
+    store::{Demand, Occupied, Verdict},
     telemetry::propagation,
 };
 
@@ -174,12 +174,12 @@ impl LeaseCall {
             let item = LeaseItem {
                 filter: self.selector.filter.clone(),
                 lease_ms: self.selector.lease_ms,
-                claim: Claim {
+                claim: Demand {
                     holder: self.worker_id.clone(),
-                    keeper: Keeper::NONE,
+                    owner: Owner::NONE,
                     jobs: left.0,
-                    room_bytes: left.1,
-                    alone: got.deliveries.is_empty(),
+                    max_bytes: left.1,
+                    allow_oversized: got.deliveries.is_empty(),
                     held: self.max_jobs - left.0,
                 },
                 request: self.request(),
@@ -216,7 +216,7 @@ impl LeaseCall {
         let sink = Box::new(move |delivery| sender.send(delivery).map_err(|error| error.0));
         let identity = Identity {
             holder: self.worker_id.clone(),
-            keeper: Keeper::NONE,
+            owner: Owner::NONE,
             request: self.request(),
         };
         let consumer = Consumer::new(identity, self.max_jobs, self.max_bytes, sink, Box::new(|_| ()));

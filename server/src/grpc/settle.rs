@@ -49,7 +49,7 @@ pub(super) fn note_nack(queue: &Queue, token: &LeaseToken, action: NackAction, r
     };
     let metrics = queue.metrics();
     match (action, state) {
-        (NackAction::Release | NackAction::GiveBack | NackAction::GiveBackUnconfirmed, _) => {
+        (NackAction::Release | NackAction::ReleaseUndelivered | NackAction::ReleaseUnconfirmed, _) => {
             metrics.released.inc();
         }
         (_, Some(JobState::Cancelled)) => drop(metrics.cancelled.inc()),

@@ -15,7 +15,7 @@ use crate::{
     broker::Broker,
     domain::{Error, RoutingKey},
     queue::{Queue, REGISTERED_MS},
-    store::{Agenda, Next, Round, Taken, Told},
+    store::{DueQueue, DueQueues, DueUpdate, MaintenanceReport, NextRun},
 };
 
 /// The list of queues is asked this often for what other brokers told it; sooner, if something is known to fall due, or is to be told.
@@ -77,7 +77,7 @@ async fn report_streams(broker: &Broker) {
 
 async fn give_back_lost(broker: &Broker) {
     loop {
-        broker.store.disown_lost().await;
+        broker.store.reclaim_lost().await;
         tokio::time::sleep(DISOWN).await;
     }
 }
@@ -126,9 +126,9 @@ async fn look_after_queues(broker: &Arc<Broker>) {
         let (at_ms, generation) = (agenda.now_ms(), broker.store.generation());
         let told = agenda.take();
         let room = AT_ONCE.saturating_sub(visits.len());
-        let pause = match broker.store.agenda(room, &told).await {
+        let pause = match broker.store.update_due_index(room, &told).await {
             Ok(list) => {
-                for (name, _) in told.iter().filter(|(_, what)| *what == Told::Used) {
+                for (name, _) in told.iter().filter(|(_, what)| *what == DueUpdate::Used) {
                     if let Some(queue) = broker.queues.known(name) {
                         queue.registered(at_ms, generation);
                     }
@@ -175,9 +175,9 @@ struct Visit {
     queues: u64,
 }
 
-fn visits_of(list: &Agenda, worked: impl Iterator<Item = RoutingKey>) -> Vec<Visit> {
+fn visits_of(list: &DueQueues, worked: impl Iterator<Item = RoutingKey>) -> Vec<Visit> {
     let of_list = list.taken.iter().cloned().map(
-        |Taken {
+        |DueQueue {
              routing_key,
              score,
              may_forget,
@@ -206,7 +206,7 @@ impl Visit {
         match self.look_after(&broker).await {
             Ok(next) => broker.queues.due_reports().maintained(
                 self.routing_key,
-                Told::Visited {
+                DueUpdate::Maintained {
                     taken: self.score,
                     at_ms: self.now_ms,
                     next,
@@ -217,7 +217,7 @@ impl Visit {
         }
     }
 
-    async fn look_after(&self, broker: &Broker) -> Result<Option<Next>, Error> {
+    async fn look_after(&self, broker: &Broker) -> Result<Option<NextRun>, Error> {
         let keys = broker.store.keys(&self.routing_key);
         if !self.sure {
             let due = broker.store.next_due(&keys).await?;
@@ -230,12 +230,12 @@ impl Visit {
         let mut cursor = queue.as_deref().map_or(0, |queue| {
             queue.repair_cursor.load(std::sync::atomic::Ordering::Relaxed)
         });
-        let mut round = Round::default();
+        let mut round = MaintenanceReport::default();
         for _ in 0..ROUNDS_AT_ONCE {
             round = if self.may_forget {
-                broker.store.upkeep_or_forget(&keys, cursor).await?
+                broker.store.maintain_or_forget(&keys, cursor).await?
             } else {
-                broker.store.upkeep(&keys, cursor).await?
+                broker.store.maintain(&keys, cursor).await?
             };
             cursor = round.cursor;
             if round.is_eventful() {
@@ -257,16 +257,16 @@ impl Visit {
 
     /// When to come again: when something falls due, or else some time, so that visits without anything due are spread. Those of a second fall due together:
     /// one call hands them out.
-    fn next(&self, due_ms: Option<u64>, forget_ms: Option<u64>) -> Next {
+    fn next(&self, due_ms: Option<u64>, forget_ms: Option<u64>) -> NextRun {
         let spread_ms = self.queues * 1_000 / TIDY_PER_SECOND;
         let tidy_ms = (self.now_ms + TIDY_MS).max(forget_ms.unwrap_or(0)) + fastrand::u64(..=spread_ms);
         let tidy_ms = tidy_ms.next_multiple_of(1_000);
         match due_ms {
-            Some(at_ms) if at_ms <= tidy_ms => Next {
+            Some(at_ms) if at_ms <= tidy_ms => NextRun {
                 at_ms,
                 may_forget: false,
             },
-            _ => Next {
+            _ => NextRun {
                 at_ms: tidy_ms,
                 may_forget: true,
             },
@@ -275,7 +275,7 @@ impl Visit {
 }
 
 /// Counts what a round did.
-fn note(broker: &Broker, queue: &Queue, round: &Round) {
+fn note(broker: &Broker, queue: &Queue, round: &MaintenanceReport) {
     let metrics = queue.metrics();
     for priority in &round.timed_priorities {
         metrics.band(*priority).failed.inc();

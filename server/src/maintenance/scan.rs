@@ -8,7 +8,7 @@ use super::jittered;
 use crate::{
     broker::Broker,
     domain::{Error, RoutingKey},
-    store::Swept,
+    store::ScanStep,
 };
 
 /// Between two steps of about a thousand keys.
@@ -34,7 +34,7 @@ pub(super) async fn run(broker: &Broker) {
 async fn walk(broker: &Broker) -> Result<(), Error> {
     let mut cursor = 0;
     loop {
-        let step = broker.store.sweep(cursor).await?;
+        let step = broker.store.scan_step(cursor).await?;
         cursor = step.cursor;
         list_again(broker, step).await?;
         if cursor == 0 {
@@ -44,7 +44,7 @@ async fn walk(broker: &Broker) -> Result<(), Error> {
     }
 }
 
-async fn list_again(broker: &Broker, step: Swept) -> Result<(), Error> {
+async fn list_again(broker: &Broker, step: ScanStep) -> Result<(), Error> {
     // Queues with jobs have depths, also at a broker that was started only now.
     for (name, _) in step.queues.iter().filter(|(_, has_jobs)| **has_jobs) {
         if !broker.metrics.has_free_labels() {
@@ -53,15 +53,15 @@ async fn list_again(broker: &Broker, step: Swept) -> Result<(), Error> {
         broker.metrics.queue(name.as_str()).retire();
     }
     let names: Vec<RoutingKey> = step.queues.into_keys().collect();
-    for some in names.chunks(crate::store::MAX_TOLD) {
+    for some in names.chunks(crate::store::MAX_DUE_UPDATES) {
         let unlisted = broker.store.unlisted(some.to_vec()).await?;
         if !unlisted.is_empty() {
             tracing::warn!(queues = unlisted.len(), first = %unlisted[0], "queues that were on no list are looked after again");
             let told: Vec<_> = unlisted
                 .into_iter()
-                .map(|name| (name, crate::store::Told::Due(0)))
+                .map(|name| (name, crate::store::DueUpdate::Due(0)))
                 .collect();
-            broker.store.agenda(0, &told).await?;
+            broker.store.update_due_index(0, &told).await?;
         }
     }
     let mut lanes: BTreeMap<RoutingKey, Vec<Vec<u8>>> = BTreeMap::new();

@@ -15,7 +15,7 @@ use super::{due_index::DueReports, waiters::Waiters};
 use crate::{
     domain::{Error, RoutingKey, record::priority},
     metrics::{Metrics, QueueMetrics},
-    store::{EnqueueItem, Interest, Look, QueueKeys, Start, Store},
+    store::{EnqueueItem, Interest, LeaseBatch, QueueKeys, Start, Store},
 };
 
 /// While jobs are stored in a queue, this broker reports it as used when the last report is older than this.
@@ -111,7 +111,7 @@ impl QueueCore {
 
     /// Notes what a fetch leased: how long the jobs have waited, and when the first lease ends. After an empty fetch:
     /// when the first lease of another broker ends.
-    pub fn note_leased(&self, look: &Look) {
+    pub fn note_leased(&self, look: &LeaseBatch) {
         let first = look.jobs.iter().map(|job| job.lease_ms).min();
         let Some(ends_in_ms) = first.or(look.first_lease_ends_in_ms) else {
             return;

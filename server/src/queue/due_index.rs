@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use super::guard::unless_it_panics;
 use crate::{
     domain::{Error, RoutingKey},
-    store::{MAX_TOLD, Store, Told},
+    store::{DueUpdate, MAX_DUE_UPDATES, Store},
 };
 
 /// The reports that wait to be sent. Bounded by the number of queues: only the earliest due time of each is kept.
@@ -43,7 +43,7 @@ struct Waiting {
     used: HashSet<RoutingKey>,
     known: Vec<RoutingKey>,
     due: HashMap<RoutingKey, u64>,
-    maintained: Vec<(RoutingKey, Told)>,
+    maintained: Vec<(RoutingKey, DueUpdate)>,
     worked: HashSet<RoutingKey>,
     later: Vec<RoutingKey>,
 }
@@ -90,7 +90,7 @@ impl DueReports {
         };
         if !in_flight {
             let (reports, store) = (self.clone(), store.clone());
-            let calls = store.flights().clone();
+            let calls = store.in_flight().clone();
             calls.spawn(async move { reports.register_all(&store).await });
         }
         registered.await.unwrap_or(Err(Error::ShuttingDown))
@@ -100,7 +100,7 @@ impl DueReports {
         loop {
             let some: Vec<_> = {
                 let mut registrations = self.registrations.lock();
-                let some = registrations.waiting.len().min(MAX_TOLD);
+                let some = registrations.waiting.len().min(MAX_DUE_UPDATES);
                 registrations.in_flight = some > 0;
                 registrations.waiting.drain(..some).collect()
             };
@@ -153,24 +153,24 @@ impl DueReports {
     }
 
     /// Maintenance of a queue ran.
-    pub(crate) fn maintained(&self, name: RoutingKey, told: Told) {
+    pub(crate) fn maintained(&self, name: RoutingKey, told: DueUpdate) {
         self.waiting.lock().maintained.push((name, told));
         self.wake.notify_one();
     }
 
     /// Takes the reports that one call can carry.
-    pub(crate) fn take(&self) -> Vec<(RoutingKey, Told)> {
+    pub(crate) fn take(&self) -> Vec<(RoutingKey, DueUpdate)> {
         let mut waiting = self.waiting.lock();
         let now = self.now_ms();
         let mut reports = Vec::new();
-        let room = |reports: &Vec<_>| MAX_TOLD - reports.len();
+        let room = |reports: &Vec<_>| MAX_DUE_UPDATES - reports.len();
         // Maintenance first: it is newer than what was reported before, and older than what is reported now.
-        let some = waiting.maintained.len().min(MAX_TOLD);
+        let some = waiting.maintained.len().min(MAX_DUE_UPDATES);
         reports.extend(waiting.maintained.drain(..some));
         let used: Vec<RoutingKey> = waiting.used.iter().take(room(&reports)).cloned().collect();
         for name in used {
             waiting.used.remove(&name);
-            reports.push((name, Told::Used));
+            reports.push((name, DueUpdate::Used));
         }
         let due: Vec<(RoutingKey, u64)> = waiting
             .due
@@ -180,24 +180,24 @@ impl DueReports {
             .collect();
         for (name, at_ms) in due {
             waiting.due.remove(&name);
-            reports.push((name, Told::Due(at_ms.saturating_sub(now))));
+            reports.push((name, DueUpdate::Due(at_ms.saturating_sub(now))));
         }
         let some = waiting.known.len().min(room(&reports));
-        reports.extend(waiting.known.drain(..some).map(|name| (name, Told::Known)));
+        reports.extend(waiting.known.drain(..some).map(|name| (name, DueUpdate::Known)));
         reports
     }
 
     /// The call failed: its reports wait again.
-    pub(crate) fn put_back(&self, reports: Vec<(RoutingKey, Told)>) {
+    pub(crate) fn put_back(&self, reports: Vec<(RoutingKey, DueUpdate)>) {
         let now = self.now_ms();
         let mut waiting = self.waiting.lock();
         for (name, report) in reports {
             match report {
-                Told::Used => drop(waiting.used.insert(name)),
-                Told::Known => waiting.known.push(name),
-                Told::Due(ms) => waiting.due_at(name, now + ms),
+                DueUpdate::Used => drop(waiting.used.insert(name)),
+                DueUpdate::Known => waiting.known.push(name),
+                DueUpdate::Due(ms) => waiting.due_at(name, now + ms),
                 // The next broker that finds the queue due runs its maintenance again.
-                Told::Visited { .. } => {}
+                DueUpdate::Maintained { .. } => {}
             }
         }
     }
@@ -242,9 +242,9 @@ mod tests {
         reports.used(&name("a"));
         reports.used(&name("a"));
         let taken = reports.take();
-        assert_eq!(taken[0], (name("a"), Told::Used));
+        assert_eq!(taken[0], (name("a"), DueUpdate::Used));
         assert!(
-            matches!(taken[1..], [(_, Told::Due(ms))] if (59_000..=60_000).contains(&ms)),
+            matches!(taken[1..], [(_, DueUpdate::Due(ms))] if (59_000..=60_000).contains(&ms)),
             "{taken:?}"
         );
         assert!(reports.take().is_empty() && !reports.is_waiting());
@@ -257,15 +257,15 @@ mod tests {
         let taken = reports.take();
         reports.due(&name("a"), reports.now_ms() + 1_000);
         reports.put_back(taken);
-        assert!(matches!(reports.take()[..], [(_, Told::Due(ms))] if ms <= 1_000));
+        assert!(matches!(reports.take()[..], [(_, DueUpdate::Due(ms))] if ms <= 1_000));
     }
 
     #[test]
     fn a_call_carries_a_bounded_number_of_reports() {
         let reports = DueReports::new();
-        for number in 0..MAX_TOLD + 7 {
+        for number in 0..MAX_DUE_UPDATES + 7 {
             reports.due(&name(&format!("q{number}")), 1);
         }
-        assert_eq!((reports.take().len(), reports.take().len()), (MAX_TOLD, 7));
+        assert_eq!((reports.take().len(), reports.take().len()), (MAX_DUE_UPDATES, 7));
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 pub use self::core::QueueCore;
 pub(crate) use self::core::REGISTERED_MS;
 use crate::{
-    domain::{JobId, Keeper, Nonce, RoutingKey, limits::MAX_GROUP_ITEMS},
+    domain::{JobId, Nonce, Owner, RoutingKey, limits::MAX_GROUP_ITEMS},
     metrics::Metrics,
     store::{Interest, NackAction, NackItem, Store},
 };
@@ -62,7 +62,7 @@ impl Queue {
     /// Releases leases of jobs that no worker has: back to the head of their lanes, in this order. With an owner, only
     /// leases that this stream still owns: the worker may have taken the job along to another stream. `true`: the
     /// delivery counts as unconfirmed.
-    pub async fn release(&self, leases: Vec<(JobId, Nonce, bool)>, owner: Option<Keeper>) {
+    pub async fn release(&self, leases: Vec<(JobId, Nonce, bool)>, owner: Option<Owner>) {
         self.metrics().released.inc_by(leases.len() as u64);
         // The last first: each goes to the head of its lane.
         for some in leases.rchunks(MAX_GROUP_ITEMS) {
@@ -70,12 +70,12 @@ impl Queue {
                 job_id,
                 nonce,
                 action: if unconfirmed {
-                    NackAction::GiveBackUnconfirmed
+                    NackAction::ReleaseUnconfirmed
                 } else {
-                    NackAction::GiveBack
+                    NackAction::ReleaseUndelivered
                 },
                 delay_ms: None,
-                if_kept_by: owner,
+                if_owner: owner,
                 failure: Default::default(),
             });
             self.nack.submit(items.collect()).all().await;
@@ -86,7 +86,7 @@ impl Queue {
     pub fn release_soon(self: &Arc<Self>, leases: Vec<(JobId, Nonce, bool)>) {
         let queue = self.clone();
         self.store()
-            .flights()
+            .in_flight()
             .spawn(async move { queue.release(leases, None).await });
     }
 

@@ -6,7 +6,7 @@ use super::{Store, keys, reply::Reply};
 use crate::domain::{Error, RoutingKey};
 
 /// Most queues that one call tells something of.
-pub const MAX_TOLD: usize = 500;
+pub const MAX_DUE_UPDATES: usize = 500;
 /// A queue that was taken is left to its taker for this long; then it is anybody's again.
 const LEFT_MS: u64 = 10_000;
 /// A queue that is used is looked after this long after it was listed, even if nobody says that something falls due in it.
@@ -14,7 +14,7 @@ const USED_MS: u64 = 60_000;
 
 /// What is told of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum DueUpdate {
     /// A job is about to be stored: the queue is listed from now on.
     Used,
     /// It is there, and is listed if it is not.
@@ -22,19 +22,19 @@ pub enum Told {
     /// Something falls due in it, so many milliseconds from now.
     Due(u64),
     /// It was looked after.
-    Visited {
+    Maintained {
         /// The score that it was taken with; empty if nobody gave it out.
         taken: String,
         /// When, in milliseconds, by the clock of Redis.
         at_ms: u64,
         /// When to come again. `None`: it is gone.
-        next: Option<Next>,
+        next: Option<NextRun>,
     },
 }
 
 /// When a queue is to be looked after again, in milliseconds, by the clock of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
+pub struct NextRun {
     /// When.
     pub at_ms: u64,
     /// Nothing falls due then: a visit to tidy up, which may find the queue empty and forget it.
@@ -43,7 +43,7 @@ pub struct Next {
 
 /// A queue to look after.
 #[derive(Clone, Debug)]
-pub struct Taken {
+pub struct DueQueue {
     /// Which.
     pub routing_key: RoutingKey,
     /// Under what it was given out.
@@ -54,7 +54,7 @@ pub struct Taken {
 
 /// What the list said.
 #[derive(Clone, Debug, Default)]
-pub struct Agenda {
+pub struct DueQueues {
     /// When, in milliseconds, by the clock of Redis.
     pub now_ms: u64,
     /// How many queues there are.
@@ -62,21 +62,21 @@ pub struct Agenda {
     /// How long until the first that was not taken is due, in milliseconds.
     pub next_in_ms: Option<u64>,
     /// Due, and left to this broker for ten seconds.
-    pub taken: Vec<Taken>,
+    pub taken: Vec<DueQueue>,
 }
 
 impl Store {
-    /// Tells the list of queues what happened, at most [`MAX_TOLD`] things, and takes up to `most` queues that are due. May be repeated.
-    pub async fn agenda(&self, most: usize, told: &[(RoutingKey, Told)]) -> Result<Agenda, Error> {
+    /// Tells the list of queues what happened, at most [`MAX_DUE_UPDATES`] things, and takes up to `most` queues that are due. May be repeated.
+    pub async fn update_due_index(&self, most: usize, told: &[(RoutingKey, DueUpdate)]) -> Result<DueQueues, Error> {
         let keys = [keys::names(&self.prefix), keys::due(&self.prefix)];
         let mut call = self.scripts.due_index.call_on(keys.into_iter(), told.len() * 64);
         call.int(most as u64).int(LEFT_MS).int(USED_MS);
         for (name, what) in told {
             match what {
-                Told::Used => call.text("u").text(name.as_str()),
-                Told::Known => call.text("k").text(name.as_str()),
-                Told::Due(ms) => call.text("d").text(name.as_str()).int(*ms),
-                Told::Visited { taken, at_ms, next } => {
+                DueUpdate::Used => call.text("u").text(name.as_str()),
+                DueUpdate::Known => call.text("k").text(name.as_str()),
+                DueUpdate::Due(ms) => call.text("d").text(name.as_str()).int(*ms),
+                DueUpdate::Maintained { taken, at_ms, next } => {
                     call.text("v").text(name.as_str()).text(taken).int(*at_ms);
                     match next {
                         None => call.text(""),
@@ -87,7 +87,7 @@ impl Store {
             };
         }
         let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
-        let mut agenda = Agenda {
+        let mut agenda = DueQueues {
             now_ms: reply.uint()?,
             queues: reply.uint()?,
             next_in_ms: reply.maybe_uint()?,
@@ -97,7 +97,7 @@ impl Store {
             let (name, score) = (reply.text()?, reply.text()?);
             // A name that somebody else wrote there is nobody's queue.
             if let Ok(routing_key) = RoutingKey::parse(&name) {
-                agenda.taken.push(Taken {
+                agenda.taken.push(DueQueue {
                     routing_key,
                     may_forget: score.ends_with(".5"),
                     score,
@@ -107,10 +107,10 @@ impl Store {
         Ok(agenda)
     }
 
-    /// Puts queues on the list of queues, at most [`MAX_TOLD`]. To be done before their first jobs are stored.
+    /// Puts queues on the list of queues, at most [`MAX_DUE_UPDATES`]. To be done before their first jobs are stored.
     pub async fn register(&self, routing_keys: impl IntoIterator<Item = RoutingKey>) -> Result<(), Error> {
-        let told: Vec<_> = routing_keys.into_iter().map(|name| (name, Told::Used)).collect();
-        self.agenda(0, &told).await.map(drop)
+        let told: Vec<_> = routing_keys.into_iter().map(|name| (name, DueUpdate::Used)).collect();
+        self.update_due_index(0, &told).await.map(drop)
     }
 
     /// Which of these queues are not on the list.

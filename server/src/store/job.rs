@@ -59,7 +59,7 @@ fn state_of(letter: &[u8]) -> Option<JobState> {
 
 impl Store {
     /// Reads a job.
-    pub async fn look(&self, keys: &QueueKeys, id: JobId) -> Result<Option<JobView>, Error> {
+    pub async fn get_job(&self, keys: &QueueKeys, id: JobId) -> Result<Option<JobView>, Error> {
         let parts = [part::META, part::LEASES, part::DEADLINES, part::SCHEDULED];
         let mut call = self.scripts.get_job.call(keys, &parts, 16);
         call.bytes(&id.0);
@@ -136,7 +136,7 @@ impl Store {
     }
 }
 
-/// Reads a lease value: nonce (16), lease time (6), flags (1), keeper (8), confirmed (1), holder (padded).
+/// Reads a lease value: nonce (16), lease time (6), flags (1), owner (8), confirmed (1), holder (padded).
 fn read_lease(value: &[u8]) -> Option<(u64, String)> {
     let time = value
         .get(16..22)?

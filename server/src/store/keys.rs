@@ -8,7 +8,7 @@
 //! | `r:<priority>:<type>` | list | a lane: entries of flags (1), time ready (6), id (16) |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
-//! | `t` | hash | LEASED: id to nonce (16), lease time (6), flags (1), keeper (8: which stream keeps it alive), confirmed (1: '1' once the worker said that it has the job), holder |
+//! | `t` | hash | LEASED: id to nonce (16), lease time (6), flags (1), owner (8: which stream keeps it alive), confirmed (1: '1' once the worker said that it has the job), holder |
 //! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow small encoding |
 //! | `b` | zset | jobs with a `start_by`: id by that time; with a half behind it, the time passed while a worker held the job |
 //! | `x` | zset | DEAD: id by time |

@@ -4,29 +4,29 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::PoisonError, time::Durati
 
 use bytes::Bytes;
 
-use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reclaim::LostLook, reply::Reply};
-use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS, record::Head};
+use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reclaim::LostFetch, reply::Reply};
+use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS, record::Head};
 
 /// One who wants jobs.
 #[derive(Clone, Debug)]
-pub struct Claim {
+pub struct Demand {
     /// Who it is; kept with the lease.
     pub holder: String,
     /// The stream that keeps the leases alive.
-    pub keeper: Keeper,
+    pub owner: Owner,
     /// At most this many.
     pub jobs: u32,
     /// At most this many bytes of records and checkpoints.
-    pub room_bytes: u64,
+    pub max_bytes: u64,
     /// A single larger job comes, too, if it is the only one: the holder holds nothing else.
-    pub alone: bool,
+    pub allow_oversized: bool,
     /// Jobs held already. Who holds least for its size comes first.
     pub held: u32,
 }
 
 /// What is wanted of a queue.
 #[derive(Debug)]
-pub struct LeaseAsk<'a> {
+pub struct LeaseRequest<'a> {
     /// Digits of the wanted priorities; empty: all.
     pub priorities: &'a str,
     /// The wanted types; empty: all.
@@ -34,7 +34,7 @@ pub struct LeaseAsk<'a> {
     /// How long the leases run.
     pub lease_ms: u64,
     /// Who wants how much.
-    pub claims: &'a [Claim],
+    pub demands: &'a [Demand],
     /// Makes claims repeatable: for each claim an id (all different; empty: it is not) and a fingerprint of everything else that was asked. Empty: none is.
     pub requests: &'a [(&'a str, &'a str)],
 }
@@ -49,7 +49,7 @@ pub enum Verdict {
     /// There may be more: look again at once.
     Again,
     /// The next job is larger than the room of every claim that takes another, or has to be alone in the answer of a call.
-    NoRoom,
+    BlockedBySize,
 }
 
 /// A job under a lease.
@@ -62,7 +62,7 @@ pub struct Leased {
     /// Its record.
     pub record: Bytes,
     /// Which claim it is for.
-    pub claim: usize,
+    pub demand: usize,
     /// How long the lease runs.
     pub lease_ms: u64,
     /// Counted attempts before this one.
@@ -77,7 +77,7 @@ pub struct Leased {
 
 /// What one look at a queue found.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct LeaseBatch {
     /// When, in microseconds, by the clock of Redis.
     pub now_us: u64,
     /// The secret of the leases.
@@ -97,7 +97,7 @@ pub struct Look {
 }
 
 /// Claims of one look.
-pub const MAX_CLAIMS: usize = 64;
+pub const MAX_DEMANDS: usize = 64;
 
 impl Leased {
     /// What the job takes of a window.
@@ -106,12 +106,12 @@ impl Leased {
     }
 }
 
-impl Look {
+impl LeaseBatch {
     /// The jobs, by claim; none are left in the look.
-    pub fn deal(&mut self, claims: usize) -> Vec<Vec<Leased>> {
-        let mut hands: Vec<Vec<Leased>> = vec![Vec::new(); claims];
+    pub fn split_by_consumer(&mut self, consumers: usize) -> Vec<Vec<Leased>> {
+        let mut hands: Vec<Vec<Leased>> = vec![Vec::new(); consumers];
         for job in self.jobs.drain(..) {
-            if let Some(hand) = hands.get_mut(job.claim) {
+            if let Some(hand) = hands.get_mut(job.demand) {
                 hand.push(job);
             }
         }
@@ -125,7 +125,7 @@ const HOLDER_WIDTH: usize = 40;
 
 impl Store {
     /// Leases jobs of one queue.
-    pub async fn lease(&self, keys: &QueueKeys, ask: &LeaseAsk<'_>) -> Result<Look, Error> {
+    pub async fn lease(&self, keys: &QueueKeys, ask: &LeaseRequest<'_>) -> Result<LeaseBatch, Error> {
         let nonce = Nonce::new();
         let parts = [
             part::META,
@@ -137,7 +137,7 @@ impl Store {
             part::START_BY,
             part::TOMBSTONE_COUNTS,
         ];
-        let mut call = self.scripts.lease.call(keys, &parts, 64 * ask.claims.len());
+        let mut call = self.scripts.lease.call(keys, &parts, 64 * ask.demands.len());
         call.bytes(&nonce.0)
             .int(ask.lease_ms)
             .int(Self::ms(self.policy.attempt_timeout))
@@ -145,32 +145,32 @@ impl Store {
             .int(Self::ms(self.policy.failure_retention))
             .int(ask.job_types.len() as u64)
             .int(ask.requests.len() as u64)
-            .bytes(&turns(ask.claims));
+            .bytes(&turns(ask.demands));
         for kind in ask.job_types {
             call.text(kind);
         }
         for (id, fingerprint) in ask.requests {
             call.text(id).text(fingerprint);
         }
-        for claim in ask.claims {
+        for claim in ask.demands {
             let mut holder = Vec::with_capacity(9 + HOLDER_WIDTH);
-            holder.extend_from_slice(&claim.keeper.0);
+            holder.extend_from_slice(&claim.owner.0);
             holder.push(b'0');
             holder.extend_from_slice(claim.holder.as_bytes());
             holder.resize(holder.len().max(9 + HOLDER_WIDTH), b' ');
-            let sign = if claim.alone { "" } else { "-" };
+            let sign = if claim.allow_oversized { "" } else { "-" };
             call.bytes(&holder)
                 .int(u64::from(claim.jobs))
-                .text(&format!("{sign}{}", claim.room_bytes));
+                .text(&format!("{sign}{}", claim.max_bytes));
         }
         let repeatable = ask.requests.len() == 1;
         let answer = call.run(self.write(keys), &self.metrics, repeatable).await;
         // A request with an id may be repeated by its caller, who then gets these leases: they are not lost.
         if let (Err(Error::StoreUnavailable { unknown: true, .. }), false) = (&answer, repeatable) {
-            self.lost_looks
+            self.lost_fetches
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .push(LostLook::new(keys.clone(), nonce, Duration::from_millis(ask.lease_ms)));
+                .push(LostFetch::new(keys.clone(), nonce, Duration::from_millis(ask.lease_ms)));
         }
         let mut reply = Reply::new(answer?)?;
         let now_us = reply.uint()?;
@@ -179,7 +179,7 @@ impl Store {
             return Err(Error::RequestIdReused);
         }
         if next_due == -3 {
-            return Ok(Look {
+            return Ok(LeaseBatch {
                 now_us,
                 nonce,
                 jobs: Vec::new(),
@@ -194,7 +194,7 @@ impl Store {
         let verdict = match reply.int()? {
             1 => Verdict::Paused,
             2 => Verdict::Again,
-            3 => Verdict::NoRoom,
+            3 => Verdict::BlockedBySize,
             4 => {
                 last_goes_alone = true;
                 Verdict::Again
@@ -203,7 +203,7 @@ impl Store {
         };
         let usual_ms = reply.uint()?;
         let mut lanes = reply.list()?;
-        let mut claims = reply.list_if_any()?;
+        let mut demands = reply.list_if_any()?;
         let mut terms = reply.list_if_any()?;
         let mut extras = reply.list_if_any()?;
         let mut set_aside = reply.list_if_any()?;
@@ -231,12 +231,12 @@ impl Store {
             while records.left() > 0 {
                 let entry = entries.bytes()?;
                 let (id, ready_ms) = read_entry(&entry).ok_or_else(super::reply::malformed)?;
-                let claim = if claims.left() > 0 { claims.uint()? } else { 1 };
+                let demand = if demands.left() > 0 { demands.uint()? } else { 1 };
                 jobs.push(Leased {
                     job_id: id,
                     ready_ms,
                     record: records.bytes()?,
-                    claim: (claim as usize).checked_sub(1).ok_or_else(super::reply::malformed)?,
+                    demand: (demand as usize).checked_sub(1).ok_or_else(super::reply::malformed)?,
                     lease_ms: usual_ms,
                     attempts: 0,
                     losses: 0,
@@ -280,7 +280,7 @@ impl Store {
                 "jobs that a newer broker stored were left for one that can read them"
             );
         }
-        Ok(Look {
+        Ok(LeaseBatch {
             now_us,
             nonce,
             jobs,
@@ -303,7 +303,7 @@ impl Store {
                 nonce,
                 action: NackAction::SetAside,
                 delay_ms: None,
-                if_kept_by: None,
+                if_owner: None,
                 failure: Default::default(),
             })
             .collect();
@@ -317,11 +317,11 @@ impl Store {
 }
 
 /// The order in which jobs are dealt to claims, by number from 1: each to the one that then holds least for its size. Empty: there is only one.
-fn turns(claims: &[Claim]) -> Vec<u8> {
+fn turns(claims: &[Demand]) -> Vec<u8> {
     if claims.len() < 2 {
         return Vec::new();
     }
-    let fill = |claim: &Claim, dealt: u32| {
+    let fill = |claim: &Demand, dealt: u32| {
         let held = u64::from(claim.held + dealt);
         Reverse(held * 1_000_000 / u64::from(claim.held + claim.jobs).max(1))
     };
@@ -356,13 +356,13 @@ fn read_entry(entry: &[u8]) -> Option<(JobId, u64)> {
 mod tests {
     use super::*;
 
-    fn claim(held: u32, jobs: u32) -> Claim {
-        Claim {
+    fn claim(held: u32, jobs: u32) -> Demand {
+        Demand {
             holder: String::new(),
-            keeper: Keeper::NONE,
+            owner: Owner::NONE,
             jobs,
-            room_bytes: 0,
-            alone: false,
+            max_bytes: 0,
+            allow_oversized: false,
             held,
         }
     }

@@ -4,11 +4,11 @@ use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
-    AckItem, Claim, ExtendItem, Extender, LeaseAsk, NackAction, NackItem, QueueKeys, Store,
+    AckItem, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store,
     keys::part,
     reply::{Reply, first_score_ms},
 };
-use crate::domain::{Error, JobId, Keeper, Nonce, RoutingKey};
+use crate::domain::{Error, JobId, Nonce, Owner, RoutingKey};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
 const ITEMS_PER_ROUND: u64 = 100;
@@ -17,7 +17,7 @@ const TIDY_MS: u64 = 5_000;
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
-pub struct Round {
+pub struct MaintenanceReport {
     /// When, in milliseconds, by the clock of Redis.
     pub now_ms: u64,
     /// There is more to do at once.
@@ -67,7 +67,7 @@ pub struct Due {
     pub untidy: bool,
 }
 
-impl Round {
+impl MaintenanceReport {
     /// Something was done that is counted.
     pub fn is_eventful(&self) -> bool {
         let counted = [
@@ -118,16 +118,16 @@ impl Store {
     }
 
     /// Runs one bounded round over a queue.
-    pub async fn upkeep(&self, keys: &QueueKeys, cursor: u64) -> Result<Round, Error> {
+    pub async fn maintain(&self, keys: &QueueKeys, cursor: u64) -> Result<MaintenanceReport, Error> {
         self.round(keys, cursor, false).await
     }
 
     /// Runs one bounded round over a queue that nobody has used for a while: if nothing is in it, its last keys go.
-    pub async fn upkeep_or_forget(&self, keys: &QueueKeys, cursor: u64) -> Result<Round, Error> {
+    pub async fn maintain_or_forget(&self, keys: &QueueKeys, cursor: u64) -> Result<MaintenanceReport, Error> {
         self.round(keys, cursor, true).await
     }
 
-    async fn round(&self, keys: &QueueKeys, cursor: u64, may_forget: bool) -> Result<Round, Error> {
+    async fn round(&self, keys: &QueueKeys, cursor: u64, may_forget: bool) -> Result<MaintenanceReport, Error> {
         let parts = [
             part::META,
             part::LANES,
@@ -161,7 +161,7 @@ impl Store {
             .int(u64::from(policy.max_unconfirmed))
             .int(u64::from(may_forget));
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
-        let mut round = Round {
+        let mut round = MaintenanceReport {
             now_ms: reply.uint()?,
             more: reply.int()? == 1,
             next_ms: reply.maybe_uint()?,
@@ -202,19 +202,19 @@ impl Store {
         let name = RoutingKey::parse(&format!("rehearsal.{}", self.tag))?;
         let keys = QueueKeys::new(&format!("{}:start", self.prefix), &name);
         let (job_id, nonce) = (JobId::new(), Nonce::new());
-        let claims = [Claim {
+        let claims = [Demand {
             holder: String::new(),
-            keeper: Keeper::NONE,
+            owner: Owner::NONE,
             jobs: 1,
-            room_bytes: 1,
-            alone: true,
+            max_bytes: 1,
+            allow_oversized: true,
             held: 0,
         }];
-        let ask = LeaseAsk {
+        let ask = LeaseRequest {
             priorities: "",
             job_types: &[],
             lease_ms: 1_000,
-            claims: &claims,
+            demands: &claims,
             requests: &[],
         };
         self.lease(&keys, &ask).await?;
@@ -235,7 +235,7 @@ impl Store {
                 nonce,
                 action: NackAction::Retry,
                 delay_ms: None,
-                if_kept_by: None,
+                if_owner: None,
                 failure,
             }],
         )
@@ -252,14 +252,14 @@ impl Store {
         )
         .await?;
         self.cancel(&keys, job_id, "", 1_000).await?;
-        self.look(&keys, job_id).await?;
+        self.get_job(&keys, job_id).await?;
         self.await_settled(&keys, job_id, 0).await?;
-        self.disown(&keys, nonce).await?;
+        self.reclaim(&keys, nonce).await?;
         self.counts(&keys).await?;
         self.resume(&keys).await?;
         self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
         self.next_due(&keys).await?;
-        self.agenda(0, &[]).await?;
-        self.upkeep_or_forget(&keys, 0).await.map(drop)
+        self.update_due_index(0, &[]).await?;
+        self.maintain_or_forget(&keys, 0).await.map(drop)
     }
 }

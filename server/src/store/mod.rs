@@ -19,16 +19,16 @@ mod settle;
 
 use std::{sync::Arc, time::Duration};
 
-pub use due_index::{Agenda, MAX_TOLD, Next, Taken, Told};
+pub use due_index::{DueQueue, DueQueues, DueUpdate, MAX_DUE_UPDATES, NextRun};
 pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;
-pub use lease::{Claim, LeaseAsk, Leased, Look, MAX_CLAIMS, Verdict};
-pub use maintenance::{Due, Round};
+pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, Verdict};
+pub use maintenance::{Due, MaintenanceReport};
 pub use queue::{LaneCount, Occupied, QueueCounts};
-pub use redis::{Condition, Endpoint, Interest, Signal, Signals, preflight};
-pub use scan::{FoundLane, Swept};
+pub use redis::{Condition, Endpoint, Interest, Notification, Notifications, preflight};
+pub use scan::{FoundLane, ScanStep};
 pub use settle::{AckItem, ExtendItem, Extended, Extender, NackAction, NackItem, NackOutcome, Settled};
 
 use tokio_util::task::TaskTracker;
@@ -72,9 +72,9 @@ pub struct Store {
     policy: Policy,
     metrics: Arc<Metrics>,
     condition: Arc<Condition>,
-    flights: TaskTracker,
+    in_flight: TaskTracker,
     facts: std::sync::RwLock<Option<preflight::RedisFacts>>,
-    lost_looks: std::sync::Mutex<Vec<reclaim::LostLook>>,
+    lost_fetches: std::sync::Mutex<Vec<reclaim::LostFetch>>,
 }
 
 impl Store {
@@ -86,7 +86,7 @@ impl Store {
             writes: (0..options.connections.max(1)).map(|_| link()).collect(),
             reads: link(),
             condition,
-            flights: TaskTracker::new(),
+            in_flight: TaskTracker::new(),
             endpoint: options.endpoint,
             scripts: Scripts::new(options.cluster),
             prefix: options.key_prefix,
@@ -94,7 +94,7 @@ impl Store {
             policy: options.policy,
             metrics,
             facts: std::sync::RwLock::default(),
-            lost_looks: std::sync::Mutex::default(),
+            lost_fetches: std::sync::Mutex::default(),
         };
         let mut connection = store.reads.get().await.map_err(|failure| store.not_reached(failure))?;
         let outcome = preflight::check(&mut connection, &store.prefix, options.allow_unsafe).await?;
@@ -185,8 +185,8 @@ impl Store {
     }
 
     /// Tasks whose script calls outlive their callers: a broker that ends waits for them.
-    pub fn flights(&self) -> &TaskTracker {
-        &self.flights
+    pub fn in_flight(&self) -> &TaskTracker {
+        &self.in_flight
     }
 
     /// Grows with every connection that is made: what Redis was told before may be lost with the one that it was told to.

@@ -9,25 +9,25 @@ use std::{
 use futures_util::future::join_all;
 
 use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reply::Reply};
-use crate::domain::{Error, JobId, Keeper, Nonce, limits::MAX_GROUP_ITEMS};
+use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS};
 
 /// When to walk the leases, counted from the loss: a command that was on its way when its connection broke may still run a moment later.
 const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
-/// A lost look is remembered as long as its leases run, and at least this long.
+/// A lost fetch is remembered as long as its leases run, and at least this long.
 const AT_LEAST: Duration = Duration::from_mins(1);
-/// Leases that one step of a walk looks at, about.
+/// Leases that one step of a walk fetches at, about.
 const STEP: u64 = 500;
 /// A queue with more leases is not walked for a worker that has come back: where many come back at once that would cost more than it saves.
 const MOST_LEASES: u64 = 5_000;
 
-/// Lost looks that are remembered. In a long outage each selector loses one at each try; the leases of the oldest have run out first.
+/// Lost fetches that are remembered. In a long outage each selector loses one at each try; the leases of the oldest have run out first.
 const MOST: usize = 1_000;
 /// Walks that are made at the same time.
 const AT_ONCE: usize = 8;
 
-/// A look whose answer was lost.
+/// A fetch whose answer was lost.
 #[derive(Debug)]
-pub(super) struct LostLook {
+pub(super) struct LostFetch {
     keys: QueueKeys,
     nonce: Nonce,
     since: Instant,
@@ -35,7 +35,7 @@ pub(super) struct LostLook {
     walks: usize,
 }
 
-impl LostLook {
+impl LostFetch {
     /// `lease`: how long what it leased is leased at most.
     pub(super) fn new(keys: QueueKeys, nonce: Nonce, lease: Duration) -> Self {
         Self {
@@ -55,18 +55,18 @@ impl LostLook {
 }
 
 impl Store {
-    /// Gives back what lost looks leased, as far as it is time for it; returns how many jobs. To be called about once a second.
-    pub async fn disown_lost(&self) -> usize {
-        let mut looks = std::mem::take(&mut *self.lost_looks.lock().unwrap_or_else(PoisonError::into_inner));
-        looks.retain(|look| look.walks < WALKS.len() && look.since.elapsed() < look.lease.max(AT_LEAST));
-        looks.drain(..looks.len().saturating_sub(MOST));
-        let mut given_back = 0;
+    /// Gives back what lost fetches leased, as far as it is time for it; returns how many jobs. To be called about once a second.
+    pub async fn reclaim_lost(&self) -> usize {
+        let mut fetches = std::mem::take(&mut *self.lost_fetches.lock().unwrap_or_else(PoisonError::into_inner));
+        fetches.retain(|fetch| fetch.walks < WALKS.len() && fetch.since.elapsed() < fetch.lease.max(AT_LEAST));
+        fetches.drain(..fetches.len().saturating_sub(MOST));
+        let mut released = 0;
         // In parts: where Redis is away, all of the first fail, and the others need not try.
-        for some in looks.chunks_mut(AT_ONCE) {
-            let due = some.iter_mut().filter(|look| look.is_due());
-            let walks = due.map(async |look| match self.disown(&look.keys, look.nonce).await {
+        for some in fetches.chunks_mut(AT_ONCE) {
+            let due = some.iter_mut().filter(|fetch| fetch.is_due());
+            let walks = due.map(async |fetch| match self.reclaim(&fetch.keys, fetch.nonce).await {
                 Ok(jobs) => {
-                    look.walks += 1;
+                    fetch.walks += 1;
                     Some(jobs)
                 }
                 Err(error) => {
@@ -75,44 +75,44 @@ impl Store {
                 }
             });
             let found = join_all(walks).await;
-            given_back += found.iter().flatten().sum::<usize>();
+            released += found.iter().flatten().sum::<usize>();
             if !found.is_empty() && found.iter().all(Option::is_none) {
                 break;
             }
         }
-        self.lost_looks
+        self.lost_fetches
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .append(&mut looks);
-        if given_back > 0 {
+            .append(&mut fetches);
+        if released > 0 {
             tracing::info!(
-                jobs = given_back,
+                jobs = released,
                 "jobs whose lease got lost on the way went back to their queues"
             );
         }
-        given_back
+        released
     }
 
-    /// Gives back every lease of one look, in the order of their ids.
-    pub async fn disown(&self, keys: &QueueKeys, nonce: Nonce) -> Result<usize, Error> {
+    /// Gives back every lease of one fetch, in the order of their ids.
+    pub async fn reclaim(&self, keys: &QueueKeys, nonce: Nonce) -> Result<usize, Error> {
         let leases = self.leases(keys, |value| value.starts_with(&nonce.0)).await?;
-        self.give_back(keys, leases.into_iter().map(|(id, _)| (id, nonce)).collect(), None)
+        self.release_all(keys, leases.into_iter().map(|(id, _)| (id, nonce)).collect(), None)
             .await
     }
 
     /// Gives back what a stream keeps that its worker never confirmed and does not name: the worker has come back without it. In a queue with more than
     /// 5,000 leases that is left to the end of the leases.
-    pub async fn give_back_unnamed(&self, keys: &QueueKeys, keeper: Keeper) -> Result<usize, Error> {
+    pub async fn release_unnamed(&self, keys: &QueueKeys, owner: Owner) -> Result<usize, Error> {
         let mut command = redis::cmd("HLEN");
         command.arg(keys.key(part::LEASES));
         if Reply::one(self.reads.run(&command, true).await?).uint()? > MOST_LEASES {
             return Ok(0);
         }
-        let unconfirmed = [&keeper.0[..], b"0"].concat();
+        let unconfirmed = [&owner.0[..], b"0"].concat();
         let leases = self
             .leases(keys, |value| value.get(23..32) == Some(&unconfirmed))
             .await?;
-        self.give_back(keys, leases, Some(keeper)).await
+        self.release_all(keys, leases, Some(owner)).await
     }
 
     /// The leases of a queue whose values are `wanted`, by id.
@@ -140,13 +140,13 @@ impl Store {
         }
     }
 
-    async fn give_back(
+    async fn release_all(
         &self,
         keys: &QueueKeys,
         leases: Vec<(JobId, Nonce)>,
-        if_kept_by: Option<Keeper>,
+        if_owner: Option<Owner>,
     ) -> Result<usize, Error> {
-        let mut given_back = 0;
+        let mut released = 0;
         // The last first: each goes to the head of its lane.
         for some in leases.rchunks(MAX_GROUP_ITEMS) {
             let items: Vec<NackItem> = some
@@ -154,15 +154,15 @@ impl Store {
                 .map(|&(job_id, nonce)| NackItem {
                     job_id,
                     nonce,
-                    action: NackAction::GiveBack,
+                    action: NackAction::ReleaseUndelivered,
                     delay_ms: None,
-                    if_kept_by,
+                    if_owner,
                     failure: Default::default(),
                 })
                 .collect();
             let outcomes = self.nack(keys, &items.iter().collect::<Vec<_>>()).await?;
-            given_back += outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+            released += outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         }
-        Ok(given_back)
+        Ok(released)
     }
 }

@@ -23,7 +23,7 @@ pub struct FoundLane {
 
 /// What a step found.
 #[derive(Clone, Debug, Default)]
-pub struct Swept {
+pub struct ScanStep {
     /// Where the next step goes on; 0 after the last.
     pub cursor: u64,
     /// Queues of which there are keys, and whether there is a job in them as far as these keys tell.
@@ -34,15 +34,15 @@ pub struct Swept {
 
 impl Store {
     /// One step through all keys of Redis.
-    pub async fn sweep(&self, cursor: u64) -> Result<Swept, Error> {
+    pub async fn scan_step(&self, cursor: u64) -> Result<ScanStep, Error> {
         // Every key of a queue but those of single jobs, which begin with another letter.
         let pattern = format!("{}:{{*}}:[iztlbxfmrq]*", escaped(&self.prefix));
         let mut command = redis::cmd("SCAN");
         command.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(STEP);
         let mut reply = Reply::new(self.reads.run(&command, true).await?)?;
-        let mut swept = Swept {
+        let mut step = ScanStep {
             cursor: reply.text()?.parse().map_err(|_| super::reply::malformed())?,
-            ..Swept::default()
+            ..ScanStep::default()
         };
         let mut names = reply.list()?;
         while names.left() > 0 {
@@ -51,15 +51,15 @@ impl Store {
                 continue;
             };
             let has_jobs = matches!(part, b"i" | b"z" | b"t" | b"x");
-            *swept.queues.entry(routing_key.clone()).or_default() |= has_jobs;
+            *step.queues.entry(routing_key.clone()).or_default() |= has_jobs;
             if let Some(lane) = part.strip_prefix(b"r:") {
-                swept.lanes.push(FoundLane {
+                step.lanes.push(FoundLane {
                     routing_key,
                     lane: lane.to_vec(),
                 });
             }
         }
-        Ok(swept)
+        Ok(step)
     }
 
     fn read_name<'a>(&self, name: &'a [u8]) -> Option<(RoutingKey, &'a [u8])> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{QueueKeys, Store, keys::part, reply::Reply};
-use crate::domain::{Error, JobId, JobState, Keeper, Nonce};
+use crate::domain::{Error, JobId, JobState, Nonce, Owner};
 
 /// A lease that is done.
 #[derive(Clone, Debug)]
@@ -24,9 +24,9 @@ pub enum NackAction {
     /// Not started: back to the head.
     Release,
     /// Given back by the broker, because no worker has it: back to the head.
-    GiveBack,
+    ReleaseUndelivered,
     /// The same, and it counts as a delivery that no worker confirmed.
-    GiveBackUnconfirmed,
+    ReleaseUnconfirmed,
     /// Later.
     Snooze,
     /// Dead at once.
@@ -42,8 +42,8 @@ impl NackAction {
         match self {
             Self::Retry => b"T",
             Self::Release => b"L",
-            Self::GiveBack => b"G",
-            Self::GiveBackUnconfirmed => b"U",
+            Self::ReleaseUndelivered => b"G",
+            Self::ReleaseUnconfirmed => b"U",
             Self::Snooze => b"Z",
             Self::DeadLetter => b"D",
             Self::Discard => b"C",
@@ -64,7 +64,7 @@ pub struct NackItem {
     /// Instead of the backoff, or how long to snooze.
     pub delay_ms: Option<u64>,
     /// A job given back: only if this stream still keeps the lease.
-    pub if_kept_by: Option<Keeper>,
+    pub if_owner: Option<Owner>,
     /// Type, message and stack.
     pub failure: [String; 3],
 }
@@ -77,12 +77,12 @@ pub enum Extender {
     /// The same, for exactly this term, which may be shorter than what is left; if a stream keeps the lease it is at least that.
     Exactly,
     /// The stream that keeps the lease; nothing is done if another does. And whether the worker has said that it has the job.
-    Keeper(Keeper, bool),
+    Owner(Owner, bool),
     /// The same, for exactly this term, of a job that the worker has: the stream, whose own term in milliseconds this is, ends. A lease that is longer was
     /// asked for, and stays.
-    Leaving(Keeper, u64),
+    Leaving(Owner, u64),
     /// A stream that keeps it from now on, for a worker that has the job.
-    Taking(Keeper),
+    Taking(Owner),
 }
 
 /// A lease to prolong.
@@ -146,7 +146,7 @@ pub struct Extended {
     /// Taken over: what the job takes of a window.
     pub bytes: u64,
     /// Taken over: the stream that kept it before.
-    pub kept_by: Option<Keeper>,
+    pub previous_owner: Option<Owner>,
 }
 
 impl Store {
@@ -214,8 +214,8 @@ impl Store {
             call.bytes(&item.job_id.0)
                 .bytes(&item.nonce.0)
                 .bytes(item.action.letter());
-            match (item.if_kept_by, item.delay_ms) {
-                (Some(keeper), _) => call.bytes(&keeper.0),
+            match (item.if_owner, item.delay_ms) {
+                (Some(owner), _) => call.bytes(&owner.0),
                 (None, delay) => call.text(&delay.map(|ms| ms.to_string()).unwrap_or_default()),
             };
             call.text(&format!("{:.4}", fastrand::f64()));
@@ -252,13 +252,13 @@ impl Store {
             match item.by {
                 Extender::Holder => call.bytes(b"h"),
                 Extender::Exactly => call.bytes(b"s"),
-                Extender::Keeper(keeper, confirmed) => {
-                    call.bytes(&[&b"k"[..], &keeper.0, if confirmed { b"1" } else { b"0" }].concat())
+                Extender::Owner(owner, confirmed) => {
+                    call.bytes(&[&b"k"[..], &owner.0, if confirmed { b"1" } else { b"0" }].concat())
                 }
-                Extender::Leaving(keeper, term_ms) => {
-                    call.bytes(&[&b"e"[..], &keeper.0, b"1", term_ms.to_string().as_bytes()].concat())
+                Extender::Leaving(owner, term_ms) => {
+                    call.bytes(&[&b"e"[..], &owner.0, b"1", term_ms.to_string().as_bytes()].concat())
                 }
-                Extender::Taking(keeper) => call.bytes(&[&b"t"[..], &keeper.0].concat()),
+                Extender::Taking(owner) => call.bytes(&[&b"t"[..], &owner.0].concat()),
             };
             match &item.progress {
                 Some((percent, message, checkpoint)) => {
@@ -293,10 +293,10 @@ impl Store {
         while sizes.left() > 0 {
             let mut size = sizes.list()?;
             let index = (size.uint()? as usize).wrapping_sub(1);
-            let (bytes, kept_by) = (size.uint()?, size.bytes()?);
+            let (bytes, previous_owner) = (size.uint()?, size.bytes()?);
             if let Some(Ok(extended)) = results.get_mut(index) {
                 extended.bytes = bytes;
-                extended.kept_by = kept_by.as_ref().try_into().ok().map(Keeper);
+                extended.previous_owner = previous_owner.as_ref().try_into().ok().map(Owner);
             }
         }
         while cancels.left() > 0 {

@@ -2,7 +2,7 @@
 
 use bananas_broker::{
     domain::RoutingKey,
-    store::{Agenda, FleetEntry, Next, Told},
+    store::{DueQueues, DueUpdate, FleetEntry, NextRun},
 };
 
 use crate::space::{LONG_MS, Space, draft, plain};
@@ -22,23 +22,23 @@ fn name(text: &str) -> RoutingKey {
     RoutingKey::parse(text).unwrap()
 }
 
-async fn tell(space: &Space, most: usize, told: &[(&str, Told)]) -> Agenda {
+async fn tell(space: &Space, most: usize, told: &[(&str, DueUpdate)]) -> DueQueues {
     let told: Vec<_> = told.iter().map(|(key, what)| (name(key), what.clone())).collect();
-    space.store.agenda(most, &told).await.unwrap()
+    space.store.update_due_index(most, &told).await.unwrap()
 }
 
-fn names(agenda: &Agenda) -> Vec<&str> {
+fn names(agenda: &DueQueues) -> Vec<&str> {
     agenda.taken.iter().map(|taken| taken.routing_key.as_str()).collect()
 }
 
 /// A visit to tidy up that is due at once.
 async fn due_to_be_forgotten(space: &Space, key: &str) -> String {
     let now = space.now_ms().await;
-    let next = Some(Next {
+    let next = Some(NextRun {
         at_ms: now - 1,
         may_forget: true,
     });
-    let visited = Told::Visited {
+    let visited = DueUpdate::Maintained {
         taken: String::new(),
         at_ms: now + LONG_MS,
         next,
@@ -48,8 +48,8 @@ async fn due_to_be_forgotten(space: &Space, key: &str) -> String {
     agenda.taken[0].score.clone()
 }
 
-fn gone(score: &str) -> Told {
-    Told::Visited {
+fn gone(score: &str) -> DueUpdate {
+    DueUpdate::Maintained {
         taken: score.to_owned(),
         at_ms: 0,
         next: None,
@@ -59,7 +59,7 @@ fn gone(score: &str) -> Told {
 async fn a_queue_is_listed_when_it_is_used(space: &Space) {
     assert!(!space.store.is_registered(&name("a")).await.unwrap());
     space.store.register([name("a")]).await.unwrap();
-    let agenda = tell(space, 0, &[("b", Told::Known)]).await;
+    let agenda = tell(space, 0, &[("b", DueUpdate::Known)]).await;
     space.reached(("due_index", "known"));
     assert_eq!(agenda.queues, 2);
     assert!(space.store.is_registered(&name("a")).await.unwrap());
@@ -75,26 +75,31 @@ async fn a_queue_is_listed_when_it_is_used(space: &Space) {
 }
 
 async fn what_is_due_is_given_out_once(space: &Space) {
-    tell(space, 0, &[("late", Told::Due(LONG_MS)), ("soon", Told::Due(0))]).await;
+    tell(
+        space,
+        0,
+        &[("late", DueUpdate::Due(LONG_MS)), ("soon", DueUpdate::Due(0))],
+    )
+    .await;
     space.reached(("due_index", "due"));
-    let agenda = tell(space, 9, &[("late", Told::Due(2 * LONG_MS))]).await;
+    let agenda = tell(space, 9, &[("late", DueUpdate::Due(2 * LONG_MS))]).await;
     assert_eq!(names(&agenda), ["soon"]);
     space.reached(("due_index", "taken"));
     assert!(tell(space, 9, &[]).await.taken.is_empty(), "it is left to its taker");
-    let agenda = tell(space, 9, &[("late", Told::Due(0))]).await;
+    let agenda = tell(space, 9, &[("late", DueUpdate::Due(0))]).await;
     assert_eq!(names(&agenda), ["late"], "what is sooner counts");
     space.reached(("due_index", "due, later than planned"));
 }
 
 async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Space) {
-    let agenda = tell(space, 9, &[("a", Told::Due(0))]).await;
+    let agenda = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
     let later = |at_ms| {
-        Some(Next {
+        Some(NextRun {
             at_ms,
             may_forget: false,
         })
     };
-    let visited = Told::Visited {
+    let visited = DueUpdate::Maintained {
         taken: agenda.taken[0].score.clone(),
         at_ms: agenda.now_ms,
         next: later(agenda.now_ms + LONG_MS),
@@ -103,7 +108,7 @@ async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Spa
     assert!(planned.next_in_ms.unwrap() > LONG_MS / 2);
     space.reached(("due_index", "visited"));
     // The visit knew nothing of a lease that was made since.
-    tell(space, 0, &[("a", Told::Due(1_000))]).await;
+    tell(space, 0, &[("a", DueUpdate::Due(1_000))]).await;
     let planned = tell(space, 9, &[("a", visited)]).await;
     assert!(planned.next_in_ms.unwrap() <= 1_000);
     space.reached(("due_index", "visited, but sooner meanwhile"));
@@ -117,15 +122,15 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
     space.reached(("due_index", "gone, but used meanwhile"));
     // Planned to be forgotten, and used before that visit.
     let planned_ms = space.now_ms().await + 500;
-    let visited = Told::Visited {
+    let visited = DueUpdate::Maintained {
         taken: String::new(),
         at_ms: space.now_ms().await + LONG_MS,
-        next: Some(Next {
+        next: Some(NextRun {
             at_ms: planned_ms,
             may_forget: true,
         }),
     };
-    tell(space, 0, &[("b", visited), ("b", Told::Used)]).await;
+    tell(space, 0, &[("b", visited), ("b", DueUpdate::Used)]).await;
     space.pass(planned_ms).await;
     let agenda = tell(space, 9, &[]).await;
     let taken = agenda
@@ -144,7 +149,7 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
 
 async fn names_are_read_in_order_page_by_page(space: &Space) {
     let all = ["b.2", "a", "b.1", "c", "b", "b.10", "B"];
-    let told: Vec<_> = all.iter().map(|key| (*key, Told::Known)).collect();
+    let told: Vec<_> = all.iter().map(|key| (*key, DueUpdate::Known)).collect();
     tell(space, 0, &told).await;
     let read = async |start: &str, after: &str, most| {
         let names = space.store.queue_names(start, after, most).await.unwrap();
@@ -168,7 +173,7 @@ async fn queues_and_lanes_that_are_on_no_list_are_found(space: &Space) {
     assert_eq!(space.lease(9).await.jobs.len(), 1, "the lane is out of sight");
     let (mut cursor, mut found, mut lanes) = (0, Vec::new(), Vec::new());
     loop {
-        let step = space.store.sweep(cursor).await.unwrap();
+        let step = space.store.scan_step(cursor).await.unwrap();
         found.extend(step.queues);
         lanes.extend(step.lanes.into_iter().map(|found| found.lane));
         cursor = step.cursor;
@@ -218,13 +223,13 @@ async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
 }
 
 async fn what_falls_due_late_during_a_visit_is_not_forgotten(space: &Space) {
-    let agenda = tell(space, 9, &[("a", Told::Due(0))]).await;
+    let agenda = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
     // Nothing was due when the visit looked. Then a job was leased for longer than a queue is left to its visitor.
-    tell(space, 0, &[("a", Told::Due(30_000))]).await;
-    let visited = Told::Visited {
+    tell(space, 0, &[("a", DueUpdate::Due(30_000))]).await;
+    let visited = DueUpdate::Maintained {
         taken: agenda.taken[0].score.clone(),
         at_ms: agenda.now_ms,
-        next: Some(Next {
+        next: Some(NextRun {
             at_ms: agenda.now_ms + LONG_MS,
             may_forget: true,
         }),

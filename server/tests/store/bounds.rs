@@ -26,11 +26,11 @@ async fn large_jobs_are_read_no_further_than_there_is_room() {
     let before = figure(&space, "stats", "total_net_output_bytes").await;
     let ask = Ask {
         jobs: 20,
-        room_bytes: 250_000,
+        max_bytes: 250_000,
         ..Ask::default()
     };
     let look = space.ask(&ask).await;
-    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::NoRoom));
+    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::BlockedBySize));
     let sent = figure(&space, "stats", "total_net_output_bytes").await - before;
     assert!(sent < 300_000, "{sent} bytes for two jobs");
 }
@@ -46,7 +46,7 @@ async fn a_call_for_a_thousand_large_jobs_takes_little_memory_of_redis() {
     let before = figure(&space, "memory", "used_memory").await;
     let ask = Ask {
         jobs: 1_000,
-        room_bytes: 1 << 40,
+        max_bytes: 1 << 40,
         ..Ask::default()
     };
     let look = space.ask(&ask).await;

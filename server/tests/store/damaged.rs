@@ -87,7 +87,7 @@ async fn a_record_that_is_cut_anywhere_stops_nobody(space: &Space) {
         let body = [space.keys.base().as_bytes(), b"j", &cut.id.0].concat();
         let () = space.command("SET", &[&body, &whole[..number / 2]]).await;
         space.pass(space.now_ms().await + 1).await;
-        space.store.upkeep(&space.keys, 0).await.expect("upkeep runs");
+        space.store.maintain(&space.keys, 0).await.expect("upkeep runs");
         let mut given = Vec::new();
         for _ in 0..2 {
             let look = space.lease(1).await;

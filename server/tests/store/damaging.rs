@@ -88,13 +88,13 @@ impl Queue<'_> {
                     NackAction::Snooze,
                     NackAction::DeadLetter,
                     NackAction::Discard,
-                    NackAction::GiveBack,
-                    NackAction::GiveBackUnconfirmed,
+                    NackAction::ReleaseUndelivered,
+                    NackAction::ReleaseUnconfirmed,
                 ];
                 let action = self.random.choice(actions).unwrap();
                 let item = NackItem {
                     delay_ms: (action == NackAction::Snooze || self.random.bool()).then_some(1),
-                    if_kept_by: None,
+                    if_owner: None,
                     ..nack(job_id, nonce, action)
                 };
                 println!("{action:?} {job_id}");
@@ -115,12 +115,12 @@ impl Queue<'_> {
                 };
                 println!("cancel, read and wait for {id}");
                 fine("cancel", store.cancel(keys, id, "why", 1).await);
-                fine("look", store.look(keys, id).await);
+                fine("look", store.get_job(keys, id).await);
                 fine("wait", store.await_settled(keys, id, 1_000).await);
             }
             13..15 => {
                 println!("maintenance");
-                fine("maintenance", store.upkeep(keys, 0).await);
+                fine("maintenance", store.maintain(keys, 0).await);
                 fine("next due", store.next_due(keys).await);
                 fine("counts", store.counts(keys).await);
             }
@@ -174,7 +174,7 @@ impl Queue<'_> {
         let ask = Ask {
             jobs: random.u32(1..5),
             lease_ms: random.choice([1, 500_000]).unwrap(),
-            room_bytes: random.choice([40, 1 << 20]).unwrap(),
+            max_bytes: random.choice([40, 1 << 20]).unwrap(),
             priorities: random.choice(["", "", "15"]).unwrap(),
             request: (random.u8(..4) == 0).then_some(("again", "print")),
             ..Ask::default()
@@ -246,7 +246,7 @@ impl Queue<'_> {
         fine("resume", store.resume(keys).await);
         for round in 0.. {
             assert!(round < 100, "upkeep never comes to an end");
-            if fine("maintenance", store.upkeep(keys, 0).await).is_none_or(|round| !round.more) {
+            if fine("maintenance", store.maintain(keys, 0).await).is_none_or(|round| !round.more) {
                 break;
             }
         }

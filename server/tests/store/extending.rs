@@ -1,7 +1,7 @@
 //! extend.lua.
 
 use bananas_broker::{
-    domain::{Error, Keeper, Nonce, record::OwnPolicy},
+    domain::{Error, Nonce, Owner, record::OwnPolicy},
     store::{ExtendItem, Extender, NackAction, NackItem},
 };
 
@@ -74,10 +74,10 @@ async fn a_holder_is_told_of_a_cancel_and_bound_by_its_grace(space: &Space) {
 }
 
 async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(space: &Space) {
-    let (first, second) = (Keeper(*b"keeper-1"), Keeper(*b"keeper-2"));
+    let (first, second) = (Owner(*b"owner--1"), Owner(*b"owner--2"));
     space.fill(&plain(1)).await;
     let mut claim = claim(1, 1 << 20);
-    claim.keeper = first;
+    claim.owner = first;
     let look = space
         .ask(&Ask {
             lease_ms: 30_000,
@@ -93,38 +93,38 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
     // Not received yet, then received.
     assert_eq!(
         space
-            .extend(&by(Extender::Keeper(first, false), 40_000))
+            .extend(&by(Extender::Owner(first, false), 40_000))
             .await
             .unwrap()
             .remaining_ms,
         40_000
     );
     assert!(!space.snapshot().await.leases[&id.0.to_vec()].confirmed);
-    space.extend(&by(Extender::Keeper(first, true), 30_000)).await.unwrap();
+    space.extend(&by(Extender::Owner(first, true), 30_000)).await.unwrap();
     assert!(space.snapshot().await.leases[&id.0.to_vec()].confirmed);
     assert!(
         space
-            .extend(&by(Extender::Keeper(second, true), 5_000))
+            .extend(&by(Extender::Owner(second, true), 5_000))
             .await
             .unwrap()
             .moved
     );
     let taken = space.extend(&by(Extender::Taking(second), 60_000)).await.unwrap();
-    assert_eq!((taken.remaining_ms, taken.kept_by), (60_000, Some(first)));
+    assert_eq!((taken.remaining_ms, taken.previous_owner), (60_000, Some(first)));
     assert_eq!(taken.bytes, look.jobs[0].bytes());
     space.reached(("extend", "taken over"));
     // The stream before neither prolongs nor shortens it any more, nor gives it back.
     assert!(
         space
-            .extend(&by(Extender::Keeper(first, true), 90_000))
+            .extend(&by(Extender::Owner(first, true), 90_000))
             .await
             .unwrap()
             .moved
     );
     space.reached(("extend", "kept by another"));
     let back = NackItem {
-        if_kept_by: Some(first),
-        ..nack(id, nonce, NackAction::GiveBack)
+        if_owner: Some(first),
+        ..nack(id, nonce, NackAction::ReleaseUndelivered)
     };
     assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
     // Whoever has the token extends it, whatever stream keeps it; nobody shortens it but that stream when it ends.
@@ -137,7 +137,7 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
     for shorter in [
         Extender::Exactly,
         Extender::Holder,
-        Extender::Keeper(second, true),
+        Extender::Owner(second, true),
         Extender::Taking(second),
     ] {
         assert!(
@@ -177,7 +177,10 @@ async fn a_lease_that_was_settled_is_not_lost(space: &Space) {
     let [acked, released, given_back] = [0, 1, 2].map(|job| look.jobs[job].job_id);
     space.ack(acked, look.nonce).await.unwrap();
     space.nack(released, look.nonce, NackAction::Release).await.unwrap();
-    space.nack(given_back, look.nonce, NackAction::GiveBack).await.unwrap();
+    space
+        .nack(given_back, look.nonce, NackAction::ReleaseUndelivered)
+        .await
+        .unwrap();
     for (id, expected) in [
         (acked, Error::AlreadySettled),
         (released, Error::AlreadySettled),

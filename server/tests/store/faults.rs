@@ -38,7 +38,7 @@ async fn scripts_that_redis_has_forgotten_are_loaded_again() {
     flush().await;
     space.store.await_settled(&space.keys, items[2].id, 1).await.unwrap();
     flush().await;
-    space.store.upkeep(&space.keys, 0).await.unwrap();
+    space.store.maintain(&space.keys, 0).await.unwrap();
     flush().await;
     space.store.pause(&space.keys, "", false).await.unwrap();
     flush().await;
@@ -126,7 +126,7 @@ impl Scene {
                 let items: [NackItem; 2] = [back(2, NackAction::DeadLetter), back(3, NackAction::Release)];
                 ("nack", store.nack(keys, &[&items[0], &items[1]]).await.map(drop))
             }
-            _ => ("maintenance", store.upkeep(keys, 0).await.map(drop)),
+            _ => ("maintenance", store.maintain(keys, 0).await.map(drop)),
         };
         result.err().map(|error| (script, error))
     }
@@ -289,7 +289,7 @@ async fn a_full_redis_refuses_new_jobs_and_still_drains_to_zero() {
     assert!(answers.iter().all(Result::is_ok));
     let mut settled = rest.len() + 1;
     while settled < stored {
-        space.store.upkeep(&space.keys, 0).await.unwrap();
+        space.store.maintain(&space.keys, 0).await.unwrap();
         let look = space.lease(300).await;
         let acks: Vec<AckItem> = look
             .jobs

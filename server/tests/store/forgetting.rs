@@ -23,7 +23,7 @@ async fn dead_heads_of_a_lane_go_without_a_worker(space: &Space) {
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }
     assert!(space.store.next_due(&space.keys).await.unwrap().untidy);
-    while space.store.upkeep(&space.keys, 0).await.unwrap().more {}
+    while space.store.maintain(&space.keys, 0).await.unwrap().more {}
     let all = space.snapshot().await;
     assert_eq!(all.lanes["5:send"].len(), 49, "those behind living jobs stay");
     assert_eq!((all.tombstones.len(), all.tombstone_counts["5:send"]), (10, 10));
@@ -32,7 +32,7 @@ async fn dead_heads_of_a_lane_go_without_a_worker(space: &Space) {
     for item in &items[201..240] {
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }
-    while space.store.upkeep(&space.keys, 0).await.unwrap().more {}
+    while space.store.maintain(&space.keys, 0).await.unwrap().more {}
     let all = space.snapshot().await;
     assert!(all.lanes.is_empty() && all.index.is_empty() && all.tombstones.is_empty());
 }
@@ -44,7 +44,7 @@ async fn waiters_go_when_their_time_is_over(space: &Space) {
         space.store.await_settled(&space.keys, item.id, ms).await.unwrap();
     }
     space.pass(space.now_ms().await + 1).await;
-    space.store.upkeep(&space.keys, 0).await.unwrap();
+    space.store.maintain(&space.keys, 0).await.unwrap();
     assert_eq!(space.snapshot().await.waiters.len(), 1);
     space.reached(("maintenance", "waiters pruned"));
 }
@@ -63,7 +63,7 @@ async fn an_empty_queue_leaves_no_key(space: &Space) {
     for job in &look.jobs {
         space.ack(job.job_id, look.nonce).await.unwrap();
     }
-    let round = space.store.upkeep_or_forget(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain_or_forget(&space.keys, 0).await.unwrap();
     if !round.forgotten {
         assert!(
             round.forget_ms.is_some(),
@@ -71,7 +71,7 @@ async fn an_empty_queue_leaves_no_key(space: &Space) {
         );
     }
     let started = std::time::Instant::now();
-    while !space.store.upkeep_or_forget(&space.keys, 0).await.unwrap().forgotten {
+    while !space.store.maintain_or_forget(&space.keys, 0).await.unwrap().forgotten {
         assert!(started.elapsed() < Duration::from_secs(10), "never forgotten");
     }
     assert_eq!(keys(space).await, 0);
@@ -85,9 +85,9 @@ async fn an_empty_queue_leaves_no_key(space: &Space) {
 async fn a_queue_in_which_something_is_left_is_not_forgotten(space: &Space) {
     let kept = async |space: &Space, what: &str| {
         // What was due is done first.
-        space.store.upkeep(&space.keys, 0).await.unwrap();
+        space.store.maintain(&space.keys, 0).await.unwrap();
         let before = keys(space).await;
-        let round = space.store.upkeep_or_forget(&space.keys, 0).await.unwrap();
+        let round = space.store.maintain_or_forget(&space.keys, 0).await.unwrap();
         assert!(!round.forgotten && keys(space).await == before, "{what}: {round:?}");
     };
     let no_memory = |policy: &mut bananas_broker::domain::Policy| policy.dedupe_window = Duration::ZERO;
@@ -138,7 +138,7 @@ async fn what_falls_due_is_seen_without_a_script(space: &Space) {
     assert!(!due().await.untidy);
     let () = space.command("DEL", &[space.keys.key("l").as_bytes()]).await;
     assert!(due().await.untidy, "a lease without any deadline");
-    space.store.upkeep(&space.keys, 0).await.unwrap();
+    space.store.maintain(&space.keys, 0).await.unwrap();
 }
 
 async fn an_id_is_free_after_two_windows_even_if_nobody_cleared_it_away(space: &Space) {

@@ -78,7 +78,7 @@ async fn an_id_used_again_behind_its_own_tombstone_is_delivered_once(space: &Spa
         space.ack(job.job_id, nonce).await.unwrap();
         space.fill(&plain(1)).await;
     }
-    space.store.upkeep(&space.keys, 0).await.unwrap();
+    space.store.maintain(&space.keys, 0).await.unwrap();
     let mut again = items[1].clone();
     again.id_is_new = true;
     space.fill(&[again]).await;

@@ -2,7 +2,7 @@
 
 use bananas_broker::{
     domain::{Error, JobId, record::OwnPolicy},
-    store::{EnqueueItem, ExtendItem, LeaseAsk, Leased, NackAction, Start, UniqueKey, Verdict},
+    store::{EnqueueItem, ExtendItem, LeaseRequest, Leased, NackAction, Start, UniqueKey, Verdict},
 };
 use bananas_harness::keyspace::Snapshot;
 
@@ -78,23 +78,23 @@ async fn requests_that_share_a_look_are_repeated_alone(space: &Space) {
     space.fill(&plain(5)).await;
     let claims = [claim(2, 1 << 20), claim(1, 1 << 20), claim(1, 1 << 20)];
     let requests = [("r1", "two"), ("r2", "one"), ("r3", "one")];
-    let ask = |from: usize| LeaseAsk {
+    let ask = |from: usize| LeaseRequest {
         priorities: "",
         job_types: &[],
         lease_ms: LONG_MS,
-        claims: &claims[from..],
+        demands: &claims[from..],
         requests: &requests[from..],
     };
     let mut look = space.store.lease(&space.keys, &ask(0)).await.unwrap();
-    let hands = look.deal(3);
+    let hands = look.split_by_consumer(3);
     assert_eq!(hands.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
     // Two of them again, side by side: nothing happens until each asks alone.
     let again = space.store.lease(&space.keys, &ask(1)).await.unwrap();
     assert!(again.among_repeated && again.jobs.is_empty());
     space.reached(("lease", "request among others repeated"));
     for (hand, (claim, request)) in hands.iter().zip(claims.iter().zip(&requests)) {
-        let alone = LeaseAsk {
-            claims: std::slice::from_ref(claim),
+        let alone = LeaseRequest {
+            demands: std::slice::from_ref(claim),
             requests: std::slice::from_ref(request),
             ..ask(0)
         };
@@ -150,13 +150,13 @@ async fn bytes_bound_what_is_handed_out(space: &Space) {
     let look = space
         .ask(&Ask {
             jobs: 10,
-            room_bytes: 3_500,
+            max_bytes: 3_500,
             ..Ask::default()
         })
         .await;
     assert_eq!(ids(&look.jobs), ids_of(&items[..3]));
     space.reached(("lease", "no room"));
-    assert_eq!(look.verdict, Verdict::NoRoom);
+    assert_eq!(look.verdict, Verdict::BlockedBySize);
 }
 
 async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
@@ -167,8 +167,8 @@ async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
     let none = space
         .ask(&Ask {
             jobs: 2,
-            room_bytes: 100,
-            alone: false,
+            max_bytes: 100,
+            allow_oversized: false,
             ..Ask::default()
         })
         .await;
@@ -177,7 +177,7 @@ async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
     let alone = space
         .ask(&Ask {
             jobs: 2,
-            room_bytes: 100,
+            max_bytes: 100,
             ..Ask::default()
         })
         .await;
@@ -195,7 +195,7 @@ async fn several_claims_are_dealt_in_turn(space: &Space) {
             ..Ask::default()
         })
         .await;
-    let dealt: Vec<usize> = look.jobs.iter().map(|job| job.claim).collect();
+    let dealt: Vec<usize> = look.jobs.iter().map(|job| job.demand).collect();
     let of = |claim| dealt.iter().filter(|&&other| other == claim).count();
     assert_eq!(
         dealt[..5],
@@ -283,7 +283,7 @@ async fn a_look_hands_out_no_more_bytes_than_it_may(space: &Space) {
     }
     let ask = Ask {
         jobs: 1_000,
-        room_bytes: 64 << 20,
+        max_bytes: 64 << 20,
         ..Ask::default()
     };
     let look = space.ask(&ask).await;
@@ -310,11 +310,11 @@ async fn checkpoints_take_room(space: &Space) {
     let look = space
         .ask(&Ask {
             jobs: 3,
-            room_bytes: 25_000,
+            max_bytes: 25_000,
             ..Ask::default()
         })
         .await;
-    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::NoRoom));
+    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::BlockedBySize));
     assert!(look.jobs.iter().all(|job| job.bytes() > 10_000));
 }
 
@@ -328,7 +328,10 @@ async fn a_request_whose_jobs_were_given_back_is_made_anew(space: &Space) {
     };
     let first = space.ask(&ask).await;
     for item in &items {
-        space.nack(item.id, first.nonce, NackAction::GiveBack).await.unwrap();
+        space
+            .nack(item.id, first.nonce, NackAction::ReleaseUndelivered)
+            .await
+            .unwrap();
     }
     let second = space.ask(&ask).await;
     assert_eq!((second.jobs.len(), second.nonce == first.nonce), (2, false));
@@ -352,11 +355,11 @@ async fn a_job_that_nobody_confirmed_is_handed_out_alone(space: &Space) {
     // A call that has others already does not get it.
     let others = Ask {
         jobs: 9,
-        alone: false,
+        allow_oversized: false,
         ..Ask::default()
     };
     let look = space.ask(&others).await;
-    assert_eq!((look.jobs.len(), look.verdict), (0, Verdict::NoRoom));
+    assert_eq!((look.jobs.len(), look.verdict), (0, Verdict::BlockedBySize));
     let look = space.lease(9).await;
     assert_eq!((ids(&look.jobs), look.verdict), (vec![items[0].id], Verdict::Again));
     assert!(look.jobs[0].goes_alone);

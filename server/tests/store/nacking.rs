@@ -1,7 +1,7 @@
 //! nack.lua.
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Keeper, Nonce, record::OwnPolicy},
+    domain::{Error, JobId, JobState, Nonce, Owner, record::OwnPolicy},
     store::{NackAction, NackItem},
 };
 
@@ -272,7 +272,7 @@ async fn a_job_that_no_worker_confirms_is_dead_in_the_end(space: &Space) {
         let (job, nonce) = space.lease_one().await;
         assert_eq!((job.attempts, job.losses), (0, 0));
         let outcome = space
-            .nack(job.job_id, nonce, NackAction::GiveBackUnconfirmed)
+            .nack(job.job_id, nonce, NackAction::ReleaseUnconfirmed)
             .await
             .unwrap();
         assert_eq!(space.job(job.job_id).await.hash.number("un"), Some(times));
@@ -333,10 +333,10 @@ async fn a_job_that_is_put_off_by_releases_still_has_to_start_in_time(space: &Sp
 }
 
 async fn what_its_holder_has_extended_is_not_given_back(space: &Space) {
-    let keeper = Keeper(*b"keeper-1");
+    let owner = Owner(*b"owner--1");
     space.fill(&plain(1)).await;
     let mut claim = claim(1, 1 << 20);
-    claim.keeper = keeper;
+    claim.owner = owner;
     let look = space
         .ask(&Ask {
             claims: Some(&[claim]),
@@ -346,9 +346,9 @@ async fn what_its_holder_has_extended_is_not_given_back(space: &Space) {
     let id = look.jobs[0].job_id;
     // No word that it has arrived, but this.
     space.extend(&extend(id, look.nonce, 60_000)).await.unwrap();
-    for action in [NackAction::GiveBack, NackAction::GiveBackUnconfirmed] {
+    for action in [NackAction::ReleaseUndelivered, NackAction::ReleaseUnconfirmed] {
         let back = NackItem {
-            if_kept_by: Some(keeper),
+            if_owner: Some(owner),
             ..nack(id, look.nonce, action)
         };
         assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);

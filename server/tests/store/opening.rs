@@ -81,7 +81,7 @@ async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_l
     store.register([key.clone()]).await.unwrap();
     let item = draft().item();
     store.enqueue(&keys, &[&item]).await.unwrap();
-    store.upkeep(&keys, 0).await.unwrap();
+    store.maintain(&keys, 0).await.unwrap();
     assert_eq!(store.counts(&keys).await.unwrap().ready(), 1);
     let mut signals = store.listen();
     let (sure, listens) = tokio::sync::oneshot::channel();

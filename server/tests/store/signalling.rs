@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bananas_broker::store::{Interest, Signal};
+use bananas_broker::store::{Interest, Notification};
 use bananas_harness::redis_server::RedisServer;
 use futures_util::StreamExt as _;
 use tokio::{sync::oneshot, time::timeout};
@@ -89,9 +89,9 @@ async fn many_channels_are_heard_again_with_few_commands() {
     for listening in all_sure {
         timeout(Duration::from_secs(10), listening).await.unwrap().unwrap();
     }
-    let missed = async |signals: &mut bananas_broker::store::Signals| {
+    let missed = async |signals: &mut bananas_broker::store::Notifications| {
         let heard = timeout(Duration::from_secs(10), signals.incoming.recv()).await;
-        assert_eq!(heard.unwrap().unwrap().1, Signal::Missed);
+        assert_eq!(heard.unwrap().unwrap().1, Notification::Missed);
     };
     missed(&mut signals).await;
 

@@ -7,13 +7,14 @@ use std::{
 
 use bananas_broker::{
     domain::{
-        Error, JobId, JobType, Keeper, Nonce, Policy, RoutingKey,
+        Error, JobId, JobType, Nonce, Owner, Policy, RoutingKey,
         record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
     },
     metrics::Metrics,
     store::{
-        AckItem, Claim, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseAsk, Leased,
-        Look, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey, Verdict,
+        AckItem, Demand, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseBatch,
+        LeaseRequest, Leased, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
+        Verdict,
     },
 };
 use bananas_harness::{
@@ -185,7 +186,7 @@ impl Space {
     }
 
     /// Leases up to `jobs` of everything, for long.
-    pub(crate) async fn lease(&self, jobs: u32) -> Look {
+    pub(crate) async fn lease(&self, jobs: u32) -> LeaseBatch {
         self.ask(&Ask { jobs, ..Ask::default() }).await
     }
 
@@ -212,19 +213,19 @@ impl Space {
         (job, look.nonce)
     }
 
-    pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Look {
+    pub(crate) async fn ask(&self, ask: &Ask<'_>) -> LeaseBatch {
         self.try_ask(ask).await.expect("lease runs")
     }
 
-    pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<Look, Error> {
-        let mut one = [claim(ask.jobs, ask.room_bytes)];
-        one[0].alone = ask.alone;
+    pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<LeaseBatch, Error> {
+        let mut one = [claim(ask.jobs, ask.max_bytes)];
+        one[0].allow_oversized = ask.allow_oversized;
         let kinds: Vec<String> = ask.job_types.iter().map(|&kind| kind.to_owned()).collect();
-        let ask = LeaseAsk {
+        let ask = LeaseRequest {
             priorities: ask.priorities,
             job_types: &kinds,
             lease_ms: ask.lease_ms,
-            claims: ask.claims.unwrap_or(&one),
+            demands: ask.claims.unwrap_or(&one),
             requests: ask.request.as_slice(),
         };
         self.store.lease(&self.keys, &ask).await
@@ -257,7 +258,7 @@ impl Space {
     }
 
     pub(crate) async fn look(&self, id: JobId) -> Option<JobView> {
-        self.store.look(&self.keys, id).await.expect("look runs")
+        self.store.get_job(&self.keys, id).await.expect("look runs")
     }
 
     /// The job, which must be there.
@@ -268,11 +269,11 @@ impl Space {
     /// Rounds of upkeep until one does what is waited for.
     pub(crate) async fn upkeep_until(
         &self,
-        done: impl Fn(&bananas_broker::store::Round) -> bool,
-    ) -> bananas_broker::store::Round {
+        done: impl Fn(&bananas_broker::store::MaintenanceReport) -> bool,
+    ) -> bananas_broker::store::MaintenanceReport {
         let started = std::time::Instant::now();
         loop {
-            let round = self.store.upkeep(&self.keys, 0).await.expect("upkeep runs");
+            let round = self.store.maintain(&self.keys, 0).await.expect("upkeep runs");
             if done(&round) {
                 return round;
             }
@@ -305,9 +306,9 @@ pub(crate) struct Ask<'a> {
     pub(crate) job_types: &'a [&'a str],
     pub(crate) lease_ms: u64,
     pub(crate) jobs: u32,
-    pub(crate) room_bytes: u64,
-    pub(crate) alone: bool,
-    pub(crate) claims: Option<&'a [Claim]>,
+    pub(crate) max_bytes: u64,
+    pub(crate) allow_oversized: bool,
+    pub(crate) claims: Option<&'a [Demand]>,
     pub(crate) request: Option<(&'a str, &'a str)>,
 }
 
@@ -318,21 +319,21 @@ impl Default for Ask<'_> {
             job_types: &[],
             lease_ms: LONG_MS,
             jobs: 1,
-            room_bytes: 1 << 20,
-            alone: true,
+            max_bytes: 1 << 20,
+            allow_oversized: true,
             claims: None,
             request: None,
         }
     }
 }
 
-pub(crate) fn claim(jobs: u32, room_bytes: u64) -> Claim {
-    Claim {
+pub(crate) fn claim(jobs: u32, max_bytes: u64) -> Demand {
+    Demand {
         holder: "tester".to_owned(),
-        keeper: Keeper::NONE,
+        owner: Owner::NONE,
         jobs,
-        room_bytes,
-        alone: true,
+        max_bytes,
+        allow_oversized: true,
         held: 0,
     }
 }
@@ -343,7 +344,7 @@ pub(crate) fn nack(job_id: JobId, nonce: Nonce, action: NackAction) -> NackItem 
         nonce,
         action,
         delay_ms: None,
-        if_kept_by: None,
+        if_owner: None,
         failure: Default::default(),
     }
 }
@@ -463,7 +464,7 @@ pub(crate) fn ids(jobs: &[Leased]) -> Vec<JobId> {
 }
 
 /// There is more to look at.
-pub(crate) fn again(look: &Look) -> bool {
+pub(crate) fn again(look: &LeaseBatch) -> bool {
     look.verdict == Verdict::Again
 }
 

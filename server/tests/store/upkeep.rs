@@ -32,7 +32,7 @@ crate::facts![
 ];
 
 async fn an_idle_queue_needs_nothing(space: &Space) {
-    let round = space.store.upkeep(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain(&space.keys, 0).await.unwrap();
     assert!(!round.more && !round.busy && round.next_ms.is_none());
     let done = [
         round.promoted,
@@ -55,7 +55,7 @@ async fn due_jobs_become_ready_in_order_of_their_time(space: &Space) {
     let items = jobs.each_ref().map(super::space::Draft::item);
     space.fill(&items).await;
     space.pass(now + 600).await;
-    let round = space.store.upkeep(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain(&space.keys, 0).await.unwrap();
     assert!(round.promoted == 3 && round.busy);
     space.reached(("maintenance", "promoted"));
     let order: Vec<JobId> = space.lease(5).await.jobs.iter().map(|job| job.job_id).collect();
@@ -72,10 +72,10 @@ async fn a_round_is_bounded_and_says_that_there_is_more(space: &Space) {
         .collect();
     space.fill(&items).await;
     space.pass(space.now_ms().await + 1).await;
-    let round = space.store.upkeep(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain(&space.keys, 0).await.unwrap();
     assert!(round.more && round.promoted == 100);
     space.reached(("maintenance", "more"));
-    let round = space.store.upkeep(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain(&space.keys, 0).await.unwrap();
     assert!(!round.more && round.promoted == 50);
 }
 
@@ -235,7 +235,7 @@ async fn settled_jobs_are_pruned_by_age_and_by_count(space: &Space) {
         space.ack_with(job.job_id, nonce, Some("x")).await.unwrap();
         space.pass(space.now_ms().await).await;
     }
-    assert_eq!(space.store.upkeep(&space.keys, 0).await.unwrap().pruned, 3);
+    assert_eq!(space.store.maintain(&space.keys, 0).await.unwrap().pruned, 3);
     let kept: Vec<_> = space.snapshot().await.bodies.into_keys().collect();
     assert_eq!(kept.len(), 2);
     assert!(kept.contains(&items[4].id.0.to_vec()), "the newest stay");
@@ -252,7 +252,7 @@ async fn dead_jobs_are_pruned_by_age_and_by_count(space: &Space) {
     };
     let few = &space.with("few", |policy| policy.dead_max = 2).await;
     kill(few, 5).await;
-    assert_eq!(few.store.upkeep(&few.keys, 0).await.unwrap().pruned, 3);
+    assert_eq!(few.store.maintain(&few.keys, 0).await.unwrap().pruned, 3);
     assert_eq!(few.snapshot().await.dead.len(), 2);
     space.reached(("maintenance", "dead pruned by count"));
     let brief = &space
@@ -275,7 +275,7 @@ async fn a_lease_without_a_deadline_is_brought_to_an_end(space: &Space) {
     let () = space
         .command("ZREM", &[deadlines.as_bytes(), &look.jobs[0].job_id.0])
         .await;
-    let round = space.store.upkeep(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain(&space.keys, 0).await.unwrap();
     assert!(round.repaired == 1 && round.more);
     space.reached(("maintenance", "repaired one deadline"));
     space.upkeep_until(|round| round.unconfirmed == 1).await;
@@ -324,7 +324,7 @@ async fn a_deadline_without_a_job_goes_away(space: &Space) {
     let () = space
         .command("ZADD", &[deadlines.as_bytes(), b"1", &JobId::new().0])
         .await;
-    let round = space.store.upkeep(&space.keys, 0).await.unwrap();
+    let round = space.store.maintain(&space.keys, 0).await.unwrap();
     assert!(round.quarantined.is_empty() && round.lost == 0);
     assert!(space.snapshot().await.deadlines.is_empty());
     space.reached(("maintenance", "deadline without a job"));
@@ -349,7 +349,7 @@ async fn the_memory_of_settled_ids_turns_over_by_age(space: &Space) {
     space.reached(("maintenance", "memory turned over by age"));
     let started = std::time::Instant::now();
     while !space.snapshot().await.memory.is_empty() {
-        space.store.upkeep(&space.keys, 0).await.unwrap();
+        space.store.maintain(&space.keys, 0).await.unwrap();
         assert!(
             started.elapsed() < Duration::from_secs(10),
             "the memory is never forgotten"
@@ -363,7 +363,7 @@ async fn the_memory_of_settled_ids_turns_over_by_count(space: &Space) {
     let mut ids = Vec::new();
     for _ in 0..9 {
         ids.push(settle_one(space).await);
-        space.store.upkeep(&space.keys, 0).await.unwrap();
+        space.store.maintain(&space.keys, 0).await.unwrap();
     }
     let all = space.snapshot().await;
     assert_eq!(all.memory.len(), 1, "the newest is begun with its first id");
@@ -378,14 +378,14 @@ async fn a_round_says_when_the_next_one_is_due(space: &Space) {
     later.start = Start::In(LONG_MS);
     space.fill(&[later.item(), draft().item()]).await;
     let due = space.job(later.id).await.due_ms;
-    assert_eq!(space.store.upkeep(&space.keys, 0).await.unwrap().next_ms, due);
+    assert_eq!(space.store.maintain(&space.keys, 0).await.unwrap().next_ms, due);
     let (job, nonce) = space.lease_one_for(60_000).await;
     let expires = space.job(job.job_id).await.lease_expires_ms;
-    assert_eq!(space.store.upkeep(&space.keys, 0).await.unwrap().next_ms, expires);
+    assert_eq!(space.store.maintain(&space.keys, 0).await.unwrap().next_ms, expires);
     let mut item = nack(job.job_id, nonce, NackAction::Snooze);
     item.delay_ms = Some(5_000);
     let due = space.nack_with(&item).await.unwrap().due_ms;
-    assert_eq!(space.store.upkeep(&space.keys, 0).await.unwrap().next_ms, due);
+    assert_eq!(space.store.maintain(&space.keys, 0).await.unwrap().next_ms, due);
 }
 
 async fn jobs_whose_leases_end_together_keep_their_order(space: &Space) {
@@ -398,7 +398,7 @@ async fn jobs_whose_leases_end_together_keep_their_order(space: &Space) {
     };
     space.ask(&ask).await;
     space.pass(space.now_ms().await + 1).await;
-    space.store.upkeep(&space.keys, 0).await.unwrap();
+    space.store.maintain(&space.keys, 0).await.unwrap();
     let expected: Vec<_> = items.iter().map(|item| item.id).collect();
     assert_eq!(ids(&space.lease(3).await.jobs), expected);
 }

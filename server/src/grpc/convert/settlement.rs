@@ -65,7 +65,7 @@ pub(in crate::grpc) fn nack(
         nonce: token.nonce,
         action,
         delay_ms,
-        if_kept_by: None,
+        if_owner: None,
         failure: [
             failure.r#type,
             cut(failure.message, message_bytes),

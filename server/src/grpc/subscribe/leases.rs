@@ -13,7 +13,7 @@ use super::{
 use crate::{
     broker::Broker,
     clock::now_ms,
-    domain::{Error, JobId, Keeper, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
+    domain::{Error, JobId, LeaseToken, Nonce, Owner, limits::MAX_GROUP_ITEMS},
     grpc::settle::wire_extended,
     queue::batch::Results,
     queue::{PerQueue, Queue},
@@ -56,7 +56,7 @@ impl Session {
                         job_id: token.job_id,
                         nonce: token.nonce,
                         duration_ms: opening.selector.lease_ms,
-                        by: Extender::Taking(self.keeper),
+                        by: Extender::Taking(self.owner),
                         progress: None,
                     };
                     let (at, items) = queues.of(&token.routing_key, || broker.queues.get(&token.routing_key));
@@ -103,13 +103,13 @@ impl Session {
             verdicts.push(wire_extended(result));
         }
         self.consumer().hold(jobs, bytes);
-        let kept_by = |(_, results): &(_, Results<Extended>)| {
-            let mut keepers = results.iter().flatten().filter_map(|extended| extended.kept_by);
-            keepers.find(|keeper| ![Keeper::NONE, self.keeper].contains(keeper))
+        let previous_owner = |(_, results): &(_, Results<Extended>)| {
+            let mut owners = results.iter().flatten().filter_map(|extended| extended.previous_owner);
+            owners.find(|owner| ![Owner::NONE, self.owner].contains(owner))
         };
         // A stream that is here still does so itself when it ends.
         if opening.before.is_none()
-            && let Some(keeper) = answers.iter().find_map(kept_by)
+            && let Some(owner) = answers.iter().find_map(previous_owner)
         {
             let queues = opening
                 .selector
@@ -119,8 +119,8 @@ impl Session {
                 .collect();
             broker
                 .store
-                .flights()
-                .spawn(give_back_unnamed(broker.clone(), queues, keeper));
+                .in_flight()
+                .spawn(release_unnamed(broker.clone(), queues, owner));
         }
         Ok(verdicts)
     }
@@ -235,7 +235,7 @@ impl Session {
                     job_id: *id,
                     nonce: held.nonce,
                     duration_ms: self.lease.as_millis() as u64,
-                    by: Extender::Keeper(self.keeper, has_it),
+                    by: Extender::Owner(self.owner, has_it),
                     progress: None,
                 };
                 due.of(held.queue.routing_key(), || held.queue.clone()).1.push(item);
@@ -271,7 +271,7 @@ impl Session {
             Ok(extended) => {
                 self.runs(held, asked, &extended);
                 held.renew_at = self.renew_at(asked, extended.remaining_ms);
-                if item.by == Extender::Keeper(self.keeper, false) {
+                if item.by == Extender::Owner(self.owner, false) {
                     // It is still to be written down that the worker has the job.
                     let pause = confirmation_pause(Duration::from_millis(extended.remaining_ms));
                     held.renew_at = held.renew_at.min(asked + pause);
@@ -335,23 +335,23 @@ impl Session {
                     job_id,
                     nonce: held.nonce,
                     duration_ms: rest.as_millis() as u64,
-                    by: Extender::Leaving(self.keeper, self.lease.as_millis() as u64),
+                    by: Extender::Leaving(self.owner, self.lease.as_millis() as u64),
                     progress: None,
                 });
             }
         }
         for (queue, (unreceived, extensions)) in queues {
             let extensions = queue.extend.submit(extensions);
-            queue.release(unreceived, Some(self.keeper)).await;
+            queue.release(unreceived, Some(self.owner)).await;
             extensions.all().await;
         }
     }
 }
 
 /// Gives back what a stream had sent and its worker, who is here, does not name: it never arrived.
-async fn give_back_unnamed(broker: Arc<Broker>, queues: Vec<Arc<Queue>>, before: Keeper) {
+async fn release_unnamed(broker: Arc<Broker>, queues: Vec<Arc<Queue>>, before: Owner) {
     for queue in queues {
-        match broker.store.give_back_unnamed(queue.keys(), before).await {
+        match broker.store.release_unnamed(queue.keys(), before).await {
             Ok(0) => {}
             Ok(jobs) => {
                 // Some may have come back after their `start_by`.

@@ -25,7 +25,7 @@ use crate::{
     broker::Broker,
     clock::now_ms,
     dispatch::{Consumer, Delivery, Identity, Notice},
-    domain::{Error, JobId, JobMap, Keeper, LeaseToken, Nonce},
+    domain::{Error, JobId, JobMap, LeaseToken, Nonce, Owner},
     grpc::{
         convert,
         leased::{self, LeasedJob},
@@ -86,7 +86,7 @@ impl State {
 pub(super) struct Session {
     pub(super) id: String,
     /// Written in the leases of this stream.
-    pub(super) keeper: Keeper,
+    pub(super) owner: Owner,
     worker: pb::WorkerInfo,
     selector: pb::Selector,
     opened_ms: u64,
@@ -115,7 +115,7 @@ impl Session {
     ) -> Arc<Self> {
         let session = Arc::new(Self {
             id: opening.session_id.clone(),
-            keeper: Keeper::new(),
+            owner: Owner::new(),
             worker: opening.worker.clone(),
             selector: opening.selector_message.clone(),
             opened_ms: now_ms(),
@@ -156,7 +156,7 @@ impl Session {
         let flow = opening.flow;
         let identity = Identity {
             holder: opening.worker.worker_id.clone(),
-            keeper: session.keeper,
+            owner: session.owner,
             request: None,
         };
         let consumer = Consumer::new(identity, flow.max_jobs, flow.max_bytes, sink, notify);

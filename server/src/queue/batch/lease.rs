@@ -11,7 +11,7 @@ use crate::{
         limits::{MAX_GROUP_BYTES, MAX_GROUP_ITEMS},
     },
     queue::{QueueCore, waiters::LaneFilter},
-    store::{Claim, LeaseAsk, Look, MAX_CLAIMS},
+    store::{Demand, LeaseBatch, LeaseRequest, MAX_DEMANDS},
 };
 
 /// Leases jobs for several calls.
@@ -26,7 +26,7 @@ pub struct LeaseItem {
     /// Length of the leases.
     pub lease_ms: u64,
     /// How much, and for which worker.
-    pub claim: Claim,
+    pub claim: Demand,
     /// Makes the call repeatable: the id of the request and a fingerprint of its other fields.
     pub request: Option<(String, String)>,
 }
@@ -45,14 +45,14 @@ impl LeaseItem {
 impl Operation for Lease {
     const NAME: &'static str = "lease_call";
     type Item = LeaseItem;
-    type Output = Look;
+    type Output = LeaseBatch;
 
-    /// A fetch leases at most `MAX_GROUP_ITEMS` jobs, for at most `MAX_CLAIMS` calls.
+    /// A fetch leases at most `MAX_GROUP_ITEMS` jobs, for at most `MAX_DEMANDS` calls.
     fn bytes(item: &LeaseItem) -> usize {
-        (item.claim.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_CLAIMS)
+        (item.claim.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_DEMANDS)
     }
 
-    async fn run(queue: &Arc<QueueCore>, items: &[&LeaseItem]) -> Result<Results<Look>, Error> {
+    async fn run(queue: &Arc<QueueCore>, items: &[&LeaseItem]) -> Result<Results<LeaseBatch>, Error> {
         // Calls that ask for the same share a fetch; nearly always that is all of them.
         let mut shared: Vec<Vec<usize>> = Vec::with_capacity(1);
         for (index, item) in items.iter().enumerate() {
@@ -63,7 +63,7 @@ impl Operation for Lease {
             }
         }
         let fetches = join_all(shared.iter().map(|calls| fetch(queue, items, calls))).await;
-        let mut results: Results<Look> = items.iter().map(|_| Err(Error::ShuttingDown)).collect();
+        let mut results: Results<LeaseBatch> = items.iter().map(|_| Err(Error::ShuttingDown)).collect();
         for (calls, fetched) in shared.into_iter().zip(fetches) {
             match fetched {
                 Ok(look) if look.among_repeated => {
@@ -74,9 +74,9 @@ impl Operation for Lease {
                     }
                 }
                 Ok(mut look) => {
-                    let jobs_of = look.deal(calls.len());
+                    let jobs_of = look.split_by_consumer(calls.len());
                     for (call, jobs) in calls.into_iter().zip(jobs_of) {
-                        results[call] = Ok(Look { jobs, ..look });
+                        results[call] = Ok(LeaseBatch { jobs, ..look });
                     }
                 }
                 Err(error) => calls.into_iter().for_each(|call| results[call] = Err(error.clone())),
@@ -87,8 +87,8 @@ impl Operation for Lease {
 }
 
 /// One fetch for these of the calls.
-async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Result<Look, Error> {
-    let claims: Vec<Claim> = calls.iter().map(|&call| items[call].claim.clone()).collect();
+async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Result<LeaseBatch, Error> {
+    let claims: Vec<Demand> = calls.iter().map(|&call| items[call].claim.clone()).collect();
     let LeaseItem { filter, lease_ms, .. } = items[calls[0]];
     let request = |&call: &usize| match &items[call].request {
         Some((id, fingerprint)) => (id.as_str(), fingerprint.as_str()),
@@ -100,11 +100,11 @@ async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Resu
     } else {
         Vec::new()
     };
-    let ask = LeaseAsk {
+    let ask = LeaseRequest {
         priorities: &filter.priorities,
         job_types: &filter.job_types,
         lease_ms: *lease_ms,
-        claims: &claims,
+        demands: &claims,
         requests: &requests,
     };
     let look = queue.store().lease(queue.keys(), &ask).await?;

@@ -128,7 +128,7 @@ impl<O: Operation> Batcher<O> {
     fn add(&self, items: Vec<O::Item>, whole: bool) -> Submitted<O::Output> {
         let (submitted, starts) = self.0.collector.add(items, whole);
         if starts {
-            let calls = self.0.queue.store().flights();
+            let calls = self.0.queue.store().in_flight();
             tokio::spawn(calls.track_future(run_batches(self.0.clone())));
         }
         submitted

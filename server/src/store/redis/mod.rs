@@ -13,4 +13,4 @@ use endpoint::Ended;
 pub use endpoint::Endpoint;
 pub(super) use error::{Class, Failure, failure};
 pub(super) use link::{Link, Wants};
-pub use pubsub::{Interest, Signal, Signals};
+pub use pubsub::{Interest, Notification, Notifications};

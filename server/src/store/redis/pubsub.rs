@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A message on a queue's channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Signal {
+pub enum Notification {
     /// A lane was empty and is not any more.
     LaneReady {
         /// Whose doing it was.
@@ -57,7 +57,7 @@ pub enum Signal {
     Missed,
 }
 
-impl Signal {
+impl Notification {
     fn parse(message: &[u8], our_tag: &str) -> Option<Self> {
         let (&kind, rest) = message.split_first()?;
         if kind == b'd' {
@@ -99,20 +99,20 @@ pub enum Interest {
 
 /// The broker's ear: which channels to listen to, and what comes in.
 #[derive(Debug)]
-pub struct Signals {
+pub struct Notifications {
     /// Channels to listen to, or not any more.
     pub interest: mpsc::UnboundedSender<Interest>,
-    /// Channel and message. [`Signal::Missed`] comes with an empty channel.
-    pub incoming: mpsc::UnboundedReceiver<(String, Signal)>,
+    /// Channel and message. [`Notification::Missed`] comes with an empty channel.
+    pub incoming: mpsc::UnboundedReceiver<(String, Notification)>,
 }
 
 impl Store {
     /// Starts to listen, on a connection of its own that is made anew whenever it breaks.
-    pub fn listen(&self) -> Signals {
+    pub fn listen(&self) -> Notifications {
         let (interest, asked) = mpsc::unbounded_channel();
         let (heard, incoming) = mpsc::unbounded_channel();
         tokio::spawn(listen(self.endpoint.clone(), self.tag.clone(), asked, heard));
-        Signals { interest, incoming }
+        Notifications { interest, incoming }
     }
 }
 
@@ -186,7 +186,7 @@ async fn listen(
     endpoint: Endpoint,
     tag: String,
     mut asked: mpsc::UnboundedReceiver<Interest>,
-    heard: mpsc::UnboundedSender<(String, Signal)>,
+    heard: mpsc::UnboundedSender<(String, Notification)>,
 ) {
     let mut channels = Channels {
         tag: tag.clone(),
@@ -209,7 +209,7 @@ async fn listen(
         };
         pause = SHORTEST_PAUSE;
         // Everything is listened to: what is seen from now on is complete.
-        if heard.send((String::new(), Signal::Missed)).is_err() {
+        if heard.send((String::new(), Notification::Missed)).is_err() {
             return;
         }
         let mut changes = Vec::new();
@@ -240,7 +240,7 @@ async fn listen(
                 }
                 message = stream.next() => {
                     let Some(message) = message else { break };
-                    if let Some(signal) = Signal::parse(message.get_payload_bytes(), &tag)
+                    if let Some(signal) = Notification::parse(message.get_payload_bytes(), &tag)
                         && heard.send((message.get_channel_name().to_owned(), signal)).is_err()
                     {
                         return;
@@ -279,21 +279,23 @@ mod tests {
     #[test]
     fn what_the_scripts_publish_is_understood() {
         assert_eq!(
-            Signal::parse(b"r000000015:send", "00000001"),
-            Some(Signal::LaneReady {
+            Notification::parse(b"r000000015:send", "00000001"),
+            Some(Notification::LaneReady {
                 by_us: true,
                 priority: 5,
                 job_type: "send".into()
             })
         );
         assert_eq!(
-            Signal::parse(b"z000000011763000000000", "x"),
-            Some(Signal::DueEarlier(1_763_000_000_000))
+            Notification::parse(b"z000000011763000000000", "x"),
+            Some(Notification::DueEarlier(1_763_000_000_000))
         );
         let cancel = [&b"c00000001"[..], &[7; 16], &30_000_u32.to_be_bytes(), b"why"].concat();
-        assert!(matches!(Signal::parse(&cancel, "x"), Some(Signal::Cancel { reason, .. }) if reason == "why"));
+        assert!(
+            matches!(Notification::parse(&cancel, "x"), Some(Notification::Cancel { reason, .. }) if reason == "why")
+        );
         for junk in [&b""[..], b"r", b"rshort", b"d123", b"?00000001xyz"] {
-            assert_eq!(Signal::parse(junk, "x"), None);
+            assert_eq!(Notification::parse(junk, "x"), None);
         }
     }
 }

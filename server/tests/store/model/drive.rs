@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Keeper, Nonce, record::OwnPolicy},
+    domain::{Error, JobId, JobState, Nonce, Owner, record::OwnPolicy},
     store::{EnqueueItem, Enqueued, ExtendItem, Extender, Start, UniqueKey, Verdict},
 };
 use bananas_harness::keyspace::{Id, Snapshot, number, violations};
@@ -255,8 +255,8 @@ impl<'a> Drive<'a> {
         };
         let room = Room { bytes, alone, sizes };
         let real = Ask {
-            room_bytes: room.bytes,
-            alone: room.alone,
+            max_bytes: room.bytes,
+            allow_oversized: room.alone,
             priorities: ask.priorities,
             job_types: ask.job_types,
             lease_ms: ask.term.ms(),
@@ -295,7 +295,7 @@ impl<'a> Drive<'a> {
             .model
             .lease(now, look.nonce.0, ask.term.ms(), ask.jobs as usize, &room, wanted);
         let given: Vec<Id> = look.jobs.iter().map(|job| raw(job.job_id)).collect();
-        let verdict = if is_full { Verdict::NoRoom } else { Verdict::Done };
+        let verdict = if is_full { Verdict::BlockedBySize } else { Verdict::Done };
         assert_eq!(
             (&given, look.verdict),
             (&expected, verdict),
@@ -329,22 +329,22 @@ impl<'a> Drive<'a> {
             .get(&id)
             .filter(|_| self.model.holds(&id, nonce.0))
             .cloned();
-        let kept_by = held
+        let previous_owner = held
             .as_ref()
             .and_then(|job| job.lease)
-            .map_or(Keeper::NONE, |lease| lease.keeper);
-        let next = if kept_by == Keeper(*b"keeper-1") {
-            *b"keeper-2"
+            .map_or(Owner::NONE, |lease| lease.owner);
+        let next = if previous_owner == Owner(*b"owner--1") {
+            *b"owner--2"
         } else {
-            *b"keeper-1"
+            *b"owner--1"
         };
         let by = match extend.by {
             By::Holder(false) => Extender::Holder,
             By::Holder(true) => Extender::Exactly,
-            By::Keeper(confirmed) => Extender::Keeper(kept_by, confirmed),
-            By::Leaving => Extender::Leaving(kept_by, extend.term.ms()),
-            By::Stranger => Extender::Keeper(Keeper(*b"stranger"), true),
-            By::NextKeeper => Extender::Taking(Keeper(next)),
+            By::Owner(confirmed) => Extender::Owner(previous_owner, confirmed),
+            By::Leaving => Extender::Leaving(previous_owner, extend.term.ms()),
+            By::Stranger => Extender::Owner(Owner(*b"stranger"), true),
+            By::NextKeeper => Extender::Taking(Owner(next)),
         };
         let item = ExtendItem {
             by,
@@ -380,7 +380,7 @@ impl<'a> Drive<'a> {
                 let now = extended.deadline_ms - extended.remaining_ms;
                 assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
                 let may_shorten = match extend.by {
-                    By::Holder(exactly) => exactly && kept_by == Keeper::NONE,
+                    By::Holder(exactly) => exactly && previous_owner == Owner::NONE,
                     // What is longer than the term of the stream stays.
                     by => by == By::Leaving && lease.deadline_ms <= now + extend.term.ms(),
                 };
@@ -393,9 +393,9 @@ impl<'a> Drive<'a> {
                 assert_eq!(extended.deadline_ms, expected);
                 let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
                 lease.deadline_ms = extended.deadline_ms;
-                lease.confirmed |= extend.by != By::Keeper(false);
+                lease.confirmed |= extend.by != By::Owner(false);
                 if extend.by == By::NextKeeper {
-                    lease.keeper = Keeper(next);
+                    lease.owner = Owner(next);
                 }
             }
         }
@@ -441,7 +441,7 @@ impl<'a> Drive<'a> {
     }
 
     async fn upkeep(&mut self) {
-        let round = self.space.store.upkeep(&self.space.keys, 0).await.unwrap();
+        let round = self.space.store.maintain(&self.space.keys, 0).await.unwrap();
         let after = self.space.snapshot().await;
         let expected = self.model.upkeep(round.now_ms, |id| after.scheduled[id]);
         let done = [

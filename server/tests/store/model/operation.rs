@@ -100,7 +100,7 @@ pub(crate) enum By {
     /// The holder; and whether for exactly this term.
     Holder(bool),
     /// The stream that keeps the lease; and whether the worker has confirmed the job.
-    Keeper(bool),
+    Owner(bool),
     /// The same stream, which ends.
     Leaving,
     /// A stream that does not keep it.
@@ -209,7 +209,7 @@ fn nack() -> impl Strategy<Value = Nack> {
 fn extend() -> impl Strategy<Value = Extend> {
     let by = prop_oneof![
         3 => any::<bool>().prop_map(By::Holder),
-        1 => any::<bool>().prop_map(By::Keeper),
+        1 => any::<bool>().prop_map(By::Owner),
         1 => Just(By::Leaving),
         1 => Just(By::Stranger),
         1 => Just(By::NextKeeper),

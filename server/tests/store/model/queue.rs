@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bananas_broker::{
     domain::{
-        JobState, Keeper, Nonce,
+        JobState, Nonce, Owner,
         state::{Event, TRANSITIONS},
     },
     store::NackAction,
@@ -17,7 +17,7 @@ pub(crate) struct Lease {
     pub(crate) nonce: [u8; 16],
     pub(crate) since_ms: u64,
     pub(crate) deadline_ms: u64,
-    pub(crate) keeper: Keeper,
+    pub(crate) owner: Owner,
     pub(crate) confirmed: bool,
 }
 
@@ -291,7 +291,7 @@ impl Queue {
                 nonce,
                 since_ms: now,
                 deadline_ms: now + term_ms.min(job.attempt_timeout_ms),
-                keeper: Keeper::NONE,
+                owner: Owner::NONE,
                 confirmed: false,
             });
             if job.unique.as_ref().is_some_and(|(_, until_leased)| *until_leased) {
@@ -448,7 +448,7 @@ impl Queue {
             let state = if job.cancel_by_ms.is_some() {
                 cancelled += 1;
                 self.nack(&id, Event::Cancel, false, now, None)
-            } else if !(lease.confirmed || timed && lease.keeper == Keeper::NONE) {
+            } else if !(lease.confirmed || timed && lease.owner == Owner::NONE) {
                 // Nobody said that it had arrived: as if it had been given back, but for the count.
                 unconfirmed += 1;
                 let job = self.jobs.get_mut(&id).expect("it is there");

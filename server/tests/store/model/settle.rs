@@ -189,7 +189,7 @@ impl Drive<'_> {
                 }
                 (Event::Retry, true)
             }
-            NackAction::GiveBack | NackAction::GiveBackUnconfirmed | NackAction::SetAside => {
+            NackAction::ReleaseUndelivered | NackAction::ReleaseUnconfirmed | NackAction::SetAside => {
                 unreachable!("no client asks for it")
             }
         }
@@ -206,8 +206,8 @@ fn letter(action: NackAction) -> u8 {
         NackAction::Snooze => b'Z',
         NackAction::DeadLetter => b'D',
         NackAction::Discard => b'C',
-        NackAction::GiveBack => b'G',
-        NackAction::GiveBackUnconfirmed => b'U',
+        NackAction::ReleaseUndelivered => b'G',
+        NackAction::ReleaseUnconfirmed => b'U',
         NackAction::SetAside => b'Q',
     }
 }
