@@ -1,4 +1,4 @@
-//! The command line: what can be said, and what it means. `--help` is made from this file.
+//! The arguments of the program: global options and commands. `--help` is rendered from them.
 
 use clap::{Args, Parser, Subcommand};
 
@@ -8,19 +8,19 @@ use crate::{
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done
-  1  it failed: a job ended DEAD, CANCELLED or EXPIRED, some of several jobs were refused,
-     or an error not listed here
-  2  the command line or a field of the request is wrong
-  3  there is no such job or queue, or no job to lease
-  4  not in this state: the lease is lost, it was settled otherwise, the queue takes no jobs,
-     the unique key is taken
-  5  the broker or its Redis cannot be reached, or did not answer in time
-  6  refused: at its limits, or not allowed
-  7  the time to wait was up
+  0  success
+  1  failure: a job ended DEAD, CANCELLED or EXPIRED, some of several jobs were rejected,
+     or an error that is not listed here
+  2  the command line or a field of the request is invalid
+  3  the job or queue does not exist, or there is no job to lease
+  4  not possible in this state: the lease is lost, the job was settled in another way,
+     the queue accepts no jobs, the unique key is taken
+  5  the broker or its Redis is unreachable, or did not respond in time
+  6  refused: a limit was reached, or the call is not allowed
+  7  the wait timed out
 
 Results go to stdout: tables for people; with -o json one JSON value for scripts, or one JSON
-object on each line where results come one by one (several jobs, --watch). NO_COLOR is respected.";
+object per line where results come one by one (several jobs, --watch). NO_COLOR is respected.";
 
 /// The command line of the Bananas job queue.
 #[derive(Debug, Parser)]
@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct OutputArgs {
-    /// How results are printed
+    /// Format of the results
     #[arg(
         short = 'o',
         long = "output",
@@ -52,33 +52,33 @@ pub(crate) struct OutputArgs {
 pub(crate) enum Command {
     /// Enqueue one job, or one for each line of a file
     Enqueue(Box<enqueue::EnqueueArgs>),
-    /// Look at a job, wait for it, cancel it
+    /// Show a job, wait for it, cancel it
     #[command(subcommand)]
     Job(job::JobCommand),
-    /// List, look at, pause and resume queues
+    /// List, show, pause and resume queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
-    /// List the workers that are connected
+    /// List the connected workers
     Workers(workers::WorkersArgs),
-    /// Show the broker: version, limits, its Redis
+    /// Show the version and the limits of the broker, and its Redis
     Info,
-    /// Take jobs under a lease; settle them with ack and nack
+    /// Lease jobs; settle them with ack and nack
     Lease(lease::LeaseArgs),
     /// Settle a lease: the work is done
     Ack(settle::AckArgs),
     /// Settle a lease: the work is not done
     Nack(settle::NackArgs),
-    /// Prolong a lease
+    /// Extend a lease
     Extend(settle::ExtendArgs),
-    /// Run jobs: with a command, or by posting them to a URL
+    /// Run jobs with a command, or by posting them to a URL
     Worker(Box<worker::WorkerArgs>),
     /// Watch queues and workers
     Top(top::TopArgs),
-    /// Measure a broker
+    /// Benchmark a broker
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completions(generate::CompletionsArgs),
-    /// Print the manual page, or write all of them into a directory
+    /// Print the manual page, or write all manual pages into a directory
     Man(generate::ManArgs),
 }
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn global_options_are_taken_anywhere() {
+    fn global_options_are_accepted_after_the_command() {
         let parsed = Arguments::try_parse_from(["bananas", "queue", "list", "--broker", "b:1", "-o", "json"]).unwrap();
         assert_eq!(
             (parsed.connection.broker.as_str(), parsed.output.format),
@@ -106,7 +106,7 @@ mod tests {
         let page = include_str!("../../docs/cli.md");
         assert!(
             page == generate::markdown(Arguments::command()),
-            "docs/cli.md is not current: bananas man --markdown > docs/cli.md"
+            "docs/cli.md is out of date: bananas man --markdown > docs/cli.md"
         );
     }
 }

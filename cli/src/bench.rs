@@ -1,4 +1,4 @@
-//! `bananas bench`: what a broker can do on this machine, and what it costs.
+//! `bananas bench`: measures the throughput, the latency and the cost of a broker.
 
 mod args;
 mod consume;
@@ -41,14 +41,14 @@ pub(crate) async fn run(connection: &Connection, args: BenchArgs, output: Output
             if args.scenarios.len() == 1 {
                 return Err(Failure::usage(format!("{name} needs {option}")));
             }
-            output::complain(format_args!("{name}: left out, it needs {option}"));
+            output::complain(format_args!("{name}: skipped, because it needs {option}"));
             continue;
         }
         output::complain(format_args!("{name} ..."));
         let bench = run::Bench {
             connection: connection.clone(),
             client: client.clone(),
-            // Never that of a run before, whatever became of it.
+            // A new queue for each run, in case a run before was interrupted.
             queue: format!("bench-{}", &JobId::random().to_string()[28..]),
             args: args.clone(),
             meter: meter.clone(),

@@ -1,14 +1,14 @@
-//! Where the broker is, and how long a call may take: the options of every command that talks to it.
+//! The connection to a broker: the options that all commands share.
 
 use std::time::Duration;
 
 use bananas_client::{Client, ClientBuilder};
 use clap::Args;
 
-/// Where the broker is.
+/// The address of the broker and the time limit of a call.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Connection {
-    /// The broker: http://host:port, several separated by commas
+    /// Address of the broker: http://host:port; several are separated by commas
     #[arg(
         long,
         global = true,
@@ -19,7 +19,7 @@ pub(crate) struct Connection {
         help_heading = "Global options"
     )]
     pub broker: String,
-    /// The longest that one call may take, its retries included
+    /// How long one call may take, including its retries
     #[arg(
         long,
         global = true,
@@ -39,7 +39,7 @@ impl Connection {
 
 fn time_limit(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("a call needs some time; for example 10s".to_owned()),
+        Ok(Duration::ZERO) => Err("must be above zero, for example 10s".to_owned()),
         other => other.map_err(|error| error.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-//! `bananas enqueue`: one job, or one for each line.
+//! `bananas enqueue`: enqueues one job, or one job per line of input.
 
 mod args;
 mod bulk;
@@ -23,11 +23,11 @@ use crate::{
 
 pub(crate) async fn run(client: &Client, mut args: EnqueueArgs, output: Output) -> Result {
     if args.wait && args.options.retention.is_none() {
-        // A job without a result would be gone before it was looked at.
+        // Without retention a job without a result could be deleted before the wait sees its final state.
         args.options.retention = Some(Duration::from_mins(10));
     }
     if args.each_line {
-        let (queue, job_type) = args.needed_target()?;
+        let (queue, job_type) = args.required_target()?;
         let options = args.options.clone();
         let to_job = move |line: &[u8]| {
             Ok(options.apply(NewJob::new(queue.clone(), job_type.clone()).payload(Bytes::copy_from_slice(line))))
@@ -49,7 +49,7 @@ pub(crate) async fn run(client: &Client, mut args: EnqueueArgs, output: Output) 
 }
 
 async fn one(client: &Client, args: &EnqueueArgs, output: Output) -> Result {
-    let (queue, job_type) = args.needed_target()?;
+    let (queue, job_type) = args.required_target()?;
     let payload = match &args.payload {
         Some(text) => read_payload(text).await?,
         None => Bytes::new(),
@@ -71,7 +71,7 @@ async fn one(client: &Client, args: &EnqueueArgs, output: Output) -> Result {
     if !args.quiet {
         let id = enqueued.job_id.to_string();
         let note = if enqueued.deduplicated {
-            " (it was there before)"
+            " (it existed already)"
         } else {
             ""
         };
@@ -83,7 +83,7 @@ async fn one(client: &Client, args: &EnqueueArgs, output: Output) -> Result {
     Ok(())
 }
 
-/// A payload or result as it is given on the command line: text, `@file`, or `-` for stdin.
+/// Reads a payload or result of the command line: text, `@file`, or `-` for stdin.
 pub(crate) async fn read_payload(text: &str) -> Result<Bytes> {
     if text == "-" {
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! How a command ends: the exit codes, and one clear line about what went wrong.
+//! How a command fails: its exit code and one line that says why.
 
 use std::{fmt::Write as _, io, io::IsTerminal, process::ExitCode};
 
@@ -10,7 +10,7 @@ use crate::output::{self, escaped};
 /// The result of a command.
 pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
-/// The exit codes; `bananas --help` and docs/cli.md explain them.
+/// The exit codes of a failure. `bananas --help` and docs/cli.md explain them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Failure = 1,
@@ -22,11 +22,11 @@ pub(crate) enum Exit {
     TimeIsUp = 7,
 }
 
-/// Why a command did not do what it was asked for.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
-    /// Empty: everything has been said already.
+    /// Empty if the reason has been printed already.
     message: String,
     hint: Option<&'static str>,
 }
@@ -44,18 +44,18 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
-    /// A task of this program did not come to its end.
+    /// A task of this program panicked or was aborted.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     pub(crate) fn of_task(error: tokio::task::JoinError) -> Self {
         Self::new(Exit::Failure, error.to_string())
     }
 
-    /// Ends with `exit`; what there was to say has been printed.
+    /// Fails with `exit` and prints nothing more.
     pub(crate) fn silent(exit: Exit) -> Self {
         Self::new(exit, "")
     }
 
-    /// The exit code that it ends with.
+    /// The exit code of the program.
     #[cfg(test)]
     pub(crate) fn exit(&self) -> Exit {
         self.exit
@@ -82,7 +82,7 @@ fn paint_error(text: &str) -> String {
     }
 }
 
-/// The error in one line: reason, message, and the fields that the message does not name yet.
+/// The error as one line: reason, message, and what the message does not name yet.
 pub(crate) fn describe(error: &Error) -> String {
     let mut text = error.to_string();
     for violation in error.field_violations() {
@@ -94,12 +94,12 @@ pub(crate) fn describe(error: &Error) -> String {
         let _ = write!(text, " (job {id})");
     }
     if error.is_outcome_unknown() {
-        text.push_str(" (it may have been done all the same)");
+        text.push_str(" (the outcome is unknown)");
     }
     text
 }
 
-/// The exit code that stands for an error of the broker.
+/// The exit code for an error of the broker.
 pub(crate) fn exit_of(error: &Error) -> Exit {
     if error.is_unreachable() {
         return Exit::Unavailable;
@@ -118,7 +118,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let hint = error
             .is_unreachable()
-            .then_some("is it running? `bananas-broker dev` starts one; --broker says where");
+            .then_some("is the broker running? `bananas-broker dev` starts one; --broker sets the address");
         Self {
             exit: exit_of(&error),
             message: describe(&error),
@@ -129,7 +129,7 @@ impl From<Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        // Whoever reads our output has seen enough, as `head` does.
+        // The reader of stdout has closed the pipe, for example `head`.
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::silent(Exit::Failure);
         }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_become_exit_codes() {
+    fn grpc_codes_map_to_exit_codes() {
         for (code, exit) in [
             (Code::InvalidArgument, 2),
             (Code::NotFound, 3),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_names_reason_and_field() {
+    fn the_description_names_the_reason_and_the_field() {
         assert_eq!(
             describe(&Error::invalid_argument("priority", "above 9")),
             "INVALID_FIELD: priority: above 9"

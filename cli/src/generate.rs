@@ -1,4 +1,4 @@
-//! `bananas completions` and `bananas man`, made from the command line's own description.
+//! `bananas completions` and `bananas man`: generated from the definition of the arguments.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -9,13 +9,13 @@ use crate::{exit::Result, output};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// The shell to complete for
+    /// The shell
     pub shell: Shell,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ManArgs {
-    /// Write bananas.1 and a page for every subcommand here
+    /// Write bananas.1 and a page for each subcommand into this directory
     #[arg(long, value_name = "DIRECTORY")]
     pub out: Option<PathBuf>,
     /// Print docs/cli.md instead
@@ -43,11 +43,12 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> Result {
     Ok(output::print_bytes(&page)?)
 }
 
-/// docs/cli.md: the help of every command.
+/// The page docs/cli.md: the help of each command.
 pub(crate) fn markdown(command: Command) -> String {
     let mut text = String::from(
         "# The command line\n\n\
-         `bananas` talks gRPC to a broker and nothing else. This page is its own help, made by `bananas man --markdown`.\n",
+         `bananas` talks gRPC to a broker and nothing else. This page is its help, \
+         rendered by `bananas man --markdown`.\n",
     );
     let mut command = command.term_width(100);
     command.build();
@@ -58,7 +59,7 @@ pub(crate) fn markdown(command: Command) -> String {
 fn section(text: &mut String, command: &mut Command, name: &str) {
     let help = command.render_long_help().to_string();
     let mut help: Vec<&str> = help.lines().map(str::trim_end).collect();
-    // The options that every command has are shown once, with the first.
+    // The global options are only shown with the first command.
     if name.contains(' ')
         && let Some(start) = help.iter().position(|line| *line == "Global options:")
     {

@@ -1,4 +1,4 @@
-//! `bananas info`.
+//! `bananas info`: shows a broker.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ fn describe(info: &GetBrokerInfoResponse) -> String {
             format!(
                 "{} {}version {}, {}, {connected}",
                 redis.address,
-                // A broker before 0.2 does not say what kind of server it is.
+                // A broker before 0.2 does not report the server program.
                 if redis.server_name.is_empty() {
                     String::new()
                 } else {
@@ -108,7 +108,7 @@ fn describe(info: &GetBrokerInfoResponse) -> String {
         (
             "",
             format!(
-                "a settled job's id is remembered for {}",
+                "the id of a settled job is remembered for {}",
                 since(limits.dedupe_window.as_ref())
             ),
         ),

@@ -1,4 +1,4 @@
-//! `bananas job get|wait|cancel`.
+//! `bananas job get|wait|cancel`: shows, awaits and cancels a job.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ pub(crate) enum JobCommand {
     Get {
         #[command(flatten)]
         job: JobName,
-        /// Also its payload, result and stack
+        /// Include its payload, result and stack
         #[arg(long)]
         full: bool,
     },
-    /// Wait until a job is in a final state and print its result; the exit code tells how it ended
+    /// Wait until a job is in a final state and print its result; the exit code says how it ended
     Wait {
         #[command(flatten)]
         job: JobName,
@@ -32,26 +32,26 @@ pub(crate) enum JobCommand {
         #[arg(long = "for", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
         limit: Duration,
     },
-    /// Cancel a job: at once if nobody holds it, else by asking its worker
+    /// Cancel a job: at once if no worker holds it, otherwise by asking its worker
     Cancel {
         #[command(flatten)]
         job: JobName,
-        /// Why; the worker and readers see it
+        /// Why; shown to the worker and with the job
         #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         reason: String,
-        /// How long the worker may take to answer
+        /// How long the worker may take to settle the job
         #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
         grace: Option<Duration>,
     },
 }
 
-/// Which job.
+/// The job that a command is about.
 #[derive(Debug, Args)]
 pub(crate) struct JobName {
-    /// The job; or only its UUID, with --queue
+    /// The job, or only its UUID with --queue
     #[arg(value_name = "ROUTING_KEY/UUID")]
     job: String,
-    /// Its routing key
+    /// The routing key of the job
     #[arg(short = 'q', long = "queue", value_name = "ROUTING_KEY")]
     queue: Option<String>,
 }
@@ -96,8 +96,8 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
                 || json!({ "state": output::state_name(now) }),
                 || match now {
                     JobState::Cancelled => "cancelled".to_owned(),
-                    JobState::Leased => "its worker has been asked to stop".to_owned(),
-                    other => format!("it was {} before; nothing changed", state(other)),
+                    JobState::Leased => "cancel requested; its worker was asked to stop".to_owned(),
+                    other => format!("the job was {} already; nothing changed", state(other)),
                 },
             )?;
             match now {
@@ -108,7 +108,7 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
     }
 }
 
-/// The result on stdout as it is; how it ended otherwise on stderr, and as the exit code.
+/// Prints the result of a settled job to stdout. Fails with the reason if the job did not succeed.
 pub(crate) fn print_settled(job: &Job, output: Output) -> Result {
     if output.is_json() {
         output::print_line(&format!("{:#}", output::job(job)))?;
@@ -122,14 +122,14 @@ pub(crate) fn print_settled(job: &Job, output: Output) -> Result {
     }
 }
 
-/// None for a job that succeeded.
+/// Why a settled job did not succeed. None if it did.
 pub(crate) fn how_it_failed(job: &Job) -> Option<String> {
     let now = job.state();
     if now == JobState::Succeeded {
         return None;
     }
     let why = match &job.failure {
-        // Why it was cancelled says more than how its worker ended it.
+        // The reason of a cancel says more than the failure that its worker reported.
         _ if now == JobState::Cancelled && !job.cancel_reason.is_empty() => job.cancel_reason.clone(),
         Some(failure) if failure.r#type.is_empty() => failure.message.clone(),
         Some(failure) => format!("{}: {}", failure.r#type, failure.message),
@@ -201,7 +201,7 @@ fn describe(job: &Job, full: bool) -> String {
 }
 
 fn readable(bytes: &[u8]) -> String {
-    std::str::from_utf8(bytes).map_or_else(|_| format!("{} bytes that are no text", bytes.len()), str::to_owned)
+    std::str::from_utf8(bytes).map_or_else(|_| format!("{} bytes (not UTF-8 text)", bytes.len()), str::to_owned)
 }
 
 #[cfg(test)]
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_named_in_two_ways() {
+    fn a_job_is_named_by_path_or_by_queue_and_id() {
         let id = JobId::random();
         assert_eq!(name(&format!("email/{id}"), None).unwrap(), ("email".to_owned(), id));
         assert_eq!(name(&id.to_string(), Some("email")).unwrap(), ("email".to_owned(), id));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_of_others_looks_like_a_row() {
+    fn a_failure_message_cannot_imitate_a_row() {
         let text = describe(
             &Job {
                 failure: Some(Failure {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn only_success_is_success() {
+    fn every_final_state_but_succeeded_is_a_failure() {
         let job = |state: JobState| Job {
             state: state.into(),
             ..Job::default()

@@ -1,4 +1,4 @@
-//! `bananas lease`: takes jobs by hand.
+//! `bananas lease`: leases jobs by hand.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct LeaseArgs {
-    /// The routing keys, in order of preference
+    /// Routing keys, in order of preference
     #[arg(required = true, value_name = "ROUTING_KEY")]
     queues: Vec<String>,
-    /// Only these priorities: 1 to 9, or low, normal, high for the bands 1-3, 4-6, 7-9
+    /// Only these priorities: 1 to 9, or the bands low (1-3), normal (4-6), high (7-9)
     #[arg(long, value_delimiter = ',')]
     priorities: Vec<String>,
     /// Only these job types
@@ -31,10 +31,10 @@ pub(crate) struct LeaseArgs {
     /// How long the leases run
     #[arg(long = "for", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     lease: Duration,
-    /// How long to wait for a first job
+    /// How long to wait for the first job
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     wait: Duration,
-    /// Shown as the holder
+    /// Worker id, shown as the holder of the leases
     #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
     worker_id: String,
 }
@@ -56,7 +56,7 @@ pub(crate) async fn run(client: &Client, args: LeaseArgs, output: Output) -> Res
     if leased.jobs.is_empty() && !output.is_json() {
         let why = match leased.advice.map(|advice| advice.reason()) {
             Some(AdviceReason::Paused) => "the queues are paused",
-            Some(AdviceReason::Draining) => "this broker is about to stop; ask again",
+            Some(AdviceReason::Draining) => "this broker is shutting down; try again",
             _ => "no job matches",
         };
         return Err(Failure::new(Exit::NotFound, why));
@@ -72,7 +72,7 @@ pub(crate) async fn run(client: &Client, args: LeaseArgs, output: Output) -> Res
     }
 }
 
-/// Every priority that one of `names` stands for.
+/// All priorities that `names` select.
 pub(crate) fn select_priorities(names: &[String]) -> Result<Vec<Priority>> {
     let mut priorities = Vec::new();
     for name in names {
@@ -110,7 +110,7 @@ fn as_json(job: &LeasedJob) -> Value {
 
 fn describe(job: &LeasedJob) -> String {
     let payload = std::str::from_utf8(&job.payload).map_or_else(
-        |_| format!("{} bytes that are no text", job.payload.len()),
+        |_| format!("{} bytes (not UTF-8 text)", job.payload.len()),
         str::to_owned,
     );
     let rows = [
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_select_bands_and_numbers_themselves() {
+    fn a_word_selects_a_band_and_a_number_one_priority() {
         let names = ["high", "5", " 8"].map(str::to_owned);
         let levels: Vec<u8> = select_priorities(&names)
             .unwrap()

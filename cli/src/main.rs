@@ -28,13 +28,13 @@ use crate::{
     output::Output,
 };
 
-/// How long a broker that does not answer goes unmentioned.
+/// How long calls are retried before the user is told that the broker is unreachable.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a worker that was told to end at once takes to end its commands.
+/// How long a worker that must end at once waits for its commands to end.
 const LAST_COMMANDS: Duration = Duration::from_secs(1);
 
-// A worker that runs for months must not grow by fragments, and a bench should measure the broker.
+// Little fragmentation in a worker that runs for months, and little overhead in a benchmark.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -67,7 +67,7 @@ fn run(arguments: Arguments) -> Result {
     let offline = matches!(command, Command::Completions(_) | Command::Man(_) | Command::Worker(_));
     let runs_commands = matches!(command, Command::Worker(_));
     let notice = (!offline)
-        .then(|| client().map(|client| runtime.spawn(say_if_unreachable(client))))
+        .then(|| client().map(|client| runtime.spawn(warn_if_unreachable(client))))
         .transpose()?;
     let result = match command {
         Command::Completions(args) => generate::completions(&args, Arguments::command()),
@@ -87,17 +87,17 @@ fn run(arguments: Arguments) -> Result {
     };
     notice.inspect(tokio::task::JoinHandle::abort);
     if runs_commands {
-        // What they run ends with the tasks that run it.
+        // A command ends when the task that runs it is dropped.
         runtime.shutdown_timeout(LAST_COMMANDS);
     } else {
-        // What still reads stdin must not keep the program from ending.
+        // A blocking read of stdin must not keep the program from exiting.
         runtime.shutdown_background();
     }
     result
 }
 
-/// Calls are tried again for as long as --timeout allows. Nobody should have to guess why nothing happens meanwhile.
-async fn say_if_unreachable(client: Client) {
+/// Calls are retried for as long as --timeout allows. Tells the user why nothing happens meanwhile.
+async fn warn_if_unreachable(client: Client) {
     tokio::time::sleep(NOTICE_AFTER).await;
     if let Err(error) = client.with_timeout(NOTICE_AFTER).broker_info().await
         && error.is_unreachable()

@@ -1,4 +1,4 @@
-//! What a command prints: tables for people and JSON for scripts on stdout, what went wrong on stderr.
+//! What commands print: tables for people or JSON for scripts on stdout, errors on stderr.
 
 mod escape;
 mod json;
@@ -19,7 +19,7 @@ pub(crate) use self::{
     text::{age, duration, moment, since, state, timestamp},
 };
 
-/// How results are printed.
+/// The format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -28,7 +28,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The way to stdout, in the format that was asked for.
+/// Prints results to stdout, in the requested format.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     format: Format,
@@ -43,7 +43,7 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// One JSON value, indented, or the text that `people` makes.
+    /// Prints one indented JSON value, or the text for people.
     pub(crate) fn value(self, value: impl FnOnce() -> Value, people: impl FnOnce() -> String) -> io::Result<()> {
         print_line(&if self.is_json() {
             format!("{:#}", value())
@@ -52,18 +52,18 @@ impl Output {
         })
     }
 
-    /// One of many results, each on a line of its own: compact JSON, or the text that `people` makes.
+    /// Prints one of many results: compact JSON on one line, or the text for people.
     pub(crate) fn event(self, value: impl FnOnce() -> Value, people: impl FnOnce() -> String) -> io::Result<()> {
         print_line(&if self.is_json() { value().to_string() } else { people() })
     }
 }
 
-/// How wide the terminal is; None if stdout is none.
+/// The width of the terminal. None if stdout is not a terminal.
 pub(crate) fn terminal_columns() -> Option<usize> {
     terminal_size().map(|(columns, _)| columns)
 }
 
-/// How high the terminal is; None if stdout is none.
+/// The height of the terminal. None if stdout is not a terminal.
 pub(crate) fn terminal_rows() -> Option<usize> {
     terminal_size().map(|(_, rows)| rows)
 }
@@ -78,19 +78,19 @@ fn terminal_size() -> Option<(usize, usize)> {
     Some(known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.into())))
 }
 
-/// A line, or several.
+/// Prints one line, or several.
 pub(crate) fn print_line(text: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{}", escaped(text.trim_end_matches('\n')))
 }
 
-/// Bytes as they are.
+/// Prints bytes unchanged.
 pub(crate) fn print_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
 }
 
-/// A result as it is; on a terminal as text, on lines of its own.
+/// Prints a result unchanged; on a terminal as text that ends with a new line.
 pub(crate) fn print_result(bytes: &[u8]) -> io::Result<()> {
     match bytes {
         [] => Ok(()),
@@ -99,7 +99,7 @@ pub(crate) fn print_result(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-/// One of many results, on a line of its own.
+/// Prints one of many results on a separate line.
 pub(crate) fn print_result_line(bytes: &[u8]) -> io::Result<()> {
     if io::stdout().is_terminal() {
         return print_line(&String::from_utf8_lossy(bytes));
@@ -108,7 +108,7 @@ pub(crate) fn print_result_line(bytes: &[u8]) -> io::Result<()> {
     print_bytes(&[&bytes[..end], b"\n"].concat())
 }
 
-/// Rows of a name and a value; what a value has after its first line is set in, so that it looks like no other row.
+/// Rows of a name and a value. Further lines of a value are indented, so that they cannot look like a row.
 pub(crate) fn rows<'a>(width: usize, rows: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let row = |(name, value): (&str, String)| {
         let value = value.trim_end().replace('\n', &format!("\n{:width$}", ""));

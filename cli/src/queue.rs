@@ -1,4 +1,4 @@
-//! `bananas queue list|get|pause|resume`.
+//! `bananas queue list|get|pause|resume`: shows and controls queues.
 
 use std::{io, time::Duration};
 
@@ -15,23 +15,23 @@ use crate::{
     screen,
 };
 
-/// Of the workers of one queue.
+/// How many workers of one queue are read at most.
 const MAX_WORKERS: usize = 10_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// List queues: running, paused (jobs stay), or closed (paused, and no new jobs either)
+    /// List queues, each running, paused (delivers no jobs) or closed (accepts no jobs either)
     List {
-        /// Only those whose routing key starts with this
+        /// Only queues whose routing key starts with this
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
         /// At most this many
         #[arg(long, default_value_t = 1000)]
         limit: usize,
-        /// List again and again
+        /// Refresh the list until interrupted
         #[arg(long)]
         watch: bool,
-        /// How often, with --watch
+        /// How often to refresh, with --watch
         #[arg(
             long,
             default_value = "1s",
@@ -41,27 +41,27 @@ pub(crate) enum QueueCommand {
         )]
         interval: Duration,
     },
-    /// Show a queue, with its ready jobs by priority and type, and how many workers take them
+    /// Show a queue, its ready jobs by priority and type, and how many workers take them
     Get {
-        /// Its routing key
+        /// The routing key
         #[arg(value_name = "ROUTING_KEY")]
         queue: String,
     },
-    /// Stop handing out the jobs of a queue; what is leased can still be settled
+    /// Stop delivering the jobs of a queue; leased jobs can still be settled
     Pause {
-        /// Its routing key
+        /// The routing key
         #[arg(value_name = "ROUTING_KEY")]
         queue: String,
         /// Why; shown with the queue
         #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         reason: String,
-        /// Also refuse new jobs
+        /// Reject new jobs as well
         #[arg(long)]
         enqueue_too: bool,
     },
-    /// Undo pause
+    /// Resume a paused queue
     Resume {
-        /// Its routing key
+        /// The routing key
         #[arg(value_name = "ROUTING_KEY")]
         queue: String,
     },
@@ -103,7 +103,7 @@ pub(crate) async fn run(client: &Client, command: QueueCommand, output: Output) 
     Ok(())
 }
 
-/// Until it is interrupted. JSON: one array a line.
+/// Lists queues until it is interrupted. JSON: one array per line.
 async fn watch(client: &Client, prefix: &str, limit: usize, every: Duration, output: Output) -> Result {
     if terminal_columns().is_some() && !output.is_json() {
         return screen::show(every, async || Ok(list(&client.list_queues(prefix, limit).await?))).await;
@@ -124,10 +124,10 @@ async fn watch(client: &Client, prefix: &str, limit: usize, every: Duration, out
     }
 }
 
-/// Queues, one a line.
+/// Queues, one per line.
 pub(crate) fn list(queues: &[Queue]) -> String {
     if queues.is_empty() {
-        return "no queues yet: a queue comes into being with its first job".to_owned();
+        return "there are no queues; a queue is created with its first job".to_owned();
     }
     let headings = [
         "ROUTING KEY",
@@ -166,9 +166,9 @@ fn show(queue: &Queue, output: Output) -> io::Result<()> {
     output.value(|| output::queue(queue), || describe(queue))
 }
 
-/// Also how many of the connected workers take the jobs of each lane. A lane that nobody takes waits for ever.
+/// Shows a queue, and for each lane how many of the connected workers take its jobs.
 fn show_with_workers(queue: &Queue, workers: &[Worker], output: Output) -> io::Result<()> {
-    let takers: Vec<usize> = queue
+    let worker_counts: Vec<usize> = queue
         .lanes
         .iter()
         .map(|lane| workers.iter().filter(|worker| takes(worker, lane)).count())
@@ -176,8 +176,8 @@ fn show_with_workers(queue: &Queue, workers: &[Worker], output: Output) -> io::R
     output.value(
         || {
             let mut value = output::queue(queue);
-            for (lane, takers) in value["lanes"].as_array_mut().into_iter().flatten().zip(&takers) {
-                lane["workers"] = (*takers).into();
+            for (lane, worker_counts) in value["lanes"].as_array_mut().into_iter().flatten().zip(&worker_counts) {
+                lane["workers"] = (*worker_counts).into();
             }
             value
         },
@@ -185,21 +185,21 @@ fn show_with_workers(queue: &Queue, workers: &[Worker], output: Output) -> io::R
             if queue.lanes.is_empty() {
                 return describe(queue);
             }
-            let rows = queue.lanes.iter().zip(&takers).map(|(lane, takers)| {
+            let rows = queue.lanes.iter().zip(&worker_counts).map(|(lane, worker_counts)| {
                 [
                     lane.priority.to_string(),
                     lane.job_type.clone(),
                     lane.ready.to_string(),
-                    takers.to_string(),
+                    worker_counts.to_string(),
                 ]
             });
             let lanes = table(&[">PRIORITY", "TYPE", ">READY", ">WORKERS"], rows);
-            let untaken = if takers.contains(&0) {
-                "\n\nno connected worker takes the types with 0 workers (callers of Lease are not counted)"
+            let warning = if worker_counts.contains(&0) {
+                "\n\nno connected worker takes the lanes with 0 workers (workers that call Lease are not counted)"
             } else {
                 ""
             };
-            format!("{}\n\n{lanes}{untaken}", describe(queue))
+            format!("{}\n\n{lanes}{warning}", describe(queue))
         },
     )
 }
@@ -227,7 +227,10 @@ fn describe(queue: &Queue) -> String {
         lines.push(("quarantined", queue.quarantined.to_string()));
     }
     if queue.newer > 0 {
-        lines.push(("newer", format!("{} that only a newer broker can read", queue.newer)));
+        lines.push((
+            "newer",
+            format!("{} jobs that only a newer broker can read", queue.newer),
+        ));
     }
     if let Some(time) = &queue.pause_time {
         lines.push(("paused", format!("{} {}", timestamp(time), queue.pause_reason)));

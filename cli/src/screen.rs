@@ -1,4 +1,4 @@
-//! A view that is drawn again and again, on the terminal's other screen.
+//! A view that is refreshed on the alternate screen of the terminal.
 
 use std::{
     fmt::Write as _,
@@ -21,7 +21,7 @@ const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Says so if `every` is too short to draw anything so often.
+/// Refuses an interval that is too short.
 pub(crate) fn check_interval(every: Duration) -> Result {
     if every < SHORTEST_INTERVAL {
         return Err(Failure::usage("--interval must be at least 100ms"));
@@ -29,8 +29,8 @@ pub(crate) fn check_interval(every: Duration) -> Result {
     Ok(())
 }
 
-/// Draws what `look` brings, every `every`, until ctrl-c.
-pub(crate) async fn show<Fut>(every: Duration, look: impl Fn() -> Fut) -> Result
+/// Draws the view that `load` returns, at this interval, until ctrl-c.
+pub(crate) async fn show<Fut>(every: Duration, load: impl Fn() -> Fut) -> Result
 where
     Fut: Future<Output = Result<String, Error>>,
 {
@@ -44,16 +44,16 @@ where
             _ = ctrl_c() => return Ok(()),
         }
         let view = tokio::select! {
-            view = look() => view,
+            view = load() => view,
             _ = ctrl_c() => return Ok(()),
         };
-        // A broker that restarts is no reason to stop looking.
-        let text = view.unwrap_or_else(|error| format!("{}\n\ntrying again", describe(&error)));
-        screen.draw(&format!("{text}\n\nctrl-c to leave"))?;
+        // Continue after an error: the broker may be restarting.
+        let text = view.unwrap_or_else(|error| format!("{}\n\nretrying", describe(&error)));
+        screen.draw(&format!("{text}\n\npress ctrl-c to quit"))?;
     }
 }
 
-/// The terminal's other screen, left when this is dropped.
+/// The alternate screen of the terminal. Dropping it restores the main screen.
 struct Screen {
     colours: bool,
 }
@@ -66,7 +66,7 @@ impl Screen {
         })
     }
 
-    /// As much of it as fits; headings of tables stand out.
+    /// Draws as much of the text as fits, with the headings of tables in bold.
     fn draw(&self, text: &str) -> io::Result<()> {
         let (columns, rows) = (terminal_columns().unwrap_or(80), terminal_rows().unwrap_or(24));
         let mut frame = String::from("\x1b[H");
@@ -94,7 +94,7 @@ impl Drop for Screen {
     }
 }
 
-/// Headings are the only lines without a lower-case letter or a digit.
+/// Only headings have no lower-case letter and no digit.
 fn is_heading(line: &str) -> bool {
     line.contains(|c: char| c.is_ascii_uppercase())
         && !line.contains(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headings_are_told_from_rows() {
+    fn headings_are_recognised() {
         assert!(is_heading("ROUTING KEY  READY  OLDEST"));
         assert!(!is_heading("EMAIL            3       -"));
         assert!(!is_heading("email"));

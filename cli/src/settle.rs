@@ -1,4 +1,4 @@
-//! `bananas ack|nack|extend`: answers for a lease by its token.
+//! `bananas ack|nack|extend`: settles or extends a lease by its token.
 
 use std::time::Duration;
 
@@ -17,69 +17,69 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct AckArgs {
-    /// The lease token that `lease` printed
+    /// The lease token, as printed by `bananas lease`
     #[arg(allow_hyphen_values = true)]
     token: LeaseToken,
-    /// What the work produced: text, @file, or - for stdin
+    /// The result: text, @file, or - for stdin
     #[arg(long)]
     result: Option<String>,
-    /// What the result is
+    /// Media type of the result
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     content_type: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct NackArgs {
-    /// The lease token that `lease` printed
+    /// The lease token, as printed by `bananas lease`
     #[arg(allow_hyphen_values = true)]
     token: LeaseToken,
     /// What to do with the job
     #[arg(long, value_enum, default_value_t = Action::Retry)]
     action: Action,
-    /// retry: instead of the policy's backoff; snooze: how long
+    /// retry: used instead of the backoff of the retry policy; snooze: how long to wait
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     delay: Option<Duration>,
-    /// Why, for people
+    /// Why it failed, for people
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     message: String,
-    /// Why, for machines, for example SmtpTimeout
+    /// Why it failed, for programs, for example SmtpTimeout
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     failure_type: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Action {
-    /// Counts an attempt; again later
+    /// Run again after a backoff; counts an attempt
     Retry,
-    /// Not started; back to the head of the queue
+    /// Put back to the head of the queue, not started; counts no attempt
     Release,
-    /// Later; counts nothing
+    /// Run again after --delay; counts no attempt
     Snooze,
-    /// To the dead letters at once
+    /// The job is DEAD at once
     DeadLetter,
-    /// Cancelled at once
+    /// The job is CANCELLED at once
     Discard,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExtendArgs {
-    /// The lease token that `lease` printed
+    /// The lease token, as printed by `bananas lease`
     #[arg(allow_hyphen_values = true)]
     token: LeaseToken,
     /// How long the lease runs from now
     #[arg(long = "for", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     term: Duration,
-    /// How far the work has come, in percent
+    /// Progress in percent
     #[arg(long)]
     percent: Option<f64>,
-    /// How far the work has come, in words
+    /// Progress in words
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     message: String,
 }
 
 fn already(settled: bool) -> &'static str {
     if settled {
-        " (it was before; nothing changed)"
+        " (already settled; nothing changed)"
     } else {
         ""
     }
@@ -93,10 +93,10 @@ pub(crate) async fn ack(client: &Client, args: AckArgs, output: Output) -> Resul
         }),
         None => None,
     };
-    let answer = client.ack(&args.token, result).await?;
+    let response = client.ack(&args.token, result).await?;
     output.value(
-        || json!({ "already_settled": answer.already_settled }),
-        || format!("succeeded{}", already(answer.already_settled)),
+        || json!({ "already_settled": response.already_settled }),
+        || format!("succeeded{}", already(response.already_settled)),
     )?;
     Ok(())
 }
@@ -107,7 +107,7 @@ pub(crate) async fn nack(client: &Client, args: NackArgs, output: Output) -> Res
         (Action::Retry, Some(delay)) => Nack::retry_after(delay),
         (Action::Snooze, Some(delay)) => Nack::snooze(delay),
         (Action::Snooze, None) => return Err(Failure::usage("--action snooze needs --delay")),
-        (_, Some(_)) => return Err(Failure::usage("--delay goes with --action retry or snooze")),
+        (_, Some(_)) => return Err(Failure::usage("--delay is only for --action retry or snooze")),
         (Action::Release, None) => Nack::release(),
         (Action::DeadLetter, None) => Nack::dead_letter(),
         (Action::Discard, None) => Nack::discard(),
@@ -115,18 +115,27 @@ pub(crate) async fn nack(client: &Client, args: NackArgs, output: Output) -> Res
     if !args.message.is_empty() || !args.failure_type.is_empty() {
         nack = nack.failure(args.failure_type, args.message);
     }
-    let answer = client.nack(&args.token, nack).await?;
-    let run_time = answer.run_time.as_ref().map(timestamp);
+    let response = client.nack(&args.token, nack).await?;
+    let run_time = response.run_time.as_ref().map(timestamp);
     output.value(
-        || json!({ "state": state_name(answer.state()), "run_time": run_time, "already_settled": answer.already_settled }),
         || {
-            let until = run_time.as_ref().map(|time| format!(" until {time}")).unwrap_or_default();
-            let now = match answer.state() {
-                // A repeated answer may come without it.
+            json!({
+                "state": state_name(response.state()),
+                "run_time": run_time,
+                "already_settled": response.already_settled,
+            })
+        },
+        || {
+            let until = run_time
+                .as_ref()
+                .map(|time| format!(" until {time}"))
+                .unwrap_or_default();
+            let now = match response.state() {
+                // The response to a repeated settlement may not have the state.
                 JobState::Unspecified => "settled",
                 now => state(now),
             };
-            format!("{now}{until}{}", already(answer.already_settled))
+            format!("{now}{until}{}", already(response.already_settled))
         },
     )?;
     Ok(())
@@ -138,8 +147,8 @@ pub(crate) async fn extend(client: &Client, args: ExtendArgs, output: Output) ->
         message: args.message,
         ..Progress::default()
     });
-    let answer = client.extend(&args.token, args.term, progress).await?;
-    let remaining = answer
+    let response = client.extend(&args.token, args.term, progress).await?;
+    let remaining = response
         .remaining
         .and_then(|remaining| Duration::try_from(remaining).ok())
         .unwrap_or(args.term);
@@ -147,17 +156,17 @@ pub(crate) async fn extend(client: &Client, args: ExtendArgs, output: Output) ->
         || {
             json!({
                 "remaining_seconds": remaining.as_secs_f64(),
-                "cancel_requested": answer.cancel_requested,
-                "cancel_reason": answer.cancel_reason,
+                "cancel_requested": response.cancel_requested,
+                "cancel_reason": response.cancel_reason,
             })
         },
         || {
-            let cancel = if answer.cancel_requested {
-                format!("; a cancel was requested: {}", answer.cancel_reason)
+            let cancel = if response.cancel_requested {
+                format!("; cancel requested: {}", response.cancel_reason)
             } else {
                 String::new()
             };
-            format!("runs for {}{cancel}", duration(remaining))
+            format!("the lease runs for {}{cancel}", duration(remaining))
         },
     )?;
     Ok(())

@@ -1,4 +1,4 @@
-//! `bananas top`: queues and workers, drawn again and again.
+//! `bananas top`: queues and workers, refreshed on the screen.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -19,10 +19,10 @@ const MAX_ENTRIES: usize = 500;
 
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// How often to look
+    /// How often to refresh
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     interval: Duration,
-    /// Look once and end; so it does when stdout is not a terminal
+    /// Print once and exit; the default if stdout is not a terminal
     #[arg(long)]
     once: bool,
     /// Only queues whose routing key starts with this
@@ -38,18 +38,18 @@ struct View {
 
 pub(crate) async fn run(client: &Client, args: TopArgs, output: Output) -> Result {
     if args.once || output.is_json() || terminal_columns().is_none() {
-        let view = look(client, &args.prefix).await?;
+        let view = load(client, &args.prefix).await?;
         output.value(|| as_json(&view), || draw(&view))?;
         return Ok(());
     }
     screen::show(args.interval, async || {
-        let view = look(client, &args.prefix).await?;
+        let view = load(client, &args.prefix).await?;
         Ok(draw(&view))
     })
     .await
 }
 
-async fn look(client: &Client, prefix: &str) -> Result<View, Error> {
+async fn load(client: &Client, prefix: &str) -> Result<View, Error> {
     let (broker, queues, workers) = tokio::try_join!(
         client.broker_info(),
         client.list_queues(prefix, MAX_ENTRIES),

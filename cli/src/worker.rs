@@ -1,4 +1,4 @@
-//! `bananas worker`: a ready worker that runs a command, or posts to a URL, for every job.
+//! `bananas worker`: a worker that runs a command, or posts to a URL, for each job.
 
 mod exec;
 pub(crate) mod guard;
@@ -17,37 +17,37 @@ use crate::{
 };
 
 const DETAILS: &str = "\
-The command gets the payload on stdin. What it writes to stdout is the result of the job, at most
---max-result bytes. How it ends:
-  0      the job is done (SUCCEEDED)
-  65     not worth another attempt: to the dead letters (EX_DATAERR)
-  75     not now: again after --snooze, counting no attempt (EX_TEMPFAIL)
-  other  the attempt failed: again by the job's retry policy; the last line of stderr is the
-         message, its last 16 KiB the stack
+The command gets the payload on stdin. Its stdout, at most --max-result bytes, is the result of the
+job. Its exit code is the outcome:
+  0      success: the job is SUCCEEDED
+  65     permanent failure: the job is DEAD (EX_DATAERR)
+  75     not now: the job is snoozed for --snooze, which counts no attempt (EX_TEMPFAIL)
+  other  the attempt failed: the retry policy of the job applies; the last line of stderr is the
+         message of the failure, the last 16 KiB of stderr are its stack
 
-Its environment says which job it is: BANANAS_JOB_ID, BANANAS_JOB_TYPE, BANANAS_ROUTING_KEY,
-BANANAS_PRIORITY, BANANAS_ATTEMPT, BANANAS_MAX_ATTEMPTS, BANANAS_LOSSES, BANANAS_FENCE,
-BANANAS_CONTENT_TYPE, BANANAS_TIMEOUT_SECONDS, BANANAS_HEADERS and BANANAS_LABELS (JSON objects),
-and TRACEPARENT and TRACESTATE where the producer sent them.
+The environment of the command describes the job: BANANAS_JOB_ID, BANANAS_JOB_TYPE,
+BANANAS_ROUTING_KEY, BANANAS_PRIORITY, BANANAS_ATTEMPT, BANANAS_MAX_ATTEMPTS, BANANAS_LOSSES,
+BANANAS_FENCE, BANANAS_CONTENT_TYPE, BANANAS_TIMEOUT_SECONDS, BANANAS_HEADERS and BANANAS_LABELS
+(JSON objects), and TRACEPARENT and TRACESTATE if the producer set them.
 
-It runs in a process group of its own. The group gets SIGTERM when the job is cancelled or its
-lease is lost, and SIGKILL --kill-after later; SIGKILL at the attempt timeout; and SIGKILL for
-what is left of it when the command or the worker has ended. A process that leaves the group lives
-on; its output is read for one more second.
+The command runs in a separate process group. The group gets SIGTERM when the job is cancelled or
+its lease is lost, and SIGKILL --kill-after later. It gets SIGKILL at the attempt timeout. When the
+command or the worker has ended, the rest of the group gets SIGKILL. A process that leaves the group
+survives; its output is read for one more second.
 
-With --http an answer of 2xx is the end of the job and its body the result. 400, 410, 413, 415 and
-422 send the job to the dead letters. Any other answer, and none, mean another attempt by the job's
-retry policy, or after Retry-After, but not sooner than 2 s, 4 s, 8 s and so on up to 10 min after
-the first, second, third attempt. The job's data are in the headers bananas-job-id,
-bananas-attempt and so on.
+With --http a response of 2xx completes the job, and its body is the result. 400, 410, 413, 415 and
+422 send the job to the dead letters. Any other response, or none, is a failed attempt: the job runs
+again by its retry policy, or after Retry-After, but no sooner than 2 s, 4 s, 8 s and so on up to
+10 min after the first, second, third attempt. The request has the fields of the job as headers:
+bananas-job-id, bananas-attempt and so on.
 
 Examples:
   bananas worker -q files --exec 'sha256sum | cut -d\" \" -f1'
   bananas worker -q files --concurrency 4 -- sha256sum -
   bananas worker -q email,bulk --http http://127.0.0.1:3000/jobs
 
-LOG_LEVEL (info), LOG_FORMAT (text, json) and METRICS_PORT are honoured as well. SIGTERM,
-SIGINT, SIGHUP and SIGQUIT let finish what runs; a second one ends at once.";
+LOG_LEVEL (default info), LOG_FORMAT (text or json) and METRICS_PORT are read from the environment.
+After SIGTERM, SIGINT, SIGHUP or SIGQUIT running jobs can finish; a second signal ends them at once.";
 
 #[derive(Debug, Args)]
 #[command(after_help = DETAILS)]
@@ -61,7 +61,7 @@ pub(crate) struct WorkerArgs {
     /// A program and its arguments to run for each job, without a shell
     #[arg(last = true, value_name = "PROGRAM", group = "how")]
     program: Vec<String>,
-    /// The routing keys, in order of preference, separated by commas [default: default]
+    /// Routing keys, in order of preference, separated by commas [default: default]
     #[arg(
         short = 'q',
         long = "queue",
@@ -82,7 +82,7 @@ pub(crate) struct WorkerArgs {
     /// Only these priorities: 1 to 9, or high, normal, low, separated by commas
     #[arg(long, value_name = "PRIORITIES", env = "WORKER_PRIORITIES", hide_env_values = true)]
     priorities: Option<String>,
-    /// Jobs at once [default: 10]
+    /// Jobs that run at the same time [default: 10]
     #[arg(
         short = 'c',
         long,
@@ -91,31 +91,31 @@ pub(crate) struct WorkerArgs {
         hide_env_values = true
     )]
     concurrency: Option<String>,
-    /// thin, default, specialized, job-specialized or scheduler-only
+    /// Mode: thin, default, specialized, job-specialized or scheduler-only
     #[arg(long, value_name = "MODE", env = "WORKER_MODE", hide_env_values = true)]
     mode: Option<String>,
-    /// What people call this worker [default: the host's name]
+    /// Name of this worker, for people [default: the host name]
     #[arg(long, value_name = "NAME", env = "WORKER_ID", hide_env_values = true)]
     name: Option<String>,
-    /// The longest that one attempt may take; a job's own attempt_timeout (default 5m) is never passed
+    /// How long one attempt may take; the attempt_timeout of the job (default 5m) is an upper bound
     #[arg(long, value_name = "DURATION", env = "JOB_TIMEOUT", hide_env_values = true)]
     job_timeout: Option<String>,
-    /// How long running jobs may go on after SIGTERM
+    /// How long running jobs may continue after SIGTERM
     #[arg(long, default_value = "25s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     grace: Duration,
-    /// How long a job is put off when the command ends with 75
+    /// How long a job is snoozed after exit code 75
     #[arg(long, default_value = "10s", value_parser = snooze, value_name = "DURATION")]
     snooze: Duration,
-    /// How long a cancelled command may go on after SIGTERM
+    /// How long a cancelled command may continue after SIGTERM
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     kill_after: Duration,
-    /// The largest result; a larger one sends the job to the dead letters
+    /// Largest result; a larger one sends the job to the dead letters
     #[arg(long, default_value_t = 1 << 20, value_name = "BYTES")]
     max_result: usize,
 }
 
 impl WorkerArgs {
-    /// What the command line says instead of the environment.
+    /// The value of an environment variable, or of the option that overrides it.
     fn variable(&self, name: &str, broker: &str) -> Option<String> {
         match name {
             "BANANAS_BROKER" => Some(broker.to_owned()),
@@ -131,7 +131,7 @@ impl WorkerArgs {
     }
 }
 
-/// What the broker takes as a delay.
+/// Parses a delay that the broker accepts.
 fn snooze(text: &str) -> std::result::Result<Duration, String> {
     let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     if delay > Duration::from_hours(366 * 24) {
@@ -140,7 +140,8 @@ fn snooze(text: &str) -> std::result::Result<Duration, String> {
     Ok(delay)
 }
 
-/// An empty value of an option is an unset variable of somebody's script, and never meant. (An empty variable of the environment counts as unset.)
+/// Refuses empty values of options, which come from unset variables in scripts. (An empty environment variable counts
+/// as unset.)
 fn refuse_empty(args: &WorkerArgs) -> Result {
     let is_empty = |values: &[String]| !values.is_empty() && values.iter().all(String::is_empty);
     let priorities: Vec<String> = args.priorities.iter().cloned().collect();
@@ -150,9 +151,7 @@ fn refuse_empty(args: &WorkerArgs) -> Result {
         ("--priorities", "WORKER_PRIORITIES", &priorities),
     ] {
         if is_empty(values) && std::env::var_os(variable).is_none_or(|value| !value.is_empty()) {
-            return Err(Failure::usage(format!(
-                "{option} is empty: name something, or leave it out"
-            )));
+            return Err(Failure::usage(format!("{option} is empty; give it a value or omit it")));
         }
     }
     Ok(())
@@ -163,11 +162,11 @@ pub(crate) async fn run(connection: &Connection, args: WorkerArgs) -> Result {
     refuse_empty(&args)?;
     let config = WorkerConfig::from_env(|name| args.variable(name, &connection.broker))?;
     let scheduler_only = config.mode == Mode::SchedulerOnly;
-    // The worker must not drop a command before its own time to stop is over.
-    let patience = args.kill_after + Duration::from_millis(500);
+    // A command has --kill-after to stop before the worker drops it.
+    let cancel_grace = args.kill_after + Duration::from_millis(500);
     let worker = Worker::from_config(config)
         .shutdown_grace(args.grace)
-        .cancel_grace(patience);
+        .cancel_grace(cancel_grace);
     if let Some(url) = &args.http {
         let http = Arc::new(Http::new(url, args.max_result)?);
         let handler = move |job, payload| {
@@ -181,12 +180,12 @@ pub(crate) async fn run(connection: &Connection, args: WorkerArgs) -> Result {
         None => args.program,
     };
     if scheduler_only {
-        // It takes no jobs, so it needs nothing to do with them.
+        // It takes no jobs, so it needs no command.
         return run_worker(worker).await;
     }
     if program.is_empty() {
         return Err(Failure::usage(
-            "say what to do with a job: --exec COMMAND, --http URL, or -- PROGRAM ARGUMENTS",
+            "say how to run a job: --exec COMMAND, --http URL, or -- PROGRAM ARGUMENTS",
         ));
     }
     exec::check(&program[0])?;
@@ -226,8 +225,8 @@ mod tests {
     #[test]
     fn the_page_in_docs_has_the_exit_codes_of_the_help() {
         let page = include_str!("../../docs/worker.md");
-        let (_, codes) = DETAILS.split_once("How it ends:\n").unwrap();
+        let (_, codes) = DETAILS.split_once("Its exit code is the outcome:\n").unwrap();
         let (codes, _) = codes.split_once("\n\n").unwrap();
-        assert!(page.contains(codes), "docs/worker.md does not have:\n{codes}");
+        assert!(page.contains(codes), "docs/worker.md does not contain:\n{codes}");
     }
 }

@@ -1,4 +1,4 @@
-//! `bananas workers`.
+//! `bananas workers`: lists the connected workers.
 
 use bananas_client::{Client, proto::Worker};
 use clap::Args;
@@ -10,7 +10,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct WorkersArgs {
-    /// Only those that ask for this routing key
+    /// Only workers that take this routing key
     #[arg(short = 'q', long = "queue", value_name = "ROUTING_KEY")]
     queue: Option<String>,
     /// At most this many
@@ -24,7 +24,7 @@ pub(crate) async fn run(client: &Client, args: WorkersArgs, output: Output) -> R
     Ok(())
 }
 
-/// Workers, one a line.
+/// Workers, one per line.
 pub(crate) fn list(workers: &[Worker]) -> String {
     if workers.is_empty() {
         return "no workers are connected".to_owned();

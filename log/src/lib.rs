@@ -1,10 +1,10 @@
-//! A log event as one line: the same fields from every program of this product, each of them once. What the spans around an event say is
-//! left to traces.
+//! Formats a log event as one line, with the same fields in all programs of this product. Fields of spans are not
+//! logged; they are in the traces.
 //!
 //! - [`JsonLine`]: `time`, `level`, `msg`, the fields of the event beside them, `target`.
 //! - [`TextLine`]: time, level, message, the fields as `name=value`.
 //!
-//! [`aside`] writes the lines, and [`complain`] what goes to people, without holding anybody up.
+//! [`aside`] writes log lines, and [`complain`] writes messages for people, without blocking the program.
 
 use std::{
     fmt,
@@ -26,14 +26,15 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Bytes of one field's text; a longer one is cut, so that no caller can fill the log.
+/// Bytes of the text of one field. A longer text is truncated, so that no caller can fill the log.
 const MAX_FIELD_BYTES: usize = 16 * 1024;
 
-/// Lines that wait to be written; when there are more, the newest are dropped.
+/// Lines that wait to be written. If there are more, the newest are dropped.
 const MAX_WAITING: usize = 4_096;
 
-/// A writer that nobody waits for: a thread of its own writes to `output`. Where that takes no more (a full pipe that nobody reads, a full disk), lines are
-/// lost and the program goes on. Dropping the guard writes what is left, for at most a second.
+/// A writer that does not block: a separate thread writes to `output`. If the output blocks or fails (a full pipe
+/// without a reader, a full disk), lines are lost and the program continues. Dropping the guard writes the buffered
+/// lines, for at most one second.
 pub fn aside(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default()
         .lossy(true)
@@ -42,15 +43,16 @@ pub fn aside(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGua
         .finish(output)
 }
 
-/// Prints a line on stderr, for people, and waits a second at most for it to be taken: what was to be done is done all the same.
+/// Prints a line for people on stderr, and waits at most one second until it is written, so that a blocked stderr does
+/// not block the program.
 pub fn complain(text: impl fmt::Display) {
     let line = format!("{text}\n");
-    let (taken, is_taken) = mpsc::channel();
+    let (written, is_written) = mpsc::channel();
     thread::spawn(move || {
         let _ = io::stderr().write_all(line.as_bytes());
-        let _ = taken.send(());
+        let _ = written.send(());
     });
-    let _ = is_taken.recv_timeout(Duration::from_secs(1));
+    let _ = is_written.recv_timeout(Duration::from_secs(1));
 }
 
 /// Formats an event as a line of JSON. Control characters are escaped, so one event is one line.
@@ -65,7 +67,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let (metadata, fields) = (event.metadata(), Fields::of(event));
         let level = metadata.level().as_str().to_ascii_lowercase();
-        // In this order, because people read these lines too.
+        // The message first, because people read these lines too.
         write!(writer, "{{\"time\":\"{}\",\"level\":\"{level}\"", now())?;
         write!(writer, ",\"msg\":{}", Value::String(fields.message))?;
         for (name, value) in fields.others {
@@ -75,8 +77,8 @@ where
     }
 }
 
-/// Formats an event as a line for people, in colours if the writer takes them. Texts with spaces or control characters are quoted, so one
-/// event is one line here too.
+/// Formats an event as a line for people, with colours if the writer supports them. Texts with spaces or control
+/// characters are quoted, so one event is one line here too.
 #[derive(Debug, Clone, Copy)]
 pub struct TextLine;
 
@@ -117,7 +119,7 @@ fn is_plain(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '='))
 }
 
-/// Without anything that could begin a line or move a cursor.
+/// Escapes control characters, which could start a line or move the cursor.
 fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|c| {
@@ -201,7 +203,7 @@ mod tests {
         }
     }
 
-    /// What `layer` writes for an event inside a span that says the same.
+    /// What `layer` writes for an event inside a span with the same field.
     fn written<L: Layer<Registry> + Send + Sync>(layer: impl FnOnce(Sink) -> L) -> String {
         let sink = Sink::default();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer(sink.clone())), || {
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_with_the_fields_of_the_seed_documents() {
+    fn an_event_is_one_line_of_json_with_its_fields() {
         let written = written(|sink| {
             tracing_subscriber::fmt::layer()
                 .event_format(JsonLine)
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_people_quotes_what_is_not_plain() {
+    fn a_line_for_people_quotes_texts_with_spaces_or_control_characters() {
         let written = written(|sink| {
             tracing_subscriber::fmt::layer()
                 .event_format(TextLine)

@@ -310,7 +310,7 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
             &["enqueue", "a/b", "--run-at", "2026-01-01 08:00:00"],
             "YYYY-MM-DDThh:mm:ssZ",
         ),
-        (&["info", "--timeout", "0s"], "a call needs some time"),
+        (&["info", "--timeout", "0s"], "must be above zero"),
         (&["worker", "--", "no-such-program"], "no such program in PATH"),
         (&["worker", "-q", "", "--exec", "cat"], "--queue is empty"),
         (&["worker", "-t", "", "--exec", "cat"], "--types is empty"),
@@ -325,7 +325,7 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
         ),
         (
             &["worker", "--http", "http://me:secret@127.0.0.1/"],
-            "user and password are not sent",
+            "user and password are not supported",
         ),
     ] {
         let refused = said(&stand, words).await.ended_with(USAGE);

@@ -1,4 +1,4 @@
-//! The options of `bananas bench`, and its scenarios.
+//! The options and scenarios of `bananas bench`.
 
 use std::time::Duration;
 
@@ -10,40 +10,47 @@ use crate::exit::{Failure, Result};
 const DETAILS: &str = "\
 All scenarios together take about a minute.
 
-Every scenario uses queues of its own and leaves them empty. CPU is read from /proc, for this
-program and for the processes that --broker-pid and --redis-pid name. If the load runs on the
-broker's machine, they share its cores, and the figures are for all of it together.
+Each scenario uses new queues and leaves them empty. CPU time is read from /proc, for this program
+and for the processes of --broker-pid and --redis-pid. If the load runs on the machine of the
+broker, they share its cores.
 
-Without --rate the loop is closed: a producer sends its next job when the last one is stored, and
-rests while the workers are far behind. With --rate, and always in idle and delayed, it is open:
-jobs are sent when they are due, whatever became of those before, and latency counts from then.
-Above 1,000 jobs a second, those of one millisecond are due at once. For delayed jobs the time of
-the worker is counted from their run time, so the clocks of this machine and of Redis have to agree.
+Without --rate the loop is closed: a producer sends its next job when the previous one is stored,
+and pauses while the workers are far behind. With --rate, and always in idle and delayed, it is
+open: jobs are sent when they are due, even if earlier calls have not returned, and latency counts
+from the due time. Above 1,000 jobs per second the jobs of one millisecond are due together. The
+latency of delayed jobs counts from their run time, so the clocks of this machine and of Redis
+have to agree.
 
---redis-url adds what Redis counted (INFO commandstats): evalsha is all scripts together, and what
-they call is counted once more under its own name. --metrics-url adds the broker's figure for each
-script, round trip included.
+--redis-url adds the counters of Redis (INFO commandstats): evalsha counts all scripts together,
+and the commands that they call are counted again by name. --metrics-url adds the time of each
+script as the broker measured it, with the round trip.
 
-Worth a look: life --payload 1048576 --window 1000; handlers --payload 65536; fairness --workers 8; drain --jobs 1000000 --delay 60s, a million jobs that fall
-due at once; subscribers --streams 10000 --connections 20; subscribers --selectors 200.";
+Further examples: life --payload 1048576 --window 1000; handlers --payload 65536; fairness
+--workers 8; drain --jobs 1000000 --delay 60s (a million jobs that fall due together); subscribers
+--streams 10000 --connections 20; subscribers --selectors 200.";
 
-/// An open loop that nobody gave a rate: jobs per second.
+/// Jobs per second of an open loop without --rate.
 pub(super) const IDLE_RATE: u32 = 200;
 pub(super) const DELAYED_RATE: u32 = 1000;
 pub(super) const DELAY: Duration = Duration::from_secs(1);
-/// What waits in Redis at a time, at most.
+/// Most bytes of jobs that wait in Redis.
 const MAX_WAITING_BYTES: u64 = 4 << 30;
 
 #[derive(Debug, Args)]
 #[command(after_help = DETAILS)]
 pub(crate) struct BenchArgs {
-    /// What to measure; everything if nothing is said
-    #[arg(value_enum, default_values_t = Scenario::value_variants().to_vec(), hide_default_value = true, value_name = "SCENARIO")]
+    /// The scenarios to measure; default: all
+    #[arg(
+        value_enum,
+        default_values_t = Scenario::value_variants().to_vec(),
+        hide_default_value = true,
+        value_name = "SCENARIO"
+    )]
     pub(super) scenarios: Vec<Scenario>,
-    /// How long to measure each
+    /// How long to measure each scenario
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(super) duration: Duration,
-    /// How long to run before measuring
+    /// How long to run before the measurement
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(super) warmup: Duration,
     /// Bytes of payload; at least 16
@@ -58,23 +65,23 @@ pub(crate) struct BenchArgs {
     /// life, batch: jobs of one call
     #[arg(long, default_value_t = 100)]
     pub(super) batch: usize,
-    /// calls: workers that lease and settle one job at a time; handlers: jobs that the worker process handles at once; fairness: streams
+    /// calls: workers that lease and settle one job at a time; handlers: concurrency of the worker process; fairness:
+    /// streams
     #[arg(long, default_value_t = 50)]
     pub(super) workers: usize,
-    /// Beside the worker so many slow ones, which take 100 ms for each frame of jobs; where there are streams
+    /// Additional slow workers on streams, which take 100 ms for each frame of jobs
     #[arg(long, default_value_t = 0)]
     pub(super) slow: usize,
     /// The window of each subscriber
     #[arg(long, default_value_t = 2000)]
     pub(super) window: u32,
-    /// drain, memory: how many; unary, batch: stop enqueuing at this many
+    /// drain, memory: number of jobs; unary, batch: most jobs to enqueue
     #[arg(long, default_value_t = 100_000)]
     pub(super) jobs: u64,
-    /// Open loop: so many jobs per second; 200 for idle and 1000 for delayed if nothing is said
+    /// Open loop: jobs per second; default 200 for idle and 1000 for delayed
     #[arg(long)]
     pub(super) rate: Option<u32>,
-    /// delayed: how far ahead jobs are scheduled, 1s if nothing is said; drain: all jobs fall due at once, so long after the
-    /// first was sent
+    /// delayed: delay of each job, default 1s; drain: all jobs fall due together, this long after the first was sent
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(super) delay: Option<Duration>,
     /// spread: routing keys
@@ -86,28 +93,28 @@ pub(crate) struct BenchArgs {
     /// subscribers: connections that carry the streams
     #[arg(long, default_value_t = 10)]
     pub(super) connections: usize,
-    /// subscribers: different routing keys that they ask for
+    /// subscribers: number of different routing keys
     #[arg(long, default_value_t = 1)]
     pub(super) selectors: usize,
-    /// Threads of the load; one disturbs a broker on the same machine least
+    /// Threads of the load; one disturbs a broker on the same machine the least
     #[arg(long, default_value_t = 1)]
     pub(super) threads: usize,
-    /// Process of the broker, for its CPU and memory
+    /// Process id of the broker, for its CPU time and memory
     #[arg(long, value_name = "PID")]
     pub(super) broker_pid: Option<u32>,
-    /// Process of Redis, for its CPU
+    /// Process id of Redis, for its CPU time
     #[arg(long, value_name = "PID")]
     pub(super) redis_pid: Option<u32>,
-    /// The Redis of the broker, for memory and commands: redis://host:port or unix:/path
+    /// The Redis of the broker, for its memory and commands: redis://host:port or unix:/path
     #[arg(long, value_name = "URL")]
     pub(super) redis_url: Option<String>,
-    /// The second port of the broker, for its scripts: http://host:port/metrics
+    /// The metrics page of the broker, for its scripts: http://host:port/metrics
     #[arg(long, value_name = "URL")]
     pub(super) metrics_url: Option<String>,
-    /// Show the commands of Redis and the scripts of the broker; JSON always has them
+    /// Show the commands of Redis and the scripts of the broker; JSON always includes them
     #[arg(long)]
     pub(super) commands: bool,
-    /// Be the worker process of the scenario handlers
+    /// Run as the worker process of the scenario handlers
     #[arg(long, hide = true, value_name = "QUEUE")]
     pub(super) as_worker_of: Option<String>,
 }
@@ -136,7 +143,9 @@ impl BenchArgs {
             self.selectors,
         ];
         if self.payload < 16 || self.rate == Some(0) || self.jobs == 0 || counts.contains(&0) {
-            return Err(Failure::usage("--payload is at least 16, the other numbers at least 1"));
+            return Err(Failure::usage(
+                "--payload must be at least 16, the other numbers at least 1",
+            ));
         }
         let fills = |scenario: &Scenario| {
             use Scenario::{Batch, Drain, Memory, Unary};
@@ -144,7 +153,7 @@ impl BenchArgs {
         };
         let waiting_bytes = self.jobs.saturating_mul(self.payload as u64);
         if self.scenarios.iter().any(fills) && waiting_bytes > MAX_WAITING_BYTES {
-            return Err(Failure::usage("--jobs of that --payload are more than 4 GiB"));
+            return Err(Failure::usage("--jobs times --payload is more than 4 GiB"));
         }
         Ok(())
     }
@@ -152,17 +161,17 @@ impl BenchArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Scenario {
-    /// Whole life: enqueued in batches, subscribed, settled
+    /// Whole life: batches are enqueued, delivered on a stream, settled
     Life,
-    /// Whole life: many tasks enqueue one job at a time, the client combines
+    /// Whole life: many tasks enqueue one job at a time, and the client combines them
     Combine,
-    /// Whole life by the libraries: many tasks enqueue one job at a time, a worker process of its own has many handlers
+    /// Whole life with the libraries: many tasks enqueue one job at a time, a separate worker process has many handlers
     Handlers,
-    /// Whole life: one Enqueue call for each job, no combining in the client
+    /// Whole life: one Enqueue call per job, not combined by the client
     UnaryLife,
-    /// Whole life without streams: an Enqueue, a Lease that waits, and an Ack for each job
+    /// Whole life without streams: an Enqueue, a waiting Lease and an Ack per job
     Calls,
-    /// Enqueue only: one call for each job
+    /// Enqueue only: one call per job
     Unary,
     /// Enqueue only: in batches
     Batch,
@@ -170,15 +179,15 @@ pub(super) enum Scenario {
     Drain,
     /// Latency at a low rate
     Idle,
-    /// Latency of jobs that were scheduled ahead, from their run time
+    /// Latency of scheduled jobs, from their run time
     Delayed,
-    /// What idle streams cost the broker; needs --broker-pid. Lasts whole heartbeats, so mostly 10 seconds
+    /// Cost of idle streams in the broker; needs --broker-pid. Lasts whole heartbeats, usually 10 seconds
     Subscribers,
-    /// Redis memory for each waiting job; needs --redis-url
+    /// Redis memory per waiting job; needs --redis-url
     Memory,
-    /// Whole life of jobs that are enqueued one after the other, and how evenly --workers equal streams share them
+    /// Whole life of jobs that are enqueued one by one, and how evenly --workers equal streams share them
     Fairness,
-    /// Whole life over many routing keys, at most one job in each on average
+    /// Whole life over many routing keys, on average at most one job in each
     Spread,
 }
 
@@ -188,7 +197,7 @@ impl Scenario {
             .map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// An option without which it has nothing to measure.
+    /// A required option that is missing.
     pub(super) fn missing(self, args: &BenchArgs) -> Option<&'static str> {
         match self {
             Self::Memory if args.redis_url.is_none() => Some("--redis-url"),

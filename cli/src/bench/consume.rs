@@ -1,4 +1,4 @@
-//! The workers of a bench: they take every job and settle it, as workers do that have nothing else to do.
+//! The workers of a benchmark: they settle each job at once.
 
 use std::{
     sync::{
@@ -23,12 +23,12 @@ use tonic::Streaming;
 use super::produce::Counters;
 use crate::exit::{Exit, Failure, Result};
 
-/// What one stream can ask for.
+/// Routing keys of one stream.
 pub(super) const MAX_QUEUES: usize = 64;
 /// Settlements of one frame.
 const MAX_SETTLEMENTS: usize = 1000;
 const MAX_WINDOW_BYTES: u64 = 64 << 20;
-/// What a slow worker takes for all the jobs of a frame.
+/// How long a slow worker takes for the jobs of one frame.
 pub(super) const SLOW: Duration = Duration::from_millis(100);
 const LEASE_WAIT: Duration = Duration::from_secs(20);
 
@@ -37,9 +37,9 @@ const LEASE_WAIT: Duration = Duration::from_secs(20);
 pub(super) struct Stream {
     frames: mpsc::Sender<SubscribeRequest>,
     incoming: Streaming<SubscribeResponse>,
-    /// How often the broker wants to hear something.
+    /// Heartbeat interval of the broker.
     pub heartbeat: Duration,
-    /// How many jobs came.
+    /// Jobs received so far.
     pub taken: Arc<AtomicU64>,
 }
 
@@ -63,11 +63,11 @@ impl Stream {
         };
         send(&frames, Up::Open(open)).await?;
         let mut service = ConnectionSettings::default().broker_service(client.channel());
-        let answer = service
+        let response = service
             .subscribe(ReceiverStream::new(outgoing))
             .await
             .map_err(Error::from)?;
-        let mut incoming = answer.into_inner();
+        let mut incoming = response.into_inner();
         let Some(Down::Opened(opened)) = next(&mut incoming).await? else {
             return Err(ended());
         };
@@ -80,10 +80,10 @@ impl Stream {
         })
     }
 
-    /// Takes and settles jobs until it is dropped, frame by frame, each after `pause`.
+    /// Settles jobs frame by frame, each frame after `pause`, until it is dropped.
     pub(super) async fn work(mut self, counters: Arc<Counters>, pause: Duration) -> Result {
         let mut sequence = 0;
-        // A little early, so that it is in time at the broker too.
+        // A little early, so that it reaches the broker in time.
         let mut heartbeat = tokio::time::interval(self.heartbeat * 9 / 10);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
@@ -113,13 +113,13 @@ impl Stream {
                         jobs = rest;
                     }
                 }
-                Some(Down::SettleResults(answers)) => {
-                    for result in &answers.results {
+                Some(Down::SettleResults(settled)) => {
+                    for result in &settled.results {
                         if let Some(error) = result.error.clone() {
                             return Err(Error::from(error).into());
                         }
                     }
-                    counters.settled.fetch_add(answers.results.len() as u64, Relaxed);
+                    counters.settled.fetch_add(settled.results.len() as u64, Relaxed);
                 }
                 Some(Down::Draining(_)) => return Err(ended()),
                 _ => {}
@@ -128,7 +128,7 @@ impl Stream {
     }
 }
 
-/// Takes and settles jobs until it is dropped, one at a time and with a call for each step.
+/// Leases and acks jobs one at a time, with a call for each step, until it is dropped.
 pub(super) async fn lease_and_ack(client: Client, queues: Vec<String>, counters: Arc<Counters>) -> Result {
     let options = LeaseOptions::new(queues).wait(LEASE_WAIT);
     loop {

@@ -1,4 +1,5 @@
-//! A worker process as users have one: the worker library with handlers. The bench starts itself once more for it, and is told what was done.
+//! A separate worker process that uses the worker library. The benchmark starts its own program as this process, which
+//! reports how many jobs it has done.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -24,10 +25,10 @@ use crate::{
     exit::{Exit, Failure, Result},
 };
 
-/// How often the process says how many jobs it has done.
-const TELL: Duration = Duration::from_millis(10);
+/// How often the process reports how many jobs it has done.
+const REPORT_EVERY: Duration = Duration::from_millis(10);
 
-/// The process itself: handles jobs until it is told to stop, or the bench is gone.
+/// Runs as the worker process, until it gets a signal or the benchmark ends.
 pub(super) async fn serve(connection: &Connection, queue: &str, handlers: u32) -> Result {
     let done = Arc::new(AtomicU64::new(0));
     let count = done.clone();
@@ -41,8 +42,8 @@ pub(super) async fn serve(connection: &Connection, queue: &str, handlers: u32) -
             async {}
         })
         .build()?;
-    let told = async {
-        let mut ticks = interval(TELL);
+    let report = async {
+        let mut ticks = interval(REPORT_EVERY);
         let mut last = 0;
         loop {
             ticks.tick().await;
@@ -56,17 +57,18 @@ pub(super) async fn serve(connection: &Connection, queue: &str, handlers: u32) -
     let mut bench = tokio::io::stdin();
     tokio::select! {
         ended = worker.run() => Ok(ended?),
-        () = told => Ok(()),
+        () = report => Ok(()),
         _ = bench.read_u8() => Ok(()),
     }
 }
 
-/// A running worker process. Dropping it has it settle what it holds and end.
+/// A running worker process. Dropping this value sends SIGTERM and waits until it has settled its jobs and ended.
 #[derive(Debug)]
 pub(super) struct Process(Child);
 
 impl Process {
-    /// Starts it, with the words of this program's own command line. The task keeps `counters.settled` and ends, with an error, if the process does.
+    /// Starts the process with the arguments of this program. The task updates `counters.settled`, and fails when the
+    /// process ends.
     pub(super) fn start(queue: &str, counters: &Arc<Counters>) -> Result<(Self, JoinHandle<Result>)> {
         let failed = |error: std::io::Error| Failure::new(Exit::Failure, format!("the worker process: {error}"));
         let mut child = Command::new(std::env::current_exe().map_err(failed)?)
@@ -76,13 +78,13 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        let said = child.stdout.take();
+        let reports = child.stdout.take();
         let counters = counters.clone();
-        let listening = spawn_blocking(move || {
-            listen(said, &counters);
+        let reading = spawn_blocking(move || {
+            read_reports(reports, &counters);
             Err(Failure::new(Exit::Failure, "the worker process ended"))
         });
-        Ok((Self(child), listening))
+        Ok((Self(child), reading))
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -92,14 +94,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // If it has ended already, that is as well.
+        // It may have ended already.
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let _ = self.0.wait();
     }
 }
 
-fn listen(said: Option<ChildStdout>, counters: &Counters) {
-    for line in said.into_iter().flat_map(|said| BufReader::new(said).lines()) {
+fn read_reports(reports: Option<ChildStdout>, counters: &Counters) {
+    for line in reports.into_iter().flat_map(|reports| BufReader::new(reports).lines()) {
         if let Some(done) = line.ok().and_then(|line| line.parse().ok()) {
             counters.settled.store(done, Relaxed);
         }

@@ -1,4 +1,4 @@
-//! What has been used so far: two readings are the ends of a measurement.
+//! Reads the CPU time and the counters at the start and the end of a measurement.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,15 +10,15 @@ use super::{
 };
 use crate::exit::Result;
 
-/// Reads what the options name; the rest is not known.
+/// Reads the processes and counters that the options name.
 #[derive(Debug, Clone)]
 pub(super) struct Meter {
     pub args: Arc<BenchArgs>,
-    /// A process that works for us.
+    /// The process id of a separate worker.
     pub worker: Option<u32>,
 }
 
-/// One look at the machine.
+/// The values at one time.
 #[derive(Debug)]
 pub(super) struct Reading {
     pub at: Instant,
@@ -28,13 +28,13 @@ pub(super) struct Reading {
 }
 
 impl Meter {
-    /// Fails if one of the processes is not there.
+    /// Fails if one of the processes does not exist.
     pub(super) fn new(args: Arc<BenchArgs>) -> Result<Self> {
         CpuTime::now(None, args.broker_pid, args.redis_pid)?;
         Ok(Self { args, worker: None })
     }
 
-    /// What others are asked for comes first, and time last, so that little passes between time and what the caller counts.
+    /// Reads all values. The time is read last, so that it is close to the counters that the caller reads next.
     pub(super) async fn read(&self) -> Result<Reading> {
         let scripts = match &self.args.metrics_url {
             Some(url) => scripts::scripts(url).await?,
@@ -52,12 +52,12 @@ impl Meter {
         })
     }
 
-    /// 0 if nobody said which process the broker is.
+    /// Memory of the broker; 0 without --broker-pid.
     pub(super) fn broker_bytes(&self) -> Result<u64> {
         self.args.broker_pid.map_or(Ok(0), resident_bytes)
     }
 
-    /// What Redis has in memory; 0 if nobody said which Redis it is.
+    /// Memory of Redis; 0 without --redis-url.
     pub(super) fn redis_bytes(&self) -> Result<u64> {
         self.args.redis_url.as_deref().map_or(Ok(0), redis::used_memory)
     }

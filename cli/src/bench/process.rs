@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::exit::{Failure, Result};
 
-/// Microseconds of CPU time; None where no process was named.
+/// CPU time in microseconds; None for a process that was not named.
 #[allow(clippy::struct_field_names, reason = "units last")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CpuTime {
@@ -14,7 +14,8 @@ pub(super) struct CpuTime {
 }
 
 impl CpuTime {
-    /// Until now; that of a worker process counts as our own. Fails if one of the processes cannot be read.
+    /// The CPU time so far. A separate worker process is added to our own. Fails if one of the processes cannot be
+    /// read.
     pub(super) fn now(worker: Option<u32>, broker: Option<u32>, redis: Option<u32>) -> Result<Self> {
         let of = |pid: Option<u32>| pid.map(|pid| used_us(&pid.to_string())).transpose();
         Ok(Self {
@@ -41,7 +42,7 @@ fn used_us(pid: &str) -> Result<u64> {
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
-/// What of its memory is in RAM.
+/// The resident memory of a process.
 pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/statm");
     let text = fs::read_to_string(&path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
@@ -53,7 +54,7 @@ pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-/// User and system time: fields 14 and 15, counted after the name, which may contain anything.
+/// User and system time: fields 14 and 15, counted from the end of the name, which may contain any character.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn this_program_takes_memory() {
+    fn the_memory_of_this_program_is_read() {
         assert!(resident_bytes(std::process::id()).unwrap() > 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The producers of a bench: how jobs are enqueued, when, and when that stops.
+//! The producers of a benchmark: how and when jobs are enqueued.
 
 use std::{
     sync::{
@@ -16,22 +16,22 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::times::{Times, stamped};
 use crate::exit::{Exit, Failure, Result};
 
-/// An open loop ends when so many of its calls are under way: that is no rate for this machine.
+/// An open loop with this many calls in flight fails: the machine cannot keep up with the rate.
 const MAX_CALLS: usize = 50_000;
-/// Calls with batches that are under way at once.
+/// Batch calls in flight of a closed loop.
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Sleeping is only this exact; the rest is spent turning.
+/// The precision of a sleep. The rest of a wait is a busy loop.
 const SLEEP_ERROR: Duration = Duration::from_micros(150);
 const MAX_TICKS_PER_SECOND: u32 = 1000;
 
-/// What all tasks of a scenario share.
+/// Shared by all tasks of a scenario.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub begun: AtomicU64,
     pub enqueued: AtomicU64,
     pub settled: AtomicU64,
     stop: AtomicBool,
-    /// An open loop has them.
+    /// Only in an open loop.
     pub times: Option<Times>,
 }
 
@@ -51,9 +51,9 @@ impl Counters {
 /// How jobs are enqueued.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum How {
-    /// Calls of so many jobs; in a closed loop [`BATCHES_IN_FLIGHT`] at a time.
+    /// Calls with this many jobs; in a closed loop [`BATCHES_IN_FLIGHT`] at a time.
     Batches(usize),
-    /// Calls of one job; in a closed loop by so many tasks.
+    /// Calls with one job; in a closed loop by this many tasks.
     Tasks(usize),
 }
 
@@ -62,7 +62,7 @@ pub(super) enum How {
 pub(super) enum Start {
     Now,
     At(SystemTime),
-    /// So long after each of them was due. In an open loop only.
+    /// This long after each job was due. Only in an open loop.
     After(Duration),
 }
 
@@ -70,21 +70,21 @@ pub(super) enum Start {
 #[derive(Debug, Clone)]
 pub(super) struct Load {
     pub client: Client,
-    /// They take turns.
+    /// Used in turn.
     pub queues: Arc<[String]>,
     pub payload_bytes: usize,
     pub how: How,
     pub start: Start,
-    /// Jobs per second of an open loop; None: a closed one.
+    /// Jobs per second of an open loop. None: a closed loop.
     pub rate: Option<u32>,
-    /// In all.
+    /// Total number of jobs.
     pub max_jobs: u64,
-    /// A closed loop rests while more than these wait, so that a life is measured and not the growth of a queue.
+    /// A closed loop pauses while more jobs than this wait, so that the queue does not grow during the measurement.
     pub max_backlog: u64,
 }
 
 impl Load {
-    /// Enqueues until it is told to stop or has enqueued enough.
+    /// Enqueues until the counters stop it or `max_jobs` are enqueued.
     pub(super) async fn run(self, counters: Arc<Counters>) -> Result {
         let load = Arc::new(self);
         match load.rate {
@@ -147,7 +147,7 @@ impl Load {
                 ended.map_err(Failure::of_task)??;
             }
             if running.len() > MAX_CALLS {
-                let text = format!("--rate {rate} is too much here: {MAX_CALLS} calls are under way");
+                let text = format!("--rate {rate} is too high for this machine: {MAX_CALLS} calls are in flight");
                 return Err(Failure::new(Exit::Failure, text));
             }
         }
@@ -211,7 +211,8 @@ impl Load {
     }
 }
 
-/// Says when jobs are due, on a thread of its own: the timers of the runtime are only exact to a millisecond.
+/// Sends the due times of jobs from a separate thread, because the timers of the runtime have a precision of a
+/// millisecond.
 fn tick(interval: Duration, due: &mpsc::UnboundedSender<Instant>) {
     let mut at = Instant::now();
     while due.send(at).is_ok() {

@@ -1,5 +1,5 @@
-//! What Redis says of its memory and of its commands: one question each, asked without a client library, because nothing else here
-//! talks to Redis.
+//! Reads the memory and the command counters of Redis with INFO. It uses no client library, because nothing else in
+//! this program talks to Redis.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -10,15 +10,15 @@ use std::{
 use super::usage::Usage;
 use crate::exit::{Failure, Result};
 
-/// Bytes that its data and their bookkeeping take.
+/// Bytes of memory that Redis uses.
 pub(super) fn used_memory(url: &str) -> Result<u64> {
     let info = info(url, "memory")?;
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
     used.and_then(|used| used.trim().parse().ok())
-        .ok_or_else(|| Failure::usage("--redis-url: it did not say how much memory it uses"))
+        .ok_or_else(|| Failure::usage("--redis-url: INFO does not contain used_memory"))
 }
 
-/// What each command was called and took since Redis was started.
+/// Calls and time of each command since the start of Redis.
 pub(super) fn commands(url: &str) -> Result<Vec<Usage>> {
     Ok(info(url, "commandstats")?.lines().filter_map(command).collect())
 }
@@ -39,10 +39,10 @@ fn command(line: &str) -> Option<Usage> {
 
 fn info(url: &str, section: &str) -> Result<String> {
     let failed = |error: io::Error| Failure::usage(format!("--redis-url {}: {error}", without_password(url)));
-    ask(url, section).map_err(failed)
+    request(url, section).map_err(failed)
 }
 
-fn ask(url: &str, section: &str) -> io::Result<String> {
+fn request(url: &str, section: &str) -> io::Result<String> {
     let (password, address) = parts(url);
     let mut redis: Box<dyn ReadWrite> = if address.starts_with('/') {
         Box::new(UnixStream::connect(address)?)
@@ -53,30 +53,30 @@ fn ask(url: &str, section: &str) -> io::Result<String> {
         write!(redis, "*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len())?;
     }
     write!(redis, "INFO {section}\r\n")?;
-    let mut answer = BufReader::new(redis);
+    let mut reply = BufReader::new(redis);
     if password.is_some() {
-        line(&mut answer)?;
+        line(&mut reply)?;
     }
-    let length = line(&mut answer)?
+    let length = line(&mut reply)?
         .trim_start_matches('$')
         .parse()
         .map_err(io::Error::other)?;
     let mut info = String::new();
-    answer.take(length).read_to_string(&mut info)?;
+    reply.take(length).read_to_string(&mut info)?;
     Ok(info)
 }
 
-/// A line of the answer, unless it is an error.
-fn line(answer: &mut impl BufRead) -> io::Result<String> {
+/// One line of the reply. An error reply is an error.
+fn line(reply: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
-    answer.read_line(&mut line)?;
+    reply.read_line(&mut line)?;
     match line.strip_prefix('-') {
         Some(error) => Err(io::Error::other(error.trim().to_owned())),
         None => Ok(line.trim().to_owned()),
     }
 }
 
-/// Password and address: `host:port`, or the path of a socket.
+/// The password and the address: `host:port`, or the path of a socket.
 fn parts(url: &str) -> (Option<&str>, &str) {
     let rest = url
         .split_once("://")
@@ -88,7 +88,7 @@ fn parts(url: &str) -> (Option<&str>, &str) {
     if address.starts_with('/') {
         return (password, address);
     }
-    // A number of a database may follow; memory is that of all of them.
+    // A database number may follow. INFO covers all databases.
     (password, address.split('/').next().unwrap_or_default())
 }
 
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_read_as_the_broker_reads_them() {
+    fn urls_are_parsed_as_in_the_broker() {
         for (url, password, address) in [
             ("redis://localhost:6379/0", None, "localhost:6379"),
             ("redis://:secret@10.0.0.1:6379", Some("secret"), "10.0.0.1:6379"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told() {
+    fn error_replies_are_errors() {
         let refused = line(&mut &b"-NOAUTH Authentication required.\r\n"[..]).unwrap_err();
         assert_eq!(refused.to_string(), "NOAUTH Authentication required.");
     }

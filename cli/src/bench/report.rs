@@ -1,4 +1,4 @@
-//! What was measured, where, and with what.
+//! The report of a benchmark: the machine, the versions and the figures.
 
 use std::{fs, thread, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::output::table;
 /// The figures of one scenario.
 #[derive(Debug)]
 pub(super) struct Figures {
-    /// 0: it was not about jobs.
+    /// 0 if the scenario does not process jobs.
     jobs: u64,
     elapsed: Duration,
     cpu: CpuTime,
@@ -24,13 +24,13 @@ pub(super) struct Figures {
     scripts: Vec<Usage>,
     pub due_to_worker: Option<Latency>,
     pub due_to_stored: Option<Latency>,
-    /// What Redis grew by.
+    /// How much the memory of Redis grew.
     pub redis_bytes: Option<u64>,
     pub streams: Option<Streams>,
     pub shares: Option<Shares>,
 }
 
-/// How many jobs each of several equal streams got.
+/// How evenly several equal streams shared the jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shares {
     streams: usize,
@@ -49,13 +49,13 @@ impl Shares {
         })
     }
 
-    /// The largest share less the smallest, in percent of an equal one.
+    /// The difference between the largest and the smallest share, in percent of an equal share.
     fn spread_percent(self) -> f64 {
         (self.most - self.least) as f64 * 100.0 * self.streams as f64 / self.jobs.max(1) as f64
     }
 }
 
-/// Idle streams, and what the broker grew by.
+/// Idle streams, and how much the memory of the broker grew.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams {
     pub count: usize,
@@ -86,7 +86,7 @@ impl Figures {
         (self.jobs > 0).then_some(used? as f64 / self.jobs as f64)
     }
 
-    /// How many cores were busy.
+    /// CPU time as a number of busy cores.
     fn cores(&self, used_us: Option<u64>) -> Option<f64> {
         Some(used_us? as f64 / 1e6 / self.elapsed.as_secs_f64().max(f64::EPSILON))
     }
@@ -150,7 +150,7 @@ impl Streams {
     }
 }
 
-/// Everything that was measured.
+/// All results of a benchmark.
 #[derive(Debug)]
 pub(super) struct Report {
     cores: usize,
@@ -223,9 +223,10 @@ impl Report {
         }));
         parts.extend(self.scenarios.iter().filter_map(|(name, figures)| {
             let streams = figures.streams?;
-            let percent = |used_us| figures.cores(used_us).map_or_else(|| "-".to_owned(), |cores| format!("{:.2}", cores * 100.0));
+            let percent = |used_us| two_decimals(figures.cores(used_us).map(|cores| cores * 100.0));
             Some(format!(
-                "{name}: {} idle streams for {:.1} s; the broker took {} % of a core, Redis {} %, and {} bytes of memory for each stream",
+                "{name}: {} idle streams for {:.1} s; the broker used {} % of a core, Redis {} %, \
+                 and each stream {} bytes of memory in the broker",
                 streams.count,
                 figures.elapsed.as_secs_f64(),
                 percent(figures.cpu.broker_us),
@@ -299,7 +300,7 @@ impl Report {
         (!rows.is_empty()).then(|| table(&headings, rows))
     }
 
-    /// What can be seen with two decimals.
+    /// The calls of each scenario that do not round to 0.00 per job.
     fn usages(&self, what: &str, of: impl Fn(&Figures) -> &[Usage]) -> Option<String> {
         let mut rows = Vec::new();
         for (name, figures) in &self.scenarios {
@@ -403,7 +404,8 @@ mod tests {
         });
         let report = report("subscribers", figures);
         let text = report.as_text(false);
-        let expected = "10 idle streams for 2.0 s; the broker took 0.10 % of a core, Redis - %, and 5000 bytes";
+        let expected =
+            "10 idle streams for 2.0 s; the broker used 0.10 % of a core, Redis - %, and each stream 5000 bytes";
         assert!(text.contains(expected), "{text}");
         assert_eq!(
             rows(&text, "subscribers")[0],
@@ -413,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spread_of_shares_is_that_of_an_equal_one() {
+    fn the_spread_is_relative_to_an_equal_share() {
         let shares = Shares::of([10, 20, 30].into_iter()).unwrap();
         assert!((shares.spread_percent() - 100.0).abs() < 0.01);
         let mut figures = measured(60);
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_is_named() {
+    fn the_model_of_the_cpu_is_read() {
         assert_eq!(cpu_model("processor : 0\nmodel name\t: Fast One\n"), "Fast One");
         assert_eq!(cpu_model(""), "unknown CPU");
     }

@@ -1,4 +1,4 @@
-//! One scenario: set up, warm up, measure, leave nothing behind.
+//! Runs one scenario: set up, warm up, measure, clean up.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -26,14 +26,14 @@ use crate::{
     exit::{Exit, Failure, Result},
 };
 
-/// A queue that does not get shorter for so long is not drained.
+/// A queue that does not become shorter for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
 const BATCH_TO_FILL: u64 = 500;
-/// Jobs that wait while others are worked on, and their bytes.
+/// Waiting jobs at which a closed loop pauses, and their bytes.
 const MAX_BACKLOG: u64 = 20_000;
 const MAX_BACKLOG_BYTES: u64 = 256 << 20;
 
-/// A scenario's surroundings.
+/// What a scenario needs to run.
 #[derive(Debug)]
 pub(super) struct Bench {
     pub connection: Connection,
@@ -43,12 +43,12 @@ pub(super) struct Bench {
     pub meter: Meter,
 }
 
-/// Who takes the jobs.
+/// How workers take the jobs.
 #[derive(Debug, Clone, Copy)]
 enum Workers {
-    /// One process: a stream, or as many as its queues need.
+    /// On one stream, or on as many as the number of queues needs.
     Streams,
-    /// So many, with a call for each step.
+    /// This many workers, with a call for each step.
     Calls(usize),
 }
 
@@ -99,7 +99,7 @@ impl Bench {
         }
     }
 
-    /// The same by a client that sends every job in a call of its own.
+    /// The same load with a client that sends each job in a separate call.
     async fn one_by_one(&self, load: Load) -> Result<Load> {
         let client = self.connection.builder().combine(false).connect().await?;
         Ok(Load { client, ..load })
@@ -118,7 +118,7 @@ impl Bench {
         }
     }
 
-    /// Runs until it is aborted; ends before only if one of the workers does.
+    /// Starts workers, which run until they are aborted or one of them fails.
     fn workers(&self, workers: Workers, queues: &[String], counters: &Arc<Counters>) -> JoinHandle<Result> {
         let mut running: JoinSet<Result> = JoinSet::new();
         match workers {
@@ -150,7 +150,7 @@ impl Bench {
         self.lives(load, counters, workers, &self.meter).await
     }
 
-    /// Equal streams, and jobs that come one after the other: the next is enqueued when the last one is stored.
+    /// Equal streams share jobs that are enqueued one by one: the next job is enqueued when the previous one is stored.
     async fn fairness(&self) -> Result<Figures> {
         let load = self.load(How::Tasks(1));
         let counters = Counters::of(&load);
@@ -174,7 +174,7 @@ impl Bench {
             ..self.meter.clone()
         };
         let mut figures = self.lives(load, counters, workers, &meter).await?;
-        // When a job arrived there, nobody here knows.
+        // The worker process does not report when jobs arrive.
         figures.due_to_worker = None;
         Ok(figures)
     }
@@ -237,7 +237,7 @@ impl Bench {
         Ok(figures)
     }
 
-    /// Puts as many jobs as --jobs says into the queue.
+    /// Enqueues --jobs jobs.
     async fn filled(&self, start: Start) -> Result<Arc<Counters>> {
         let load = Load {
             start,
@@ -251,7 +251,7 @@ impl Bench {
         Ok(counters)
     }
 
-    /// Has everything settled that was enqueued.
+    /// Settles all enqueued jobs.
     async fn empty(&self, counters: &Arc<Counters>) -> Result {
         let mut workers = self.workers(Workers::Streams, std::slice::from_ref(&self.queue), counters);
         self.until_settled(counters, &mut workers).await?;
@@ -259,7 +259,7 @@ impl Bench {
         Ok(())
     }
 
-    /// How much memory a waiting job takes.
+    /// Measures the memory of a waiting job.
     async fn memory(&self) -> Result<Figures> {
         let empty = self.meter.redis_bytes()?;
         let before = self.meter.read().await?;
@@ -277,7 +277,7 @@ impl Bench {
         let counters = self.filled(run_at.map_or(Start::Now, Start::At)).await?;
         if let Some(run_at) = run_at {
             let left = run_at.duration_since(SystemTime::now()).map_err(|_| {
-                let text = "the jobs were due before all of them were enqueued; a longer --delay gives more time";
+                let text = "the jobs were due before all of them were enqueued; use a longer --delay";
                 Failure::new(Exit::Failure, text)
             })?;
             sleep(left).await;
@@ -288,16 +288,16 @@ impl Bench {
         Ok(Figures::between(counters.settled.load(Relaxed), &before, &after))
     }
 
-    /// Returns when everything that was enqueued is settled. Fails as the workers do, or if nothing moves.
+    /// Waits until all enqueued jobs are settled. Fails if a worker fails, or if no job is settled for a while.
     async fn until_settled(&self, counters: &Counters, workers: &mut JoinHandle<Result>) -> Result {
         let jobs = counters.enqueued.load(Relaxed);
         let stuck_after = STUCK_AFTER + self.args.delay.unwrap_or(DELAY);
-        let mut looks = interval(Duration::from_millis(1));
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = interval(Duration::from_millis(1));
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut since) = (0, Instant::now());
         loop {
             tokio::select! {
-                _ = looks.tick() => {}
+                _ = checks.tick() => {}
                 ended = &mut *workers => ended.map_err(Failure::of_task)??,
             }
             let settled = counters.settled.load(Relaxed);
@@ -315,7 +315,7 @@ impl Bench {
     }
 }
 
-/// Ends as the first of the workers does.
+/// Ends when the first worker ends, with its result.
 fn first_to_end(mut running: JoinSet<Result>) -> JoinHandle<Result> {
     tokio::spawn(async move {
         match running.join_next().await {

@@ -1,4 +1,4 @@
-//! What the broker says of its script calls, on its second port.
+//! Reads the counters of script calls from the metrics page of the broker.
 
 use bytes::Bytes;
 use http::Uri;
@@ -10,20 +10,20 @@ use crate::exit::{Failure, Result};
 
 const HISTOGRAM: &str = "bananas_script_duration_seconds_";
 
-/// Calls of each script since the broker was started, and how long they took, round trip included.
+/// Calls and time of each script since the start of the broker, with the round trip.
 pub(super) async fn scripts(url: &str) -> Result<Vec<Usage>> {
     let failed = |error: &dyn std::fmt::Display| Failure::usage(format!("--metrics-url {url}: {error}"));
     let parsed: Uri = url.parse().map_err(|error| failed(&error))?;
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let answer = client.get(parsed).await.map_err(|error| failed(&error))?;
-    if !answer.status().is_success() {
-        return Err(failed(&answer.status()));
+    let response = client.get(parsed).await.map_err(|error| failed(&error))?;
+    if !response.status().is_success() {
+        return Err(failed(&response.status()));
     }
-    let body = answer.into_body().collect().await.map_err(|error| failed(&error))?;
+    let body = response.into_body().collect().await.map_err(|error| failed(&error))?;
     Ok(parse(&String::from_utf8_lossy(&body.to_bytes())))
 }
 
-/// From lines such as `bananas_script_duration_seconds_sum{script="lease"} 0.25`, and the same of `count`.
+/// Parses lines such as `bananas_script_duration_seconds_sum{script="lease"} 0.25`, and those of `count`.
 fn parse(metrics: &str) -> Vec<Usage> {
     let mut scripts: Vec<Usage> = Vec::new();
     for line in metrics.lines().filter_map(|line| line.strip_prefix(HISTOGRAM)) {
@@ -50,7 +50,7 @@ fn parse(metrics: &str) -> Vec<Usage> {
     scripts
 }
 
-/// What a line is about, which script, and its value.
+/// The kind of a sample, its script and its value.
 fn sample(line: &str) -> Option<(&str, &str, f64)> {
     let (what, rest) = line.split_once("{script=\"")?;
     let (name, value) = rest.split_once("\"} ")?;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scripts_are_read_from_metrics() {
+    fn scripts_are_parsed_from_the_metrics_page() {
         let metrics = "\
 # TYPE bananas_script_duration_seconds histogram
 bananas_script_duration_seconds_sum{script=\"lease\"} 0.25

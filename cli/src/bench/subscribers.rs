@@ -1,4 +1,4 @@
-//! What streams cost the broker that have nothing to do.
+//! Measures the cost of idle streams in the broker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     exit::{Exit, Failure, Result},
 };
 
-/// Opens --streams streams and watches the broker keep them.
+/// Opens --streams streams and measures the broker while they are idle.
 pub(super) async fn measure(args: &BenchArgs, connection: &Connection, meter: &Meter, queue: &str) -> Result<Figures> {
     let empty = meter.broker_bytes()?;
     let mut clients = Vec::new();
@@ -32,9 +32,9 @@ pub(super) async fn measure(args: &BenchArgs, connection: &Connection, meter: &M
     for i in 0..args.streams {
         let queues = [format!("{queue}-{}", i % args.selectors)];
         let opening = Stream::open(&clients[i % clients.len()], &queues, args.window);
-        // A broker takes so many streams on a connection, and the next one waits without a word.
+        // The broker limits the streams of a connection. The next one waits, so the time limit is the only sign.
         let Ok(stream) = timeout(connection.timeout, opening).await else {
-            let text = format!("only {i} streams could be opened; more --connections carry more");
+            let text = format!("only {i} streams could be opened; use more --connections");
             return Err(Failure::new(Exit::Unavailable, text));
         };
         let stream = stream?;
@@ -56,7 +56,7 @@ pub(super) async fn measure(args: &BenchArgs, connection: &Connection, meter: &M
     Ok(figures)
 }
 
-/// As long as asked, but so that every stream has beaten equally often.
+/// The duration rounded up to whole heartbeats, so that each stream sends equally many.
 fn whole_heartbeats(duration: Duration, heartbeat: Duration) -> Duration {
     let beats = duration.as_nanos().div_ceil(heartbeat.as_nanos().max(1));
     heartbeat * u32::try_from(beats.max(1)).unwrap_or(u32::MAX)
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn idle_streams_are_watched_for_whole_heartbeats() {
+    fn idle_streams_are_measured_for_whole_heartbeats() {
         let seconds = Duration::from_secs;
         for (asked, heartbeat, watched) in [(3, 10, 10), (10, 10, 10), (11, 10, 20), (0, 1, 1)] {
             assert_eq!(whole_heartbeats(seconds(asked), seconds(heartbeat)), seconds(watched));

@@ -1,4 +1,4 @@
-//! When jobs were due, and how long after that they were stored and with a worker.
+//! Latencies of an open loop: from when a job was due until it was stored, and until a worker had it.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,18 +9,18 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// Longer ones count as this.
+/// Longer latencies are counted as this.
 const MAX_LATENCY_US: u64 = 60_000_000;
-/// What a payload begins with: when its job was due, in nanoseconds.
+/// The first bytes of a payload: when its job was due, in nanoseconds since the start.
 const STAMP_BYTES: usize = 8;
 
-/// The latencies of an open loop, counted from when a job was due and not from when it could be sent.
+/// Latencies counted from when a job was due, not from when it was sent.
 #[derive(Debug)]
 pub(super) struct Times {
     start: Instant,
-    /// `start` on the clock that people and Redis have.
+    /// `start` as wall-clock time.
     wall: SystemTime,
-    /// What was due before does not count.
+    /// Jobs due before this do not count.
     from_ns: AtomicU64,
     to_stored: Mutex<Histogram<u64>>,
     to_worker: Mutex<Histogram<u64>>,
@@ -39,7 +39,7 @@ impl Times {
         }
     }
 
-    /// What was due until now was for caches and connections.
+    /// Ends the warm-up: jobs that were due until now do not count.
     pub(super) fn begin(&self) {
         self.from_ns.store(self.start.elapsed().as_nanos() as u64, Relaxed);
     }
@@ -48,8 +48,8 @@ impl Times {
         at.saturating_duration_since(self.start)
     }
 
-    /// So long after `due`, in whole milliseconds of the clock, because that is what a job can be told: as time since the start,
-    /// and on the clock.
+    /// The time `delay` after `due`, rounded up to a millisecond of the wall clock, which is the precision of a run
+    /// time: as time since the start, and as wall-clock time.
     pub(super) fn later(&self, due: Duration, delay: Duration) -> (Duration, SystemTime) {
         let since_epoch = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let wall = since_epoch(self.wall);
@@ -61,7 +61,7 @@ impl Times {
         self.record(&self.to_stored, due, jobs as u64);
     }
 
-    /// A job with a payload of [`stamped`] has reached its worker.
+    /// Records that a job with a payload of [`stamped`] has reached a worker.
     pub(super) fn arrived(&self, payload: &[u8]) {
         if let Some(stamp) = payload.first_chunk::<STAMP_BYTES>() {
             let due = Duration::from_nanos(u64::from_be_bytes(*stamp));
@@ -86,14 +86,14 @@ impl Times {
     }
 }
 
-/// A payload that says when its job is due.
+/// A payload that starts with the time when its job is due.
 pub(super) fn stamped(due: Duration, bytes: usize) -> Bytes {
     let mut payload = vec![7; bytes];
     payload[..STAMP_BYTES].copy_from_slice(&(due.as_nanos() as u64).to_be_bytes());
     payload.into()
 }
 
-/// Microseconds.
+/// Quantiles of a latency in microseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Latency {
     pub p50: u64,
@@ -123,7 +123,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn what_was_due_before_the_beginning_does_not_count() {
+    fn jobs_of_the_warm_up_do_not_count() {
         let times = Times::new();
         times.begin();
         times.arrived(&stamped(Duration::ZERO, 16));

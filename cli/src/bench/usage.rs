@@ -1,6 +1,6 @@
-//! How often something was called and how long that took: commands of Redis, scripts of the broker.
+//! Counters of calls and their time: commands of Redis, scripts of the broker.
 
-/// How often something was called, and how long that took altogether.
+/// How often a command or script was called, and its total time in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Usage {
     pub name: String,
@@ -8,7 +8,7 @@ pub(super) struct Usage {
     pub us: u64,
 }
 
-/// What was called meanwhile, the costliest first.
+/// The calls between two readings, the most expensive first.
 pub(super) fn used(before: &[Usage], after: &[Usage]) -> Vec<Usage> {
     let mut used: Vec<Usage> = after
         .iter()
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_called_meanwhile_is_shown() {
+    fn only_calls_between_the_readings_are_shown() {
         let before = [usage("get", 10, 100), usage("ping", 5, 5)];
         let after = [usage("get", 12, 130), usage("ping", 5, 5), usage("evalsha", 3, 900)];
         assert_eq!(used(&before, &after), [usage("evalsha", 3, 900), usage("get", 2, 30)]);

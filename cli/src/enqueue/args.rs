@@ -15,20 +15,20 @@ Examples:
   bananas enqueue --jsonl jobs.jsonl
   bananas enqueue email/send --unique welcome-ada -o json
 
-A line of --jsonl is an object; what it leaves out is taken from the options:
+A line of --jsonl is a JSON object. Absent fields are taken from the options:
   routing_key, job_type, job_id, priority (1 to 9, \"low\", \"normal\", \"high\"),
   payload (any JSON) or payload_text or payload_base64, content_type, headers, labels,
   delay, attempt_timeout, retention (\"10s\", \"5m\"), run_at, start_by (RFC 3339, UTC), unique (a key),
   max_attempts, initial_backoff, max_backoff
 
-Of several jobs the names are printed, in order, or with -o json an object for each: line, job_id,
-deduplicated, error; with --wait the results, or the objects with job. A result or payload is an
-object with json, text or base64.";
+For several jobs their names are printed in order, or with -o json one object per job: line,
+job_id, deduplicated, error. With --wait their results are printed, or the objects with job. A result
+or payload is an object with json, text or base64.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group(ArgGroup::new("keys").args(["unique", "jsonl"]).multiple(true)))]
 pub(crate) struct EnqueueArgs {
-    /// Where to; or use --queue and --type
+    /// The queue and the job type; or use --queue and --type
     #[arg(value_name = "ROUTING_KEY/TYPE", conflicts_with_all = ["queue", "job_type"])]
     target: Option<String>,
     /// The routing key
@@ -40,13 +40,13 @@ pub(crate) struct EnqueueArgs {
     /// The payload: text, @file, or - for stdin
     #[arg(short = 'p', long, conflicts_with_all = ["each_line", "jsonl"])]
     pub(super) payload: Option<String>,
-    /// One job for each line of stdin that is not empty; the line is the payload
+    /// Enqueue one job per non-empty line of stdin; the line is the payload
     #[arg(long, conflicts_with_all = ["jsonl", "id", "unique"])]
     pub(super) each_line: bool,
-    /// One job for each line of a file (- for stdin) of JSON objects
+    /// Enqueue one job per line of a file (- for stdin); each line is a JSON object
     #[arg(long, value_name = "FILE", conflicts_with = "id")]
     pub(super) jsonl: Option<PathBuf>,
-    /// Wait until the jobs are done and print their results
+    /// Wait until the jobs are in a final state and print their results
     #[arg(long)]
     pub(super) wait: bool,
     /// How long to wait for each job
@@ -58,7 +58,7 @@ pub(crate) struct EnqueueArgs {
         value_name = "DURATION"
     )]
     pub(super) wait_for: Duration,
-    /// Print nothing for jobs that went well
+    /// Print nothing for jobs that succeeded
     #[arg(long)]
     pub(super) quiet: bool,
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub(crate) struct EnqueueArgs {
 }
 
 impl EnqueueArgs {
-    /// Routing key and job type, as far as they were given.
+    /// The routing key and the job type, if given.
     pub(super) fn target(&self) -> Result<(Option<String>, Option<String>)> {
         match &self.target {
             None => Ok((self.queue.clone(), self.job_type.clone())),
@@ -79,10 +79,12 @@ impl EnqueueArgs {
         }
     }
 
-    pub(super) fn needed_target(&self) -> Result<(String, String)> {
+    pub(super) fn required_target(&self) -> Result<(String, String)> {
         match self.target()? {
             (Some(queue), Some(job_type)) => Ok((queue, job_type)),
-            _ => Err(Failure::usage("say where to: ROUTING_KEY/TYPE, or --queue and --type")),
+            _ => Err(Failure::usage(
+                "name the queue and the job type: ROUTING_KEY/TYPE, or --queue and --type",
+            )),
         }
     }
 }
@@ -102,13 +104,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_target_is_said_in_two_ways() {
+    fn a_target_is_one_word_or_two_options() {
         for words in [&["email/send"][..], &["-q", "email", "-t", "send"]] {
-            let target = parse(words).unwrap().needed_target().unwrap();
+            let target = parse(words).unwrap().required_target().unwrap();
             assert_eq!(target, ("email".to_owned(), "send".to_owned()));
         }
         assert_eq!(
-            parse(&["email"]).unwrap().needed_target().unwrap_err().exit(),
+            parse(&["email"]).unwrap().required_target().unwrap_err().exit(),
             Exit::Usage
         );
         assert!(parse(&["email/send", "-q", "other"]).is_err());

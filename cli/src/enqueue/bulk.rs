@@ -1,4 +1,4 @@
-//! Many jobs: read, sent in batches, answered in order, with their line numbers.
+//! Enqueues one job per line: sends batches, and prints the results in order with their line numbers.
 
 use std::{
     io::{self, IsTerminal},
@@ -20,26 +20,26 @@ use crate::{
     output::{self, Output},
 };
 
-/// Batches on the way at once: one is sent while the broker works on the other.
+/// Batches in flight: one is sent while the broker stores the other.
 const BATCHES_IN_FLIGHT: usize = 2;
-/// Jobs that are waited for at once.
+/// Jobs that are awaited at the same time.
 const WAITS_IN_FLIGHT: usize = 128;
 
-/// What became of one line.
-struct Answered {
+/// The result of one line.
+struct LineResult {
     number: u64,
     queue: String,
-    result: Result<Enqueued, Refused>,
+    result: Result<Enqueued, Rejection>,
 }
 
-/// Why a line is no job.
-struct Refused {
+/// Why a line was not enqueued, or its job not awaited.
+struct Rejection {
     exit: Exit,
     message: String,
     reason: Option<String>,
 }
 
-impl From<Error> for Refused {
+impl From<Error> for Rejection {
     fn from(error: Error) -> Self {
         let reason = error.reason().map(|reason| reason.name().to_owned());
         Self {
@@ -54,7 +54,7 @@ impl From<Error> for Refused {
 struct Tally {
     enqueued: u64,
     deduplicated: u64,
-    refused: u64,
+    rejected: u64,
     failed: u64,
     first_exit: Option<Exit>,
     exits_differ: bool,
@@ -67,7 +67,7 @@ impl Tally {
     }
 }
 
-/// Enqueues a job for each line; an error of one line does not keep the others from being enqueued.
+/// Enqueues a job for each line. An error of one line does not stop the others.
 pub(super) async fn run(
     client: &Client,
     source: Source,
@@ -75,7 +75,7 @@ pub(super) async fn run(
     args: &EnqueueArgs,
     output: Output,
 ) -> Result {
-    // A line that is a payload is left as it is.
+    // With --each-line a line is a payload: its byte order mark is kept.
     let lines = Lines::open(source, !args.each_line).await?;
     let progress = progress_bar(args);
     let mut tally = Tally::default();
@@ -89,33 +89,30 @@ pub(super) async fn run(
             async { Ok::<_, Failure>(send(client, batch?).await) }
         })
         .buffered(BATCHES_IN_FLIGHT);
-    let answers = batches.flat_map(|batch| match batch {
-        Ok(answers) => stream::iter(answers.into_iter().map(Ok).collect::<Vec<_>>()),
+    let results = batches.flat_map(|batch| match batch {
+        Ok(results) => stream::iter(results.into_iter().map(Ok).collect::<Vec<_>>()),
         Err(failure) => stream::iter(vec![Err(failure)]),
     });
-    let settled = answers
-        .map(|answer| async {
-            let answer = answer?;
+    let settled = results
+        .map(|result| async {
+            let line = result?;
             let job = if args.wait {
-                wait(client, &answer, args.wait_for).await
+                wait(client, &line, args.wait_for).await
             } else {
                 None
             };
-            Ok::<_, Failure>((answer, job))
+            Ok::<_, Failure>((line, job))
         })
         .buffered(if args.wait { WAITS_IN_FLIGHT } else { 1 });
     let mut settled = std::pin::pin!(settled);
     while let Some(next) = settled.next().await {
-        let (answer, job) = next?;
+        let (line, job) = next?;
         progress.inc(1);
-        progress.suspend(|| print(&answer, job.as_ref(), args, output, &mut tally))?;
-        if matches!(&answer.result, Err(refused) if refused.exit == Exit::Unavailable) {
-            // It has been tried for as long as --timeout allows. The lines to come would not fare better.
+        progress.suspend(|| print(&line, job.as_ref(), args, output, &mut tally))?;
+        if matches!(&line.result, Err(rejection) if rejection.exit == Exit::Unavailable) {
+            // The call was retried for as long as --timeout allows. The next lines would fail as well.
             progress.finish_and_clear();
-            let text = format!(
-                "stopped at line {}; lines after it may have been enqueued",
-                answer.number
-            );
+            let text = format!("stopped at line {}; later lines may have been enqueued", line.number);
             return Err(Failure::new(Exit::Unavailable, text));
         }
     }
@@ -132,7 +129,7 @@ fn parse(group: Vec<Line>, to_job: &impl Fn(&[u8]) -> Result<NewJob, String>) ->
         .collect()
 }
 
-async fn send(client: &Client, batch: Vec<Parsed>) -> Vec<Answered> {
+async fn send(client: &Client, batch: Vec<Parsed>) -> Vec<LineResult> {
     let mut numbers = Vec::with_capacity(batch.len());
     let mut jobs = Vec::with_capacity(batch.len());
     for (number, job) in batch {
@@ -145,40 +142,37 @@ async fn send(client: &Client, batch: Vec<Parsed>) -> Vec<Answered> {
         }
     }
     let mut results = client.enqueue_batch(jobs).await.into_iter();
-    let answer = |(number, queue, unread): (u64, String, Option<String>)| {
+    let line_result = |(number, queue, unread): (u64, String, Option<String>)| {
         let result = match unread {
-            Some(message) => Err(Refused {
+            Some(message) => Err(Rejection {
                 exit: Exit::Usage,
                 message,
                 reason: None,
             }),
             None => results.next().map_or_else(
                 || {
-                    Err(Refused {
+                    Err(Rejection {
                         exit: Exit::Failure,
-                        message: "not answered".to_owned(),
+                        message: "the response has no result for it".to_owned(),
                         reason: None,
                     })
                 },
-                |result| result.map_err(Refused::from),
+                |result| result.map_err(Rejection::from),
             ),
         };
-        Answered { number, queue, result }
+        LineResult { number, queue, result }
     };
-    numbers.into_iter().map(answer).collect()
+    numbers.into_iter().map(line_result).collect()
 }
 
-async fn wait(client: &Client, answer: &Answered, limit: Duration) -> Option<Result<Job, Refused>> {
-    let enqueued = answer.result.as_ref().ok()?;
+async fn wait(client: &Client, line: &LineResult, limit: Duration) -> Option<Result<Job, Rejection>> {
+    let enqueued = line.result.as_ref().ok()?;
     Some(
-        match client
-            .wait_job(&answer.queue, enqueued.job_id, limit, Detail::Full)
-            .await
-        {
+        match client.wait_job(&line.queue, enqueued.job_id, limit, Detail::Full).await {
             Ok(waited) if waited.settled => Ok(waited.job),
             Ok(waited) => {
                 let message = format!("still {}", output::state(waited.job.state()));
-                Err(Refused {
+                Err(Rejection {
                     exit: Exit::TimeIsUp,
                     message,
                     reason: None,
@@ -190,28 +184,28 @@ async fn wait(client: &Client, answer: &Answered, limit: Duration) -> Option<Res
 }
 
 fn print(
-    answer: &Answered,
-    job: Option<&Result<Job, Refused>>,
+    line: &LineResult,
+    job: Option<&Result<Job, Rejection>>,
     args: &EnqueueArgs,
     output: Output,
     tally: &mut Tally,
 ) -> io::Result<()> {
-    let number = answer.number;
+    let number = line.number;
     let mut error = None;
     let (mut text, mut result) = (None, None);
     let mut value = json!({ "line": number });
-    match &answer.result {
+    match &line.result {
         Ok(enqueued) => {
             tally.enqueued += 1;
             tally.deduplicated += u64::from(enqueued.deduplicated);
             value["job_id"] = enqueued.job_id.to_string().into();
             value["deduplicated"] = enqueued.deduplicated.into();
-            text = Some(format!("{}/{}", answer.queue, enqueued.job_id));
+            text = Some(format!("{}/{}", line.queue, enqueued.job_id));
         }
-        Err(refused) => {
-            tally.refused += 1;
-            tally.exit(refused.exit);
-            error = Some((refused.message.clone(), refused.reason.clone()));
+        Err(rejection) => {
+            tally.rejected += 1;
+            tally.exit(rejection.exit);
+            error = Some((rejection.message.clone(), rejection.reason.clone()));
         }
     }
     match job {
@@ -226,11 +220,11 @@ fn print(
                 error = Some((how, None));
             }
         }
-        Some(Err(refused)) => {
+        Some(Err(rejection)) => {
             tally.failed += 1;
-            tally.exit(refused.exit);
+            tally.exit(rejection.exit);
             text = None;
-            error = Some((refused.message.clone(), refused.reason.clone()));
+            error = Some((rejection.message.clone(), rejection.reason.clone()));
         }
         None => {}
     }
@@ -253,7 +247,7 @@ fn print(
     }
 }
 
-/// On stderr, only for people, and not where the ids would tear it apart.
+/// Shown on stderr if that is a terminal, and if no other output or input on the terminal would disturb it.
 fn progress_bar(args: &EnqueueArgs) -> ProgressBar {
     let busy_screen = io::stdout().is_terminal() && !args.quiet;
     let reads_keyboard = io::stdin().is_terminal() && args.jsonl.is_none();
@@ -271,8 +265,8 @@ fn conclude(tally: &Tally) -> Result {
         if tally.enqueued == 1 { "job" } else { "jobs" }
     )];
     for (count, what) in [
-        (tally.deduplicated, "were there before"),
-        (tally.refused, "refused"),
+        (tally.deduplicated, "existed already"),
+        (tally.rejected, "rejected"),
         (tally.failed, "did not succeed"),
     ] {
         if count > 0 {
@@ -282,7 +276,7 @@ fn conclude(tally: &Tally) -> Result {
     output::complain(parts.join(", "));
     match tally.first_exit {
         None => Ok(()),
-        // Every line for the same reason: that reason. A mixture is just a failure.
+        // If all lines failed with the same exit code, use it; otherwise the general one.
         Some(exit) if tally.enqueued == 0 && !tally.exits_differ => Err(Failure::silent(exit)),
         Some(_) => Err(Failure::silent(Exit::Failure)),
     }

@@ -1,4 +1,4 @@
-//! Lines of a file or of stdin, in groups: what is there travels together, and nothing waits for more.
+//! Reads the lines of a file or of stdin in groups: a group is what has been read so far, without waiting for more.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,14 @@ use tokio::{
 
 use crate::exit::{Failure, Result};
 
-/// Where the lines come from.
+/// The source of the lines.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     Stdin,
     File(PathBuf),
 }
 
-/// A line with its number, counted from 1, without its end.
+/// A line without its line ending, and its number, counted from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub number: u64,
@@ -30,16 +30,16 @@ const MAX_GROUP_BYTES: usize = 2 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The way in for lines that are read ahead.
+/// The lines that a task reads ahead.
 #[derive(Debug)]
 pub(super) struct Lines {
     queue: mpsc::Receiver<std::io::Result<Line>>,
-    /// Of what is read.
+    /// Name of the source, for errors.
     name: String,
 }
 
 impl Lines {
-    /// `without_mark`: the byte order mark that some editors put before a text is left out.
+    /// Starts to read. `without_mark` removes a byte order mark at the start of the text.
     pub(super) async fn open(source: Source, without_mark: bool) -> Result<Self> {
         let name = match &source {
             Source::Stdin => "stdin".to_owned(),
@@ -61,7 +61,7 @@ impl Lines {
         Ok(Self { queue, name })
     }
 
-    /// At least one line, and what else has been read; empty at the end.
+    /// The next group: at least one line, and further lines that have been read; empty at the end.
     pub(super) async fn next_group(&mut self) -> Result<Vec<Line>> {
         let mut group = Vec::new();
         let mut bytes = 0;
@@ -110,7 +110,7 @@ async fn read(mut input: impl AsyncBufRead + Unpin, lines: mpsc::Sender<std::io:
                 bytes.pop();
             }
         }
-        // An empty line is no job; it is counted, so that numbers fit the file.
+        // An empty line is skipped but counted, so that the numbers match the file.
         if !bytes.is_empty() && lines.send(Ok(Line { number, bytes })).await.is_err() {
             return;
         }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn lines_are_numbered_and_lose_their_end() {
+    async fn lines_are_numbered_and_have_no_line_ending() {
         let (lines, mut queue) = mpsc::channel(10);
         read(&b"\xef\xbb\xbfa\n\r\n\nb\r\nlast"[..], lines, true).await;
         let mut seen = Vec::new();

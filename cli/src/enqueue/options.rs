@@ -1,62 +1,62 @@
-//! What the command line says of a job beside its payload.
+//! The options of a job, apart from its payload.
 
 use std::time::{Duration, SystemTime};
 
 use bananas_client::{JobId, NewJob, OnConflict, Priority, RetryPolicy, UniqueScope};
 use clap::{Args, ValueEnum};
 
-/// What may be said of a job beside its payload.
+/// The options of a job, apart from its payload.
 #[derive(Debug, Clone, Args)]
 pub(super) struct JobOptions {
-    /// 1 to 9, higher is more urgent, or low, normal, high
+    /// Priority: 1 to 9, higher is more urgent, or low, normal, high
     #[arg(long)]
     pub priority: Option<Priority>,
-    /// Not before this long from now
+    /// Run no sooner than this long from now
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "run_at")]
     pub delay: Option<Duration>,
-    /// Not before this moment in UTC, YYYY-MM-DDThh:mm:ssZ; at most a year ahead
+    /// Run no sooner than this time in UTC, YYYY-MM-DDThh:mm:ssZ; at most a year ahead
     #[arg(long, value_parser = moment, value_name = "TIME")]
     pub run_at: Option<SystemTime>,
-    /// Expires if no worker has begun it by this moment, YYYY-MM-DDThh:mm:ssZ
+    /// Expire if no worker has started it by this time in UTC, YYYY-MM-DDThh:mm:ssZ
     #[arg(long, value_parser = moment, value_name = "TIME")]
     pub start_by: Option<SystemTime>,
-    /// The longest that one attempt may take
+    /// How long one attempt may take
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub attempt_timeout: Option<Duration>,
     /// Attempts before the job is DEAD
     #[arg(long, value_name = "N")]
     pub max_attempts: Option<u32>,
-    /// Leases that may die with their worker before the job is DEAD
+    /// Lost leases before the job is DEAD
     #[arg(long, value_name = "N")]
     pub max_losses: Option<u32>,
-    /// The wait after the first failure
+    /// Wait after the first failure
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub initial_backoff: Option<Duration>,
-    /// The longest wait after a failure
+    /// Longest wait after a failure
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub max_backoff: Option<Duration>,
-    /// How long the settled job can be read
+    /// How long the job can be read after it is settled
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub retention: Option<Duration>,
-    /// What the payload is
+    /// Media type of the payload
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
-    /// Travels with the job to the worker
+    /// A header, passed to the worker
     #[arg(long = "header", value_name = "KEY=VALUE", value_parser = key_value)]
     pub headers: Vec<(String, String)>,
-    /// For people; shown with the job
+    /// A label for people, shown with the job
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
-    /// Its id, a UUID: the same id again is the same job
+    /// Job id, a UUID; the same id again means the same job
     #[arg(long, value_name = "UUID")]
     pub id: Option<JobId>,
-    /// Only one job with this key may live in the queue
+    /// Unique key: only one unfinished job of the queue may hold it
     #[arg(long, value_name = "KEY")]
     pub unique: Option<String>,
-    /// How long the unique key is held
+    /// How long the job holds the unique key
     #[arg(long, value_enum, default_value_t = Scope::UntilSettled, requires = "keys")]
     pub unique_scope: Scope,
-    /// What a second job under the unique key gets
+    /// What happens to a second job with the unique key
     #[arg(long, value_enum, default_value_t = Conflict::ReturnExisting, requires = "keys")]
     pub on_conflict: Conflict,
 }
@@ -65,22 +65,21 @@ pub(super) struct JobOptions {
 pub(super) enum Scope {
     /// Until the job is in a final state
     UntilSettled,
-    /// Until a worker takes the job
+    /// Until the job is leased for the first time
     UntilLeased,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Conflict {
-    /// The job that lives
+    /// The existing job is returned
     ReturnExisting,
-    /// An error, exit code 4
+    /// The call fails with exit code 4
     Reject,
 }
 
-/// A moment as the command line and a line of JSON say it.
+/// Parses a time of the command line or of a line of JSON.
 pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
-    humantime::parse_rfc3339(text)
-        .map_err(|_| "not a moment in UTC from 1970 on, written as YYYY-MM-DDThh:mm:ssZ".to_owned())
+    humantime::parse_rfc3339(text).map_err(|_| "not a time in UTC from 1970 on, as in YYYY-MM-DDThh:mm:ssZ".to_owned())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -91,7 +90,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl JobOptions {
-    /// The job with all that was said of it.
+    /// The job with all of these options.
     pub(super) fn apply(&self, mut job: NewJob) -> NewJob {
         if let Some(priority) = self.priority {
             job = job.priority(priority);

@@ -1,4 +1,4 @@
-//! A job as one line of JSON.
+//! Parses a job from one line of JSON.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,7 +16,7 @@ struct Line<'a> {
     job_type: Option<String>,
     job_id: Option<String>,
     priority: Option<Value>,
-    /// As it stands in the line: not read and written again.
+    /// The JSON text as it is in the line, not reformatted.
     #[serde(borrow)]
     payload: Option<&'a RawValue>,
     payload_text: Option<String>,
@@ -37,7 +37,7 @@ struct Line<'a> {
     max_backoff: Option<String>,
 }
 
-/// The job of a line; what it leaves out comes from the options of the command line.
+/// Parses the job of a line. Absent fields are taken from the options of the command line.
 pub(super) fn read(
     line: &[u8],
     options: &JobOptions,
@@ -84,13 +84,13 @@ pub(super) fn read(
                 .decode(base64)
                 .map_err(|error| format!("payload_base64: {error}"))?,
         ),
-        _ => return Err("only one of payload, payload_text and payload_base64 may be there".to_owned()),
+        _ => return Err("only one of payload, payload_text and payload_base64 may be set".to_owned()),
     };
     options.content_type = line.content_type.or(options.content_type);
     Ok(options.apply(job))
 }
 
-/// The error without its position, which counts the lines of this one.
+/// The error with only its column, because its line number is always 1.
 fn in_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_wins_over_the_options_and_keeps_its_json() {
+    fn a_line_overrides_the_options_and_keeps_its_json() {
         let line =
             br#"{"job_type":"t","payload":{"b": 1.0,"a":2},"priority":"low","labels":{"x":"line"},"delay":"2s"}"#;
         let options = options(&["--priority=9", "--label=x=option", "--label=y=z", "--max-attempts=2"]);
@@ -144,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn bad_lines_say_what_is_wrong() {
+    fn an_invalid_line_is_explained() {
         let none = options(&[]);
         for (line, part) in [
             ("{", "EOF while parsing an object at column 1"),
             (
                 r#"{"routing_key":"q","job_type":"t","run_at":"tomorrow"}"#,
-                "run_at: not a moment in UTC",
+                "run_at: not a time in UTC",
             ),
             ("{}", "routing_key"),
             (r#"{"routing_key":"q"}"#, "job_type"),

@@ -1,19 +1,19 @@
-//! Texts of producers, workers and commands, before a terminal sees them.
+//! Escapes texts of producers, workers and commands before they are printed on a terminal.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// The text without anything that a terminal obeys or that hides what is written: such characters are shown as JSON writes them, `\u001b`. Ends of
-/// lines and tabs stay.
+/// Escapes control characters and characters that change the direction of text, as JSON does: `\u001b`. New lines and
+/// tabs are kept.
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     replaced(text, |c| is_unsafe(c) && c != '\n' && c != '\t')
 }
 
-/// As [`escaped`], in one line.
+/// Like [`escaped`], but new lines and tabs are escaped too.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     replaced(text, is_unsafe)
 }
 
-/// Control characters, and those that change the direction of writing.
+/// Control characters, and those that change the direction of text.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_terminal_obeys_is_left() {
+    fn control_sequences_are_escaped() {
         let evil = "x\u{1b}]0;pwned\u{7}\u{1b}[2Jy\u{9b}31m\r\u{202e}z\n\tend";
         assert_eq!(
             escaped(evil),

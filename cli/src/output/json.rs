@@ -1,5 +1,5 @@
-//! What the broker answers, as JSON: the fields of the API by their names, states without prefix, times as RFC 3339, durations in
-//! seconds, absent fields left out.
+//! Messages of the API as JSON: fields under their names, states without prefix, times as RFC 3339, durations in
+//! seconds. Absent fields are left out.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::text::{state, timestamp};
 
-/// Bytes as an object with one of `json` (if they are JSON and said to be), `text` and `base64`, and the content type if there is one.
+/// Bytes as an object with the content type, if set, and one of `json` (for valid JSON with that content type), `text`
+/// and `base64`.
 pub(crate) fn content(bytes: &[u8], content_type: &str) -> Value {
     let mut object = Map::new();
     if !content_type.is_empty() {
@@ -41,7 +42,7 @@ fn seconds(value: Option<&prost_types::Duration>) -> Value {
         .map_or(Value::Null, |value| value.as_secs_f64().into())
 }
 
-/// Without what is null or empty.
+/// Removes the fields that are null or empty.
 fn compact(mut value: Value) -> Value {
     if let Value::Object(object) = &mut value {
         object.retain(|_, value| match value {
@@ -89,7 +90,7 @@ fn failure(failure: &Failure) -> Value {
     compact(json!({ "type": failure.r#type, "message": failure.message, "stack": failure.stack }))
 }
 
-/// A job; what was asked for and what became of it side by side.
+/// A job as one flat object: its specification and its life.
 pub(crate) fn job(job: &Job) -> Value {
     let mut object = job.spec.as_ref().map(spec).unwrap_or_default();
     let life = compact(json!({
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_is_flat_and_leaves_out_what_is_absent() {
+    fn a_job_is_flat_and_without_absent_fields() {
         let value = job(&Job {
             spec: Some(JobSpec {
                 routing_key: "q".into(),
@@ -191,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_the_order_of_fields_stay_as_they_were_sent() {
+    fn json_keeps_its_numbers_and_the_order_of_its_fields() {
         let text = r#"{"b":12345678901234567890123,"a":1e-7,"c":1.10}"#;
         assert_eq!(content(text.as_bytes(), "application/json")["json"].to_string(), text);
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_base64() {
+    fn bytes_that_are_not_utf8_are_base64() {
         assert_eq!(content(&[0xff], ""), json!({ "base64": "/w==" }));
     }
 }

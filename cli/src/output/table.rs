@@ -1,16 +1,16 @@
-//! Tables for people: no lines, columns wide enough.
+//! Tables for people, without lines.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 
 use super::{one_line, terminal_columns};
 
-/// The narrowest that a column becomes, to make a table fit.
+/// The minimum width of a column that is shortened.
 const MIN_COLUMN: usize = 8;
-/// Between columns.
+/// Spaces between columns.
 const GAP: usize = 2;
 
-/// A table with these headings; a heading that starts with `>` aligns its column to the right. On a terminal that is too narrow, texts are
-/// shortened, the longest first; numbers never are.
+/// Renders a table. A heading that starts with `>` aligns its column to the right. If the terminal is too narrow, text
+/// columns are shortened, the widest first; columns aligned to the right are not.
 pub(crate) fn table<R>(headings: &[&str], rows: impl IntoIterator<Item = R>) -> String
 where
     R: IntoIterator<Item = String>,
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_fits_by_shortening_its_longest_texts() {
+    fn the_longest_texts_of_a_table_are_shortened_to_fit() {
         let mut rows = vec![vec!["a".repeat(40), "123456789".to_owned(), "running".to_owned()]];
         fit(&["NAME", ">READY", "STATE"], &mut rows, 40);
         assert_eq!(rows[0][0], format!("{}…", "a".repeat(19)));

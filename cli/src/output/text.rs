@@ -1,11 +1,11 @@
-//! Times, durations and states as people read them.
+//! Times, durations and states as text for people.
 
 use std::time::{Duration, SystemTime};
 
 use bananas_client::proto::JobState;
 use prost_types::Timestamp;
 
-/// RFC 3339 in UTC, to the millisecond.
+/// RFC 3339 in UTC, with milliseconds.
 pub(crate) fn timestamp(timestamp: &Timestamp) -> String {
     SystemTime::try_from(*timestamp).map_or_else(
         |_| "-".to_owned(),
@@ -25,19 +25,19 @@ pub(crate) fn duration(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
 
-/// A duration of the API; `-` for none.
+/// A duration of the API; `-` if absent.
 pub(crate) fn since(age: Option<&prost_types::Duration>) -> String {
     age.and_then(|age| Duration::try_from(*age).ok())
         .map_or_else(|| "-".to_owned(), duration)
 }
 
-/// How long ago it was; `-` for no time.
+/// How long ago a time was; `-` if absent.
 pub(crate) fn age(time: Option<&Timestamp>) -> String {
     let past = time.and_then(|time| SystemTime::try_from(*time).ok());
     past.map_or_else(|| "-".to_owned(), |past| duration(past.elapsed().unwrap_or_default()))
 }
 
-/// The time, and how far it is from now.
+/// A time, and how far it is from now.
 pub(crate) fn moment(time: &Timestamp) -> String {
     let distance = match SystemTime::try_from(*time).map(|time| time.elapsed()) {
         Ok(Ok(past)) => format!(" ({} ago)", duration(past)),
@@ -47,7 +47,7 @@ pub(crate) fn moment(time: &Timestamp) -> String {
     format!("{}{distance}", timestamp(time))
 }
 
-/// `READY`, not `JOB_STATE_READY`.
+/// `READY` instead of `JOB_STATE_READY`.
 pub(crate) fn state(state: JobState) -> &'static str {
     state.as_str_name().trim_start_matches("JOB_STATE_")
 }

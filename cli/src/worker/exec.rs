@@ -1,4 +1,4 @@
-//! Runs a program for a job: payload in, result out, exit code as the verdict.
+//! Runs a program for a job: the payload is its stdin, its stdout the result, its exit code the outcome.
 
 use std::{
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
@@ -21,16 +21,16 @@ use tokio::{
 use super::guard::{self, Guard};
 use crate::exit::Failure;
 
-/// The data are wrong: no other attempt will do better. From sysexits.h.
+/// The payload is invalid: a retry cannot help. From sysexits.h.
 const EX_DATAERR: i32 = 65;
-/// It does not work now, but may later. From sysexits.h.
+/// A temporary failure. From sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
-/// How much of stderr is kept; the broker keeps no more of a stack.
+/// How much of stderr is kept: as much as the broker keeps of a stack.
 const MAX_STDERR_BYTES: usize = 16 << 10;
-/// How long the pipes are read after the program has ended, for what it wrote last.
+/// How long the pipes are read after the program has ended.
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
-/// Says so before any job is taken if there is no such program.
+/// Fails if the program does not exist, before any job is leased.
 pub(super) fn check(program: &str) -> Result<(), Failure> {
     let runs = |path: &Path| {
         path.is_file()
@@ -48,13 +48,13 @@ pub(super) fn check(program: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let place = if program.contains('/') { "" } else { " in PATH" };
-    Err(Failure::usage(format!("{program}: there is no such program{place}")))
+    Err(Failure::usage(format!("{program}: no such program{place}")))
 }
 
-/// What to run, and how.
+/// The program to run for each job.
 #[derive(Debug)]
 pub(super) struct Exec {
-    /// The program and its arguments.
+    /// Program and arguments.
     pub program: Vec<String>,
     pub snooze: Duration,
     pub kill_after: Duration,
@@ -81,7 +81,7 @@ impl Exec {
             let mut ended = pin!(self.ended(&mut child, &job, &mut group));
             tokio::select! {
                 ended = &mut ended => {
-                    // Who left the group, a daemon of the command, may hold the pipes for ever.
+                    // A daemon that has left the group may hold the pipes forever.
                     let _ = timeout(LAST_OUTPUT, pipes).await;
                     ended
                 }
@@ -90,7 +90,7 @@ impl Exec {
         };
         let output = (output.len() <= self.max_result_bytes).then_some(output);
         let status = ended.map_err(|error| HandlerError::retry("WaitFailed", error))?;
-        self.verdict(status, output, &errors)
+        self.outcome(status, output, &errors)
     }
 
     fn spawn(&self, job: &JobContext) -> std::io::Result<Child> {
@@ -127,7 +127,7 @@ impl Exec {
             .spawn()
     }
 
-    /// Waits for the program to end by itself, or makes it end when the job is cancelled. What is left of its group ends with it.
+    /// Waits until the program ends, or ends it when the job is cancelled. Then kills the rest of its group.
     async fn ended(&self, child: &mut Child, job: &JobContext, group: &mut Group) -> std::io::Result<ExitStatus> {
         let status = tokio::select! {
             status = child.wait() => Some(status),
@@ -143,7 +143,7 @@ impl Exec {
         }
     }
 
-    fn verdict(&self, status: ExitStatus, output: Option<Vec<u8>>, errors: &[u8]) -> Result<Outcome, HandlerError> {
+    fn outcome(&self, status: ExitStatus, output: Option<Vec<u8>>, errors: &[u8]) -> Result<Outcome, HandlerError> {
         let stderr = String::from_utf8_lossy(errors);
         let message = stderr
             .lines()
@@ -182,7 +182,8 @@ impl Exec {
     }
 }
 
-/// The process group of a program. It dies with this value, so that nothing goes on after the job is over, and with the worker.
+/// The process group of a program. It is killed when this value is dropped or the worker dies, so that nothing runs
+/// after the job has ended.
 #[derive(Debug)]
 struct Group {
     id: Option<Pid>,
@@ -198,7 +199,7 @@ impl Group {
 
     fn signal(&self, signal: Signal) {
         if let Some(group) = self.id {
-            // It may be gone already.
+            // The group may have ended already.
             let _ = kill_process_group(group, signal);
         }
     }
@@ -217,7 +218,7 @@ impl Drop for Group {
     }
 }
 
-/// Lets the program begin: the guard knows it by now. A program need not read its payload.
+/// Starts the program, which the guard knows by now, and sends the payload. A program need not read it.
 async fn feed(stdin: Option<ChildStdin>, payload: Bytes) {
     if let Some(mut stdin) = stdin
         && stdin.write_all(&[guard::GO]).await.is_ok()
@@ -226,18 +227,18 @@ async fn feed(stdin: Option<ChildStdin>, payload: Bytes) {
     }
 }
 
-/// Everything, up to one byte more than `max_bytes`; then the rest is read all the same, so that the program can end.
+/// Reads up to one byte more than `max_bytes`. Then reads and discards the rest, so that the program can end.
 async fn head(pipe: Option<impl AsyncRead + Unpin>, max_bytes: usize, data: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut kept = (&mut pipe).take(max_bytes as u64 + 1);
-    // A pipe that breaks ends the output.
+    // A broken pipe ends the output.
     while let Ok(1..) = kept.read_buf(data).await {}
     if data.len() > max_bytes {
         let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     }
 }
 
-/// The last bytes.
+/// Reads everything and keeps the last bytes.
 async fn tail(pipe: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     let Some(mut pipe) = pipe else { return };
     let mut buffer = vec![0; MAX_STDERR_BYTES];
@@ -262,9 +263,9 @@ mod tests {
         }
     }
 
-    fn verdict(code: i32, output: Option<&[u8]>, errors: &str) -> Result<Outcome, HandlerError> {
+    fn outcome(code: i32, output: Option<&[u8]>, errors: &str) -> Result<Outcome, HandlerError> {
         // wait(2) keeps the exit code in the second byte.
-        exec().verdict(
+        exec().outcome(
             ExitStatus::from_raw(code << 8),
             output.map(<[u8]>::to_vec),
             errors.as_bytes(),
@@ -272,24 +273,24 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_verdicts() {
-        assert_eq!(verdict(0, Some(b""), "").unwrap(), Outcome::ack());
+    fn the_exit_code_is_the_outcome() {
+        assert_eq!(outcome(0, Some(b""), "").unwrap(), Outcome::ack());
         assert_eq!(
-            verdict(0, Some(b"ok"), "noise").unwrap(),
+            outcome(0, Some(b"ok"), "noise").unwrap(),
             Outcome::ack_with("ok", "text/plain; charset=utf-8")
         );
         assert_eq!(
-            verdict(75, Some(b""), "").unwrap(),
+            outcome(75, Some(b""), "").unwrap(),
             Outcome::snooze(Duration::from_secs(1))
         );
         let failed = HandlerError::retry("Exit1", "last").with_stack("first\nlast\n\n");
-        assert_eq!(verdict(1, Some(b""), "first\nlast\n\n").unwrap_err(), failed);
+        assert_eq!(outcome(1, Some(b""), "first\nlast\n\n").unwrap_err(), failed);
         let dead = HandlerError::dead_letter("Exit65", "bad").with_stack("bad");
-        assert_eq!(verdict(65, Some(b""), "bad").unwrap_err(), dead);
+        assert_eq!(outcome(65, Some(b""), "bad").unwrap_err(), dead);
         let large = HandlerError::dead_letter("ResultTooLarge", "more than 10 bytes on stdout");
-        assert_eq!(verdict(0, None, "").unwrap_err(), large);
+        assert_eq!(outcome(0, None, "").unwrap_err(), large);
         let killed = exec()
-            .verdict(ExitStatus::from_raw(9), Some(Vec::new()), b"")
+            .outcome(ExitStatus::from_raw(9), Some(Vec::new()), b"")
             .unwrap_err();
         assert_eq!(
             killed,
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_noticed_at_the_start() {
+    fn a_missing_program_is_noticed_at_the_start() {
         assert!(check("sh").is_ok() && check("/bin/sh").is_ok());
         for program in ["no-such-program", "/no/such/program", "/", ""] {
             assert!(check(program).is_err(), "{program}");

@@ -1,8 +1,9 @@
-//! A process beside the worker that ends the commands of its jobs when the worker ends without doing so, as after SIGKILL.
+//! A guard process that kills the commands of a worker when the worker dies, for example from SIGKILL.
 //!
-//! It reads the ids of the process groups that run; the end of its input is the end of the worker. Without it the commands would go on
-//! while other workers get the same jobs. A command is not begun before the guard knows its group: what is started is [`begin`], which waits
-//! for a line on its stdin and then becomes the command.
+//! The guard reads the ids of the running process groups from its stdin; the end of its stdin means that the worker is
+//! dead. Without it the commands would continue while other workers get the same jobs. A command starts only after the
+//! guard knows its group: the worker starts [`begin`], which waits for one byte on its stdin and then executes the
+//! command.
 
 use std::{
     collections::HashSet,
@@ -16,18 +17,18 @@ use std::{
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// The first argument of the guard.
+/// The first argument of the guard process.
 const GUARD: &str = "guard-commands";
-/// The first argument of what becomes a command; the command follows.
+/// The first argument of the process that becomes a command. The command follows.
 pub(super) const BEGIN: &str = "begin-command";
 
-/// What comes before the payload on the stdin of [`begin`].
+/// The byte before the payload on the stdin of [`begin`].
 pub(super) const GO: u8 = b'\n';
-/// As a shell has it: the command is there but does not run, or it is not there.
+/// Exit codes as in a shell: the command cannot be executed, or it does not exist.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// This program, also after its file was replaced by an upgrade.
+/// The path of this program, also after an upgrade has replaced its file.
 pub(super) fn this_program() -> std::io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
     if running.exists() {
@@ -36,12 +37,12 @@ pub(super) fn this_program() -> std::io::Result<PathBuf> {
     std::env::current_exe()
 }
 
-/// The worker's end.
+/// The worker's end of the pipe to the guard.
 #[derive(Debug)]
 pub(super) struct Guard(Option<Mutex<ChildStdin>>);
 
 impl Guard {
-    /// Starts the process, in a group of its own so that what ends the worker's group spares it.
+    /// Starts the guard in a separate process group, so that signals to the group of the worker do not reach it.
     pub(super) fn start() -> std::io::Result<Self> {
         let mut process = Command::new(this_program()?)
             .arg(GUARD)
@@ -58,26 +59,26 @@ impl Guard {
         Self(None)
     }
 
-    /// This group has to end with the worker.
+    /// Kill this group when the worker dies.
     pub(super) fn watch(&self, group: Pid) {
-        self.say('+', group);
+        self.send('+', group);
     }
 
-    /// This group is gone; its number may be somebody else's soon.
+    /// This group has ended. Its id may be used again soon.
     pub(super) fn forget(&self, group: Pid) {
-        self.say('-', group);
+        self.send('-', group);
     }
 
-    fn say(&self, what: char, group: Pid) {
+    fn send(&self, what: char, group: Pid) {
         if let Some(pipe) = &self.0 {
             let line = format!("{what}{}\n", group.as_raw_nonzero());
-            // Somebody may have ended the guard: the jobs go on without it.
+            // If the guard has been killed, jobs continue without it.
             let _ = pipe.lock().write_all(line.as_bytes());
         }
     }
 }
 
-/// Does what a worker starts this program for, if it did.
+/// Runs the guard or [`begin`], if a worker has started this program for that.
 pub(crate) fn run(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     match arguments.nth(1)?.to_str()? {
         GUARD => Some(guard()),
@@ -103,14 +104,15 @@ fn guard() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Waits for the word of the worker, then becomes the command. Without the word, the worker is gone and its job is another's.
+/// Waits for [`GO`] from the worker, then executes the command. If stdin ends before that, the worker is dead and the
+/// job belongs to another worker.
 fn begin(mut command: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(program) = command.next() else {
         return ExitCode::from(NOT_FOUND);
     };
-    // One byte and no more: the rest is the command's.
-    let mut word = [0];
-    if !matches!(rustix::io::read(stdin(), &mut word), Ok(1)) {
+    // Only one byte: the rest is for the command.
+    let mut byte = [0];
+    if !matches!(rustix::io::read(stdin(), &mut byte), Ok(1)) {
         return ExitCode::FAILURE;
     }
     let error = Command::new(&program).args(command).exec();

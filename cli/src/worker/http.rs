@@ -1,4 +1,4 @@
-//! Posts a job to a URL: the answer's code is the verdict, its body the result.
+//! Posts a job to a URL: the status code of the response is the outcome, its body the result.
 
 use std::{
     error::Error,
@@ -18,11 +18,11 @@ use hyper_util::{
 use crate::exit::{Failure, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much of an answer that is no success is kept with the failure.
+/// How much of an error response is kept with the failure.
 const MAX_SHOWN_CHARS: usize = 2_000;
-/// What is wrong with the job itself: another attempt would be answered in the same way. Everything else may be the server's own trouble, for example
-/// while another version of it is rolled out.
-const REFUSALS_OF_THE_JOB: [StatusCode; 5] = [
+/// Codes for an invalid job: a retry would get the same response. Any other error may be temporary, for example during
+/// a deployment of the server.
+const PERMANENT_ERRORS: [StatusCode; 5] = [
     StatusCode::BAD_REQUEST,
     StatusCode::GONE,
     StatusCode::PAYLOAD_TOO_LARGE,
@@ -30,7 +30,7 @@ const REFUSALS_OF_THE_JOB: [StatusCode; 5] = [
     StatusCode::UNPROCESSABLE_ENTITY,
 ];
 
-/// Where to post, and how much to take back.
+/// The URL to post to, and the limit of a result.
 #[derive(Debug)]
 pub(super) struct Http {
     url: Uri,
@@ -45,12 +45,12 @@ impl Http {
             .map_err(|error| Failure::usage(format!("--http {url}: {error}")))?;
         if parsed.scheme_str() != Some("http") || parsed.host().is_none() {
             return Err(Failure::usage(format!(
-                "--http {url}: only http://host[:port]/path is spoken here"
+                "--http {url}: only http://host[:port]/path is supported"
             )));
         }
         let authority = parsed.authority().map_or("", |authority| authority.as_str());
         if authority.contains('@') {
-            return Err(Failure::usage("--http: user and password are not sent"));
+            return Err(Failure::usage("--http: user and password are not supported"));
         }
         if authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']')) && parsed.port_u16().is_none() {
             return Err(Failure::usage(format!("--http {url}: the port is not 1 to 65535")));
@@ -66,29 +66,29 @@ impl Http {
         })
     }
 
-    /// The attempt timeout of the job ends it, by dropping this future.
+    /// Posts a job. The attempt timeout of the job drops this future.
     pub(super) async fn post(&self, job: JobContext, payload: Bytes) -> Result<Outcome, HandlerError> {
         let mut request = Request::post(self.url.clone())
             .body(Full::new(payload))
             .map_err(|error| HandlerError::dead_letter("Request", error))?;
         add_headers(request.headers_mut(), &job);
-        let answer = tokio::select! {
-            answer = self.client.request(request) => answer,
+        let response = tokio::select! {
+            response = self.client.request(request) => response,
             reason = job.cancelled() => return Err(HandlerError::retry("Cancelled", format!("{reason:?}"))),
         };
-        let answer =
-            answer.map_err(|error| HandlerError::retry("Http", format!("{}: {}", self.url, causes(&error))))?;
-        let (parts, body) = answer.into_parts();
+        let response =
+            response.map_err(|error| HandlerError::retry("Http", format!("{}: {}", self.url, causes(&error))))?;
+        let (parts, body) = response.into_parts();
         let body = Limited::new(body, self.max_result_bytes).collect().await;
         let body = match body {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                let text = format!("the answer has more than {} bytes", self.max_result_bytes);
+                let text = format!("the response has more than {} bytes", self.max_result_bytes);
                 return Err(HandlerError::dead_letter("ResultTooLarge", text));
             }
             Err(error) => return Err(HandlerError::retry("Http", causes(error.as_ref()))),
         };
-        verdict(parts.status, &parts.headers, body, job.attempt())
+        outcome(parts.status, &parts.headers, body, job.attempt())
     }
 }
 
@@ -125,7 +125,7 @@ fn add_headers(headers: &mut HeaderMap, job: &JobContext) {
             job.tracestate().unwrap_or_default().to_owned(),
         ),
     ] {
-        // A value that HTTP cannot carry is left out rather than the job.
+        // A value that is not valid in HTTP is left out.
         if let Ok(value) = HeaderValue::from_bytes(value.as_bytes())
             && !value.is_empty()
         {
@@ -134,13 +134,13 @@ fn add_headers(headers: &mut HeaderMap, job: &JobContext) {
     }
 }
 
-/// The error and what it came from: its own text says only at which step it was.
+/// The error and its sources: the error alone only names the step that failed.
 fn causes(error: &(dyn Error + 'static)) -> String {
     let mut texts = vec![error.to_string()];
     let mut source = error.source();
     while let Some(error) = source {
         let text = error.to_string();
-        // Some name their source themselves.
+        // Some errors include the text of their source.
         if texts.last().is_none_or(|last| !last.contains(&text)) {
             texts.push(text);
         }
@@ -149,7 +149,7 @@ fn causes(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// JSON that every HTTP server takes for a header.
+/// JSON in ASCII, which every HTTP server accepts in a header.
 fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -164,7 +164,7 @@ fn ascii(json: &str) -> String {
     text
 }
 
-fn verdict(code: StatusCode, headers: &HeaderMap, body: Bytes, attempt: u32) -> Result<Outcome, HandlerError> {
+fn outcome(code: StatusCode, headers: &HeaderMap, body: Bytes, attempt: u32) -> Result<Outcome, HandlerError> {
     let header = |name| {
         headers
             .get(name)
@@ -192,7 +192,7 @@ fn verdict(code: StatusCode, headers: &HeaderMap, body: Bytes, attempt: u32) -> 
         message.extend(text.chars().take(MAX_SHOWN_CHARS));
     }
     let kind = format!("Http{}", code.as_u16());
-    if REFUSALS_OF_THE_JOB.contains(&code) {
+    if PERMANENT_ERRORS.contains(&code) {
         return Err(HandlerError::dead_letter(kind, message));
     }
     let error = HandlerError::retry(kind, message);
@@ -202,7 +202,7 @@ fn verdict(code: StatusCode, headers: &HeaderMap, body: Bytes, attempt: u32) -> 
     })
 }
 
-/// The words of a page.
+/// The text of an HTML page.
 fn without_tags(page: &str) -> String {
     let mut in_tag = false;
     let text: String = page
@@ -223,13 +223,14 @@ fn without_tags(page: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The backoff of a job without a policy of its own: a server that says "at once" all the time does not use up the attempts.
+/// The default backoff of a job. It is the minimum, so that a server with a short Retry-After does not use up the
+/// attempts.
 fn usual_backoff(attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(16);
     Duration::from_secs(2 << doublings).min(Duration::from_mins(10))
 }
 
-/// Seconds, or a date. At most a day: a server that says more is not believed.
+/// The delay of Retry-After, as seconds or a date. At most one day.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     const MAX: Duration = Duration::from_hours(24);
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
@@ -263,7 +264,7 @@ mod tests {
     }
 
     fn of(code: u16, retry_after: Option<&'static str>) -> Result<Outcome, HandlerError> {
-        verdict(
+        outcome(
             StatusCode::from_u16(code).unwrap(),
             &headers(retry_after),
             Bytes::from_static(b"why"),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_verdicts() {
+    fn the_status_code_is_the_outcome() {
         assert_eq!(of(200, None).unwrap(), Outcome::ack_with("why", ""));
         assert_eq!(
             of(422, None).unwrap_err(),
@@ -298,10 +299,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_what_the_server_said() {
+    fn a_failure_contains_the_response() {
         let mut headers = headers(None);
         headers.insert(header::LOCATION, HeaderValue::from_static("/login"));
-        let error = verdict(StatusCode::FOUND, &headers, Bytes::new(), 1).unwrap_err();
+        let error = outcome(StatusCode::FOUND, &headers, Bytes::new(), 1).unwrap_err();
         assert_eq!(
             error,
             HandlerError::retry("Http302", "302 Found to /login, which is not followed")
@@ -311,7 +312,7 @@ mod tests {
             HeaderValue::from_static("text/html; charset=utf-8"),
         );
         let page = "<html>\n<body class=\"x\"><h1>502</h1>no  upstream</body></html>";
-        let error = verdict(StatusCode::BAD_GATEWAY, &headers, page.into(), 1).unwrap_err();
+        let error = outcome(StatusCode::BAD_GATEWAY, &headers, page.into(), 1).unwrap_err();
         assert_eq!(
             error,
             HandlerError::retry("Http502", "502 Bad Gateway: 502 no upstream")
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_not_there_is_named_with_the_reason() {
+    async fn an_unreachable_server_is_named_with_the_reason() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let uri: Uri = format!("http://{}/", nobody.local_addr().unwrap()).parse().unwrap();
         drop(nobody);
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn only_http_urls_are_taken() {
+    fn only_http_urls_are_accepted() {
         assert!(Http::new("http://127.0.0.1:3000/jobs", 1).is_ok());
         for url in ["https://a/", "a", "http://"] {
             assert!(Http::new(url, 1).is_err(), "{url}");

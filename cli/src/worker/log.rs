@@ -1,4 +1,4 @@
-//! The worker's log, on stderr: LOG_LEVEL and LOG_FORMAT.
+//! The log of the worker on stderr, set by LOG_LEVEL and LOG_FORMAT.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Failure, Result};
 
-/// The guard writes what is left when it is dropped.
+/// Starts the log. Dropping the guard writes the buffered lines.
 pub(super) fn start() -> Result<WorkerGuard> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let level = variable("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
