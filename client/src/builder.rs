@@ -1,29 +1,44 @@
 //! What a client can be told before it starts.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
-
-use crate::{
-    client::Client,
-    connection::{Addresses, ConnectionSettings},
-    error::Result,
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-/// Edits the headers of a job before it is sent.
-pub(crate) type HeaderProvider = Arc<dyn Fn(&mut HashMap<String, String>) + Send + Sync>;
+use crate::{
+    client::{Client, HeaderProvider, Shared},
+    connection::{Addresses, ConnectionSettings, GrpcChannel},
+    error::Result,
+    retry::Budget,
+};
 
 /// Settings of a [`Client`]. The defaults are right for most.
 #[derive(Clone)]
 pub struct ClientBuilder {
-    pub(crate) addresses: String,
-    pub(crate) settings: ConnectionSettings,
-    pub(crate) timeout: Duration,
-    pub(crate) combine: bool,
-    pub(crate) retry: bool,
-    pub(crate) headers: Option<HeaderProvider>,
+    addresses: String,
+    settings: ConnectionSettings,
+    timeout: Duration,
+    combine: bool,
+    retry: bool,
+    headers: Option<HeaderProvider>,
+}
+
+impl Client {
+    /// A client for the brokers at `addresses`, once one of them has answered. See [`ClientBuilder::addresses`].
+    pub async fn connect(addresses: impl Into<String>) -> Result<Self> {
+        Self::builder().addresses(addresses).connect().await
+    }
+
+    /// To change more than the address.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::new()
+    }
 }
 
 impl ClientBuilder {
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self {
             addresses: Addresses::default().to_string(),
             settings: ConnectionSettings::default(),
@@ -82,7 +97,23 @@ impl ClientBuilder {
 
     /// A client that connects with its first call. Fails only if an address cannot be read.
     pub fn build_lazy(self) -> Result<Client> {
-        Client::new(self)
+        let addresses: Addresses = self.addresses.parse()?;
+        let channel = self.settings.channel(&addresses)?;
+        let shared = Shared {
+            grpc: GrpcChannel::new(channel.clone(), &addresses),
+            channel,
+            addresses,
+            settings: self.settings,
+            timeout: self.timeout,
+            headers: self.headers,
+            combiner: self.combine.then(OnceLock::new),
+            retry: self.retry,
+            budget: Budget::new(),
+        };
+        Ok(Client {
+            shared: Arc::new(shared),
+            timeout: self.timeout,
+        })
     }
 
     /// A client whose broker has answered. Tries for as long as a call may take ([`ClientBuilder::timeout`]).

@@ -1,6 +1,7 @@
 //! The client: one connection, shared by all its clones, and the frame around every call.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -10,11 +11,11 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    builder::{ClientBuilder, HeaderProvider},
     combine::Combiner,
     connection::{Addresses, ConnectionSettings, GrpcChannel},
+    deadline::{request, within},
     error::{Error, Result},
-    retry::{Budget, Repeat, retry, within},
+    retry::{Budget, Repeat, retry},
 };
 
 /// A connection to a broker. Cheap to clone; clones share the connection. It reconnects by itself.
@@ -36,51 +37,24 @@ pub struct Client {
     pub(crate) timeout: Duration,
 }
 
+/// Edits the headers of a job before it is sent.
+pub(crate) type HeaderProvider = Arc<dyn Fn(&mut HashMap<String, String>) + Send + Sync>;
+
+/// What all clones of a client share.
 pub(crate) struct Shared {
     pub(crate) channel: Channel,
-    grpc: GrpcChannel,
+    pub(crate) grpc: GrpcChannel,
     pub(crate) settings: ConnectionSettings,
     pub(crate) timeout: Duration,
     pub(crate) headers: Option<HeaderProvider>,
     /// Started by the first job, because only then there is surely a runtime. None: every job goes by itself.
     pub(crate) combiner: Option<OnceLock<Combiner>>,
-    addresses: Addresses,
-    retry: bool,
-    budget: Budget,
+    pub(crate) addresses: Addresses,
+    pub(crate) retry: bool,
+    pub(crate) budget: Budget,
 }
 
 impl Client {
-    /// A client for the brokers at `addresses`, once one of them has answered. See [`ClientBuilder::addresses`].
-    pub async fn connect(addresses: impl Into<String>) -> Result<Self> {
-        Self::builder().addresses(addresses).connect().await
-    }
-
-    /// To change more than the address.
-    pub fn builder() -> ClientBuilder {
-        ClientBuilder::new()
-    }
-
-    pub(crate) fn new(builder: ClientBuilder) -> Result<Self> {
-        let addresses: Addresses = builder.addresses.parse()?;
-        let timeout = builder.timeout;
-        let channel = builder.settings.channel(&addresses)?;
-        let shared = Shared {
-            grpc: GrpcChannel::new(channel.clone(), &addresses),
-            channel,
-            addresses,
-            settings: builder.settings,
-            timeout,
-            headers: builder.headers,
-            combiner: builder.combine.then(OnceLock::new),
-            retry: builder.retry,
-            budget: Budget::new(),
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-            timeout,
-        })
-    }
-
     /// The same client with another timeout for its calls.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
@@ -174,13 +148,6 @@ impl Client {
     pub(crate) fn budget(&self) -> &Budget {
         &self.shared.budget
     }
-}
-
-/// `message` with what is left until `deadline` as grpc-timeout.
-pub(crate) fn request<M>(message: M, deadline: Instant) -> Request<M> {
-    let mut request = Request::new(message);
-    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
-    request
 }
 
 impl fmt::Debug for Client {

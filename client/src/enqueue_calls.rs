@@ -8,10 +8,9 @@ use tonic::{Response, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
 use crate::{
-    client::request,
     connection::GrpcChannel,
+    deadline::{request, within},
     error::{Error, Result},
-    retry::within,
     wire::EncodedJobs,
 };
 

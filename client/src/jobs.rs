@@ -6,10 +6,11 @@ use bananas_proto::v1::{CancelJobRequest, GetJobRequest, Job, JobState, WaitJobR
 use tokio::time::Instant;
 
 use crate::{
-    client::{Client, request},
+    client::Client,
+    deadline::{request, within},
     error::{Error, Result},
     id::JobId,
-    retry::{Repeat, within},
+    retry::Repeat,
     wire::duration,
 };
 

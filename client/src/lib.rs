@@ -30,6 +30,7 @@ mod builder;
 mod client;
 mod combine;
 pub mod connection;
+mod deadline;
 mod enqueue_calls;
 mod error;
 mod fleet;

@@ -119,13 +119,6 @@ impl Budget {
     }
 }
 
-/// The error of a call that ran out of time, if it did.
-pub(crate) async fn within<T>(deadline: Instant, call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout_at(deadline, call)
-        .await
-        .unwrap_or_else(|_| Err(Error::deadline_exceeded(true)))
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -134,6 +127,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
+    use crate::deadline::within;
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
