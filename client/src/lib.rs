@@ -25,36 +25,30 @@
 //! # }
 //! ```
 
-mod batch;
-mod builder;
+mod admin;
 mod client;
-mod combine;
 pub mod connection;
 mod deadline;
-mod enqueue_calls;
 mod error;
-mod fleet;
 mod id;
-mod jobs;
 mod lease;
-mod new_job;
 mod priority;
 mod produce;
-mod queues;
 mod reason;
 mod retry;
-mod settle;
-mod wire;
 
+pub use admin::job::{Detail, Waited};
 pub use bananas_proto::v1 as proto;
-pub use builder::ClientBuilder;
-pub use client::Client;
+pub use client::{Client, builder::ClientBuilder};
 pub use error::{Error, FieldViolation, Result};
 pub use id::{JobId, LeaseToken};
-pub use jobs::{Detail, Waited};
-pub use lease::{LeaseOptions, Leased};
-pub use new_job::{NewJob, OnConflict, RetryPolicy, UniqueScope};
+pub use lease::{
+    LeaseOptions, Leased,
+    settle::{Answer, Nack},
+};
 pub use priority::Priority;
-pub use produce::Enqueued;
+pub use produce::{
+    Enqueued,
+    new_job::{NewJob, OnConflict, RetryPolicy, UniqueScope},
+};
 pub use reason::Reason;
-pub use settle::{Answer, Nack};

@@ -1,11 +1,13 @@
 //! Taking jobs by hand. Workers that run for long use the worker SDK.
 
+pub(crate) mod settle;
+
 use std::time::Duration;
 
 use bananas_proto::v1::{Advice, LeaseRequest, LeasedJob, Selection, Selector, WorkerInfo};
 use uuid::Uuid;
 
-use crate::{client::Client, error::Result, priority::Priority, retry::Repeat, wire::duration};
+use crate::{client::Client, error::Result, priority::Priority, produce::wire::duration, retry::Repeat};
 
 /// What to take, how much, and how long to wait for it.
 #[derive(Debug, Clone)]

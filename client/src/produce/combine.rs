@@ -16,10 +16,10 @@ use tokio::{
 };
 
 use crate::{
-    enqueue_calls::EnqueueCalls,
     error::{Error, Result},
+    produce::calls::EnqueueCalls,
+    produce::wire::EncodedJobs,
     reason::Reason,
-    wire::EncodedJobs,
 };
 
 /// Calls in flight. One on the way while the broker works on the other; more would only make smaller batches.

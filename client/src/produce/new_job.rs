@@ -9,7 +9,7 @@ use bananas_proto::v1::{JobSpec, job_spec::Start};
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{error::Error, id::JobId, priority::Priority, wire::duration};
+use crate::{error::Error, id::JobId, priority::Priority, produce::wire::duration};
 pub use bananas_proto::v1::{OnConflict, RetryPolicy, UniqueScope};
 
 /// A job to enqueue. Bounds are checked by the broker, which names the field that is out of them.

@@ -10,8 +10,8 @@ use crate::{
     deadline::{request, within},
     error::{Error, Result},
     id::JobId,
+    produce::wire::duration,
     retry::Repeat,
-    wire::duration,
 };
 
 /// The longest that the broker waits in one call.

@@ -1,5 +1,7 @@
 //! The client: one connection, shared by all its clones, and the frame around every call.
 
+pub(crate) mod builder;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -11,10 +13,10 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    combine::Combiner,
     connection::{Addresses, ConnectionSettings, GrpcChannel},
     deadline::{request, within},
     error::{Error, Result},
+    produce::combine::Combiner,
     retry::{Budget, Repeat, retry},
 };
 

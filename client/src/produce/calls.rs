@@ -11,7 +11,7 @@ use crate::{
     connection::GrpcChannel,
     deadline::{request, within},
     error::{Error, Result},
-    wire::EncodedJobs,
+    produce::wire::EncodedJobs,
 };
 
 /// Takes jobs that are encoded already, so that a job is encoded once however often it is sent.

@@ -12,8 +12,8 @@ use crate::{
     client::Client,
     error::{Error, Result},
     id::LeaseToken,
+    produce::wire::duration,
     reason::Reason,
-    wire::duration,
 };
 
 /// Items of one call: what a broker with default limits accepts.

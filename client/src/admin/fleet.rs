@@ -2,7 +2,7 @@
 
 use bananas_proto::v1::{GetBrokerInfoRequest, GetBrokerInfoResponse, ListWorkersRequest, Worker};
 
-use crate::{client::Client, error::Result, queues::PAGE_SIZE};
+use crate::{admin::queue::PAGE_SIZE, client::Client, error::Result};
 
 impl Client {
     /// The workers with an open stream at any broker, by id; at most `limit`. With a routing key only those that ask for it.

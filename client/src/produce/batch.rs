@@ -10,10 +10,10 @@ use crate::{
     connection::Backoff,
     error::{Error, Result},
     id::JobId,
-    new_job::NewJob,
+    produce::new_job::NewJob,
+    produce::wire::EncodedJobs,
     produce::{Enqueued, enqueued},
     reason::Reason,
-    wire::EncodedJobs,
 };
 
 /// Jobs and bytes of one call: what a broker with default limits accepts.

@@ -1,5 +1,11 @@
 //! Enqueuing: one job, many, or all or none.
 
+mod batch;
+mod calls;
+pub(crate) mod combine;
+pub(crate) mod new_job;
+pub(crate) mod wire;
+
 use std::time::Duration;
 
 use bananas_proto::{
@@ -11,13 +17,13 @@ use tokio::time::Instant;
 
 use crate::{
     client::Client,
-    combine::Combiner,
-    enqueue_calls::EnqueueCalls,
     error::{Error, Result},
     id::JobId,
-    new_job::NewJob,
+    produce::calls::EnqueueCalls,
+    produce::combine::Combiner,
+    produce::new_job::NewJob,
+    produce::wire::{EncodedJobs, encode_job},
     retry::Repeat,
-    wire::{EncodedJobs, encode_job},
 };
 
 /// The job is stored.
