@@ -58,8 +58,26 @@ impl fmt::Debug for WorkerBuilder {
     }
 }
 
+impl Worker {
+    /// A worker of defaults: the queue `default` of a broker on this machine, 10 jobs at once. It needs a handler.
+    pub fn builder() -> WorkerBuilder {
+        WorkerBuilder::new(WorkerConfig::default())
+    }
+
+    /// A worker as its environment says; [`WorkerConfig`] lists the variables. It needs handlers. What is set on the builder afterwards
+    /// overrides the environment.
+    pub fn from_env() -> Result<WorkerBuilder, Error> {
+        WorkerConfig::from_env(|name| std::env::var(name).ok()).map(WorkerBuilder::new)
+    }
+
+    /// A worker of these settings. It needs handlers.
+    pub fn from_config(config: WorkerConfig) -> WorkerBuilder {
+        WorkerBuilder::new(config)
+    }
+}
+
 impl WorkerBuilder {
-    pub(crate) fn new(config: WorkerConfig) -> Self {
+    fn new(config: WorkerConfig) -> Self {
         let connection = ConnectionSettings {
             user_agent: concat!("bananas-worker/", env!("CARGO_PKG_VERSION")).to_owned(),
             ..ConnectionSettings::default()

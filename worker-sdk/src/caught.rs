@@ -11,6 +11,10 @@ use std::{
     task::{Context, Poll},
 };
 
+use bananas_proto::v1::Failure;
+
+use crate::outcome::Outcome;
+
 thread_local! {
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
     static STACK: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -21,6 +25,20 @@ thread_local! {
 pub(crate) struct Panicked {
     pub(crate) text: String,
     pub(crate) stack: String,
+}
+
+impl Panicked {
+    /// A failed attempt with the text and the stack of the panic.
+    pub(crate) fn into_outcome(self) -> Outcome {
+        Outcome::Retry {
+            failure: Failure {
+                r#type: "Panic".to_owned(),
+                message: format!("PANIC: {}", self.text),
+                stack: self.stack,
+            },
+            delay: None,
+        }
+    }
 }
 
 /// Notes the stack of panics inside handlers; the stack is gone by the time that a panic is caught. The hook that was there before still

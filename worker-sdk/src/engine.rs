@@ -17,14 +17,14 @@ use tonic::{Code, Status};
 
 use crate::{
     error::Error,
-    job::release,
+    event::Event,
+    finished::{End, Finished},
     lease::{CancelReason, LeaseId},
     link::{Dialer, Link, receive, writable},
     reconnect::Reconnect,
     session::{Effects, Session},
-    settle::Answer,
-    settled::{End, Settled},
-    slots::{Event, Slots},
+    settled::Settled,
+    slots::Slots,
     stats::Stats,
 };
 
@@ -197,7 +197,7 @@ impl Engine {
         }
     }
 
-    fn finished(&mut self, answer: Answer) {
+    fn finished(&mut self, answer: Finished) {
         if let Some(ran) = answer.ran
             && answer.end() != End::Returned
         {
@@ -338,7 +338,7 @@ impl Engine {
         tracing::debug!(jobs = waiting.len(), "handing back jobs that waited for a slot");
         self.session.window.waited_too_long(waited);
         for lease in &waiting {
-            self.session.finished(release(lease));
+            self.session.finished(Finished::release(lease));
         }
     }
 
@@ -347,7 +347,7 @@ impl Engine {
         self.stats.draining.store(true, Relaxed);
         let waiting = self.slots.take_waiting();
         for lease in &waiting {
-            self.session.finished(release(lease));
+            self.session.finished(Finished::release(lease));
         }
         tracing::info!(
             released = waiting.len(),

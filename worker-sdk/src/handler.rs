@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::{
+    caught::catch,
     context::JobContext,
     outcome::{HandlerError, IntoFailure, IntoOutcome, Outcome},
 };
@@ -121,10 +122,10 @@ where
         let handler = handler.clone();
         Box::pin(async move {
             let span = tracing::Span::current();
-            let work = move || span.in_scope(|| crate::caught::catch(|| handler(context, payload).into_outcome()));
+            let work = move || span.in_scope(|| catch(|| handler(context, payload).into_outcome()));
             match tokio::task::spawn_blocking(work).await {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(panicked)) => crate::job::panic_outcome(panicked),
+                Ok(Err(panicked)) => panicked.into_outcome(),
                 Err(stopped) => HandlerError::retry("Stopped", stopped).into_outcome(),
             }
         })

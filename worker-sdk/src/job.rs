@@ -2,7 +2,6 @@
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
-use bananas_proto::v1::{Failure, NackAction, SettleAck, SettleNack, Settlement, settlement};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
@@ -12,23 +11,15 @@ use tracing::{Instrument, Span};
 use crate::{
     caught::{CatchPanic, Panicked, catch},
     context::JobContext,
+    event::Event,
+    finished::{End, Finished},
     handler::{Handlers, Running},
-    lease::{CancelReason, Lease},
+    lease::{CancelReason, Delivered, Lease},
     outcome::{Outcome, failure},
-    session::Delivered,
-    settle::Answer,
-    settled::End,
-    slots::Event,
 };
 
 /// How long a job is put off that has no handler here.
 const UNHANDLED_PAUSE: Duration = Duration::from_secs(10);
-/// A larger result could not travel: a gRPC message is at most 4 MiB.
-const MAX_RESULT_BYTES: usize = 7 << 19;
-const MAX_TYPE_BYTES: usize = 128;
-const MAX_MESSAGE_BYTES: usize = 4_096;
-const MAX_STACK_BYTES: usize = 16_384;
-
 /// When an attempt is over, and by which limit.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
@@ -58,7 +49,7 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// Runs the job to its end. Never fails and never panics.
-    pub(crate) async fn run(&self, delivered: Delivered) -> Answer {
+    pub(crate) async fn run(&self, delivered: Delivered) -> Finished {
         let Delivered { lease, payload } = delivered;
         let started = Instant::now();
         let deadline = self.deadline(&lease, started);
@@ -73,7 +64,7 @@ impl Bench {
         let attempt = async {
             match catch(|| handler(context, payload)) {
                 Ok(work) => attempt(work, &lease, started, deadline).await,
-                Err(panicked) => panic_outcome(panicked),
+                Err(panicked) => panicked.into_outcome(),
             }
         };
         let outcome = if span.is_disabled() {
@@ -81,10 +72,7 @@ impl Bench {
         } else {
             attempt.instrument(span.clone()).await
         };
-        let answer = Answer {
-            ran: Some(started.elapsed()),
-            ..answer(&lease, fitting(outcome))
-        };
+        let answer = Finished::new(&lease, outcome, Some(started.elapsed()));
         if answer.end() == End::Failed {
             span.record("otel.status_code", "ERROR");
         }
@@ -147,7 +135,7 @@ async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Deadl
             }
         },
     };
-    let said = said.map(|done| done.unwrap_or_else(panic_outcome));
+    let said = said.map(|done| done.unwrap_or_else(Panicked::into_outcome));
     match (lease.cancel_reason(), said) {
         (None, Some(outcome)) => outcome,
         (reason, said) => after_cancel(reason, said),
@@ -180,100 +168,25 @@ fn after_cancel(reason: Option<&CancelReason>, said: Option<Outcome>) -> Outcome
 }
 
 /// A job that is not to be started any more.
-fn unstarted(lease: &Lease) -> Answer {
+fn unstarted(lease: &Lease) -> Finished {
     match lease.cancel_reason() {
         Some(CancelReason::Requested(why)) => {
             let why = format!("cancelled before it started: {why}");
-            answer(lease, Outcome::Discard(Some(failure("Cancelled", why))))
+            Finished::new(lease, Outcome::Discard(Some(failure("Cancelled", why))), None)
         }
-        _ => release(lease),
+        _ => Finished::release(lease),
     }
 }
 
 /// A job that this worker did not ask for. Given back at once it would come again at once.
-fn unhandled(lease: &Lease) -> Answer {
+fn unhandled(lease: &Lease) -> Finished {
     tracing::error!(
         job_id = lease.job.job_id,
         job_name = lease.job.job_type,
         again_in_s = UNHANDLED_PAUSE.as_secs(),
         "no handler for this type"
     );
-    answer(lease, Outcome::Snooze(UNHANDLED_PAUSE))
-}
-
-/// Back to the head of the queue, as if it had never been here.
-pub(crate) fn release(lease: &Lease) -> Answer {
-    answer(lease, Outcome::Release)
-}
-
-fn answer(lease: &Lease, outcome: Outcome) -> Answer {
-    Answer {
-        lease: lease.id,
-        settlement: Settlement {
-            lease_token: lease.token().clone(),
-            outcome: Some(settlement_of(outcome)),
-        },
-        ran: None,
-    }
-}
-
-pub(crate) fn panic_outcome(panicked: Panicked) -> Outcome {
-    let message = format!("PANIC: {}", panicked.text);
-    Outcome::Retry {
-        failure: Failure {
-            r#type: "Panic".to_owned(),
-            message,
-            stack: panicked.stack,
-        },
-        delay: None,
-    }
-}
-
-fn fitting(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Ack(Some(result)) if result.data.len() > MAX_RESULT_BYTES => {
-            let message = format!(
-                "the result has {} bytes; {MAX_RESULT_BYTES} can be sent",
-                result.data.len()
-            );
-            Outcome::DeadLetter(failure("ResultTooLarge", message))
-        }
-        Outcome::Retry { failure, delay } => Outcome::Retry {
-            failure: cut(failure),
-            delay,
-        },
-        Outcome::DeadLetter(failure) => Outcome::DeadLetter(cut(failure)),
-        Outcome::Discard(failure) => Outcome::Discard(failure.map(cut)),
-        other => other,
-    }
-}
-
-fn cut(mut failure: Failure) -> Failure {
-    for (text, max_bytes) in [
-        (&mut failure.r#type, MAX_TYPE_BYTES),
-        (&mut failure.message, MAX_MESSAGE_BYTES),
-        (&mut failure.stack, MAX_STACK_BYTES),
-    ] {
-        text.truncate(text.floor_char_boundary(max_bytes));
-    }
-    failure
-}
-
-fn settlement_of(outcome: Outcome) -> settlement::Outcome {
-    let (action, failure, delay) = match outcome {
-        Outcome::Ack(result) => return settlement::Outcome::Ack(SettleAck { result }),
-        Outcome::Retry { failure, delay } => (NackAction::Retry, Some(failure), delay),
-        Outcome::Snooze(delay) => (NackAction::Snooze, None, Some(delay)),
-        Outcome::Release => (NackAction::Release, None, None),
-        Outcome::DeadLetter(failure) => (NackAction::DeadLetter, Some(failure), None),
-        Outcome::Discard(failure) => (NackAction::Discard, failure, None),
-    };
-    let delay = delay.and_then(|delay| prost_types::Duration::try_from(delay).ok());
-    settlement::Outcome::Nack(SettleNack {
-        action: action.into(),
-        failure,
-        delay,
-    })
+    Finished::new(lease, Outcome::Snooze(UNHANDLED_PAUSE), None)
 }
 
 #[cfg(test)]
@@ -303,22 +216,5 @@ mod tests {
             Outcome::Release
         );
         assert_eq!(after_cancel(Some(&CancelReason::Shutdown), None), Outcome::Release);
-    }
-
-    #[test]
-    fn failure_is_cut_between_characters() {
-        let long = Failure {
-            r#type: "ä".repeat(100),
-            message: "m".repeat(5_000),
-            stack: String::new(),
-        };
-        let cut = cut(long);
-        assert_eq!((cut.r#type.len(), cut.message.len()), (128, 4_096));
-    }
-
-    #[test]
-    fn result_that_cannot_travel_is_a_failure() {
-        let outcome = fitting(Outcome::ack_with(vec![0; MAX_RESULT_BYTES + 1], ""));
-        assert!(matches!(outcome, Outcome::DeadLetter(failure) if failure.r#type == "ResultTooLarge"));
     }
 }

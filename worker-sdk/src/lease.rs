@@ -1,7 +1,7 @@
 //! One job in this worker's hands: what the broker sent, whether it was taken back, and the progress that is still to be reported.
 
 use std::{
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -48,6 +48,13 @@ pub(crate) struct Lease {
 struct Reported {
     waiting: Option<Progress>,
     last: Progress,
+}
+
+/// A job to run.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) payload: Bytes,
 }
 
 impl Lease {

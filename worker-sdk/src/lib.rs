@@ -69,6 +69,8 @@ mod config;
 mod context;
 mod engine;
 mod error;
+mod event;
+mod finished;
 mod handler;
 mod job;
 mod lease;

@@ -11,11 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{
-    priority::Band,
-    settled::{End, Settled},
-    stats::Stats,
-};
+use crate::{finished::End, priority::Band, settled::Settled, stats::Stats};
 
 /// From a cache lookup to a report.
 const DURATION_BUCKETS_S: [f64; 14] = [

@@ -11,8 +11,8 @@ use bananas_proto::v1::{ExtendResult, ExtendResults, LeaseExtension, Progress, S
 use tokio::time::Instant;
 
 use crate::{
+    finished::Finished,
     lease::{Lease, LeaseId},
-    settle::Answer,
 };
 
 /// Reports of one job are at least this far apart. The first goes out at once.
@@ -29,7 +29,7 @@ struct Reporter {
     next: Instant,
     under_way: bool,
     /// The job's answer, which waits for its last report.
-    answer: Option<Answer>,
+    answer: Option<Finished>,
 }
 
 impl Reporter {
@@ -70,7 +70,7 @@ impl Reports {
     }
 
     /// The job is over. Its answer comes back at once, or after its last report was taken.
-    pub(crate) fn finish(&mut self, answer: Answer, keep_checkpoint: bool) -> Option<Answer> {
+    pub(crate) fn finish(&mut self, answer: Finished, keep_checkpoint: bool) -> Option<Finished> {
         match self.reporters.get_mut(&answer.lease) {
             Some(reporter) if keep_checkpoint && (reporter.wanted || reporter.under_way) => {
                 reporter.answer = Some(answer);
@@ -142,7 +142,7 @@ impl Reports {
         stream: u64,
         results: ExtendResults,
         mut result: impl FnMut(LeaseId, ExtendResult),
-    ) -> Vec<Answer> {
+    ) -> Vec<Finished> {
         let Some(at) = self
             .unanswered
             .iter()
@@ -219,8 +219,8 @@ mod tests {
         }
     }
 
-    fn answer(lease: LeaseId) -> Answer {
-        Answer {
+    fn answer(lease: LeaseId) -> Finished {
+        Finished {
             lease,
             settlement: Settlement::default(),
             ran: None,

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    job::release,
-    lease::{CancelReason, Lease, LeaseId},
+    finished::Finished,
+    lease::{CancelReason, Delivered, Lease, LeaseId},
     progress::Reports,
     pulse::{Pulse, Trust},
-    settle::{Answer, Settler, Verdict},
+    settle::{Settler, Verdict},
     settled::Settled,
     stats::Stats,
     window::Window,
@@ -41,13 +41,6 @@ pub(crate) struct Terms {
     pub(crate) lease_duration: Duration,
     /// How long a handler may take to stop once its lease is gone.
     pub(crate) cancel_grace: Duration,
-}
-
-/// A job to run.
-#[derive(Debug)]
-pub(crate) struct Delivered {
-    pub(crate) lease: Arc<Lease>,
-    pub(crate) payload: Bytes,
 }
 
 /// What the caller has to do about a frame.
@@ -228,7 +221,7 @@ impl Session {
     }
 
     /// A handler is done, or its job was never started.
-    pub(crate) fn finished(&mut self, answer: Answer) {
+    pub(crate) fn finished(&mut self, answer: Finished) {
         let Some(held) = self.leases.get_mut(&answer.lease) else {
             // Lost in the meantime: nothing that it says would count.
             return;
@@ -397,7 +390,7 @@ impl Session {
             let delivered = self.accept(job, now);
             if self.draining || self.moving || retiring {
                 // Too late for this worker, or not among the leases that move to the next stream.
-                let answer = release(&delivered.lease);
+                let answer = Finished::release(&delivered.lease);
                 self.finished(answer);
             } else {
                 effects.start.push(delivered);

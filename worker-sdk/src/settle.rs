@@ -10,7 +10,7 @@ use bananas_proto::{
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::{lease::LeaseId, settled::End};
+use crate::finished::Finished;
 
 /// Settlements in one frame: the broker's bound on a batch.
 const MAX_ITEMS: usize = 1_000;
@@ -21,33 +21,11 @@ const MAX_UNANSWERED: usize = 4;
 /// How long a settlement waits that the broker could not take at the moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// A settlement and the lease it answers for.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    pub(crate) lease: LeaseId,
-    pub(crate) settlement: Settlement,
-    /// How long the handler ran; none if it was never started.
-    pub(crate) ran: Option<Duration>,
-}
-
-impl Answer {
-    /// How the job ends if the broker takes this.
-    pub(crate) fn end(&self) -> End {
-        match &self.settlement.outcome {
-            Some(settlement::Outcome::Nack(nack)) => match nack.action() {
-                NackAction::Release | NackAction::Snooze | NackAction::Discard => End::Returned,
-                _ => End::Failed,
-            },
-            _ => End::Completed,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Unanswered {
     stream: u64,
     sequence: u64,
-    answers: Vec<Answer>,
+    answers: Vec<Finished>,
 }
 
 /// What became of a settlement.
@@ -64,7 +42,7 @@ pub(crate) enum Verdict {
 /// See the top of the file.
 #[derive(Debug, Default)]
 pub(crate) struct Settler {
-    waiting: VecDeque<Answer>,
+    waiting: VecDeque<Finished>,
     unanswered: VecDeque<Unanswered>,
     sequence: u64,
     pause_until: Option<Instant>,
@@ -78,7 +56,7 @@ impl Settler {
         self.limits = (items as usize, usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    pub(crate) fn push(&mut self, answer: Answer) {
+    pub(crate) fn push(&mut self, answer: Finished) {
         self.waiting.push_back(answer);
     }
 
@@ -92,7 +70,7 @@ impl Settler {
         self.unanswered.iter().any(|frame| frame.stream == stream)
     }
 
-    /// Answers that have not reached their end yet.
+    /// Finisheds that have not reached their end yet.
     pub(crate) fn open(&self) -> usize {
         self.waiting.len() + self.unanswered.iter().map(|frame| frame.answers.len()).sum::<usize>()
     }
@@ -145,7 +123,7 @@ impl Settler {
         stream: u64,
         results: SettleResults,
         now: Instant,
-        mut settled: impl FnMut(Answer, Verdict),
+        mut settled: impl FnMut(Finished, Verdict),
     ) {
         let Some(at) = self
             .unanswered
@@ -259,14 +237,15 @@ mod tests {
     use bananas_proto::v1::{JobResult, SettleAck, SettleResult};
 
     use super::*;
+    use crate::lease::LeaseId;
 
-    fn ack(lease: LeaseId, result: &'static [u8]) -> Answer {
+    fn ack(lease: LeaseId, result: &'static [u8]) -> Finished {
         let result = (!result.is_empty()).then(|| JobResult {
             data: result.into(),
             content_type: String::new(),
         });
         let outcome = Some(settlement::Outcome::Ack(SettleAck { result }));
-        Answer {
+        Finished {
             lease,
             settlement: Settlement {
                 lease_token: lease.to_string().into(),

@@ -5,24 +5,13 @@ use std::{sync::Arc, time::Duration};
 
 use bananas_proto::v1::{Failure, JobState, NackAction, settlement};
 
-use crate::{lease::Lease, priority::Band, settle::Answer};
-
-/// How a job ended, as the counters tell it apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// Done.
-    Completed,
-    /// An attempt was used up, or the job is dead.
-    Failed,
-    /// Neither: given back, put off or discarded.
-    Returned,
-}
+use crate::{finished::Finished, lease::Lease, priority::Band};
 
 /// See the top of the file.
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) lease: Arc<Lease>,
-    pub(crate) answer: Answer,
+    pub(crate) answer: Finished,
     /// Where a job that was not done is now. Unspecified: the broker did not say.
     pub(crate) state: JobState,
 }
@@ -104,7 +93,7 @@ mod tests {
                 max_attempts: 3,
                 ..LeasedJob::default()
             };
-            let answer = Answer {
+            let answer = Finished {
                 lease: 1,
                 settlement: bananas_proto::v1::Settlement::default(),
                 ran: Some(Duration::ZERO),

@@ -10,21 +10,11 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    event::Event,
     job::Bench,
-    lease::{Lease, LeaseId},
-    session::Delivered,
-    settle::Answer,
+    lease::{Delivered, Lease},
     stats::Stats,
 };
-
-/// What jobs tell the worker's main loop.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// An attempt is over.
-    Finished(Answer),
-    /// A job has progress to report.
-    Progress(LeaseId),
-}
 
 /// See the top of the file.
 #[derive(Debug, Clone)]

@@ -6,9 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    builder::WorkerBuilder,
     caught,
-    config::WorkerConfig,
     engine::{Engine, Streams},
     error::Error,
     handler::Handlers,
@@ -47,22 +45,6 @@ pub(crate) struct Parts {
 }
 
 impl Worker {
-    /// A worker of defaults: the queue `default` of a broker on this machine, 10 jobs at once. It needs a handler.
-    pub fn builder() -> WorkerBuilder {
-        WorkerBuilder::new(WorkerConfig::default())
-    }
-
-    /// A worker as its environment says; [`WorkerConfig`] lists the variables. It needs handlers. What is set on the builder afterwards
-    /// overrides the environment.
-    pub fn from_env() -> Result<WorkerBuilder, Error> {
-        WorkerConfig::from_env(|name| std::env::var(name).ok()).map(WorkerBuilder::new)
-    }
-
-    /// A worker of these settings. It needs handlers.
-    pub fn from_config(config: WorkerConfig) -> WorkerBuilder {
-        WorkerBuilder::new(config)
-    }
-
     pub(crate) const fn new(parts: Parts) -> Self {
         Self(parts)
     }
