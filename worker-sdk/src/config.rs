@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
-use crate::{error::Error, priority::Band};
+use crate::{error::Error, job::priority::Band};
 
 /// What kind of worker a process is: `WORKER_MODE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

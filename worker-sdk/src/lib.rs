@@ -63,63 +63,41 @@
 //! `session` is the protocol as a state machine without IO, `engine` the loop around it, `slots` and `job` run the handlers, `link` and
 //! `reconnect` get streams. Everything that waits does so in `engine` or in a handler.
 
-mod builder;
-mod caught;
+mod attempt;
 mod config;
-mod context;
-mod engine;
 mod error;
-mod event;
-mod finished;
-mod handler;
 mod job;
-mod lease;
-mod link;
-#[cfg(feature = "metrics")]
-mod meter;
-mod outcome;
-#[cfg(feature = "metrics")]
-mod port;
-mod priority;
-mod progress;
-mod pulse;
-mod reconnect;
-mod report;
+mod observe;
+mod run;
 mod session;
-mod settle;
-mod settled;
-mod signals;
-mod slots;
-mod stats;
-mod window;
-mod worker;
 
+pub use attempt::context::JobContext;
 pub use bananas_client::connection;
 pub use bananas_proto::v1::{Failure, JobResult};
-pub use builder::WorkerBuilder;
 pub use bytes::Bytes;
 pub use config::{Mode, WorkerConfig};
-pub use context::JobContext;
 pub use error::Error;
-pub use lease::CancelReason;
-pub use outcome::{HandlerError, IntoFailure, IntoOutcome, Json, Outcome};
-pub use priority::Band;
-pub use worker::Worker;
+pub use job::{
+    lease::CancelReason,
+    outcome::{HandlerError, IntoFailure, IntoOutcome, Json, Outcome},
+    priority::Band,
+};
+pub use run::{builder::WorkerBuilder, worker::Worker};
 
 #[cfg(test)]
 mod page_in_docs {
     #[test]
     fn log_texts_are_those_of_the_code() {
         let sources = [
-            include_str!("engine.rs"),
-            include_str!("handler.rs"),
-            include_str!("job.rs"),
-            include_str!("port.rs"),
-            include_str!("reconnect.rs"),
-            include_str!("report.rs"),
-            include_str!("session.rs"),
-            include_str!("settled.rs"),
-            include_str!("worker.rs"),
+            include_str!("run/engine.rs"),
+            include_str!("attempt/handler.rs"),
+            include_str!("attempt/runner.rs"),
+            include_str!("observe/http.rs"),
+            include_str!("run/reconnect.rs"),
+            include_str!("observe/report.rs"),
+            include_str!("session/mod.rs"),
+            include_str!("observe/settled.rs"),
+            include_str!("run/worker.rs"),
         ];
         let page = include_str!("../../docs/worker.md");
         let (_, log) = page.split_once("## Log").unwrap();

@@ -10,10 +10,10 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    event::Event,
-    job::Bench,
-    lease::{Delivered, Lease},
-    stats::Stats,
+    attempt::event::Event,
+    attempt::runner::Bench,
+    job::lease::{Delivered, Lease},
+    observe::stats::Stats,
 };
 
 /// See the top of the file.

@@ -7,8 +7,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    event::Event,
-    lease::{CancelReason, Lease},
+    attempt::event::Event,
+    job::lease::{CancelReason, Lease},
 };
 
 /// One attempt at one job. Cheap to clone.

@@ -14,7 +14,7 @@ use axum::{
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::{error::Error, meter::exposition, stats::Stats};
+use crate::{error::Error, observe::metrics::exposition, observe::stats::Stats};
 
 /// Opens the port. The future serves until it is dropped.
 pub(crate) async fn serve(

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bananas_proto::v1::{Failure, NackAction, SettleAck, SettleNack, Settlement, settlement};
 
 use crate::{
-    lease::{Lease, LeaseId},
-    outcome::{Outcome, failure},
+    job::lease::{Lease, LeaseId},
+    job::outcome::{Outcome, failure},
 };
 
 /// A larger result could not travel: a gRPC message is at most 4 MiB.

@@ -6,18 +6,18 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    caught,
-    engine::{Engine, Streams},
+    attempt::handler::Handlers,
+    attempt::panics,
+    attempt::runner::{Bench, SpanMaker},
+    attempt::slots::Slots,
     error::Error,
-    handler::Handlers,
-    job::{Bench, SpanMaker},
-    link::Dialer,
-    report,
+    observe::report,
+    observe::stats::Stats,
+    run::engine::{Engine, Streams},
+    run::signals::Signals,
+    run::stream::Dialer,
+    session::window::Window,
     session::{Session, Terms},
-    signals::Signals,
-    slots::Slots,
-    stats::Stats,
-    window::Window,
 };
 
 /// Takes jobs from a broker and runs handlers on them, until it is told to stop.
@@ -89,14 +89,14 @@ impl Worker {
         graceful: impl Future<Output = ()>,
         at_once: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        caught::install_hook();
+        panics::install_hook();
         let parts = self.0;
         let stats = Arc::new(Stats::new(parts.concurrency));
         #[cfg(feature = "metrics")]
         let (meter, _port) = match parts.metrics_listen {
             Some(address) => {
-                let meter = crate::meter::Meter::new(stats.clone());
-                let port = crate::port::serve(address, meter.registry(), stats.clone()).await?;
+                let meter = crate::observe::metrics::Meter::new(stats.clone());
+                let port = crate::observe::http::serve(address, meter.registry(), stats.clone()).await?;
                 (Some(meter), Some(AbortOnDropHandle::new(tokio::spawn(port))))
             }
             None => (None, None),

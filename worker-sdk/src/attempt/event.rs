@@ -1,6 +1,6 @@
 //! What running jobs tell the worker's main loop.
 
-use crate::{finished::Finished, lease::LeaseId};
+use crate::{job::finished::Finished, job::lease::LeaseId};
 
 /// What jobs tell the worker's main loop.
 #[derive(Debug)]

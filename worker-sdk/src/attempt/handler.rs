@@ -6,9 +6,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    caught::catch,
-    context::JobContext,
-    outcome::{HandlerError, IntoFailure, IntoOutcome, Outcome},
+    attempt::context::JobContext,
+    attempt::panics::catch,
+    job::outcome::{HandlerError, IntoFailure, IntoOutcome, Outcome},
 };
 
 /// A handler at work on one job.

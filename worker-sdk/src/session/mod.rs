@@ -3,6 +3,11 @@
 //! A session outlives its streams. What must survive a broken stream (leases, answers, progress) belongs to the session; what ends with
 //! it (delivery numbers, heartbeats) belongs to a [`Stream`]. Two streams are open only while one takes over from the other.
 
+pub(crate) mod heartbeat;
+mod progress;
+mod settle;
+pub(crate) mod window;
+
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -17,14 +22,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
-    finished::Finished,
-    lease::{CancelReason, Delivered, Lease, LeaseId},
-    progress::Reports,
-    pulse::{Pulse, Trust},
-    settle::{Settler, Verdict},
-    settled::Settled,
-    stats::Stats,
-    window::Window,
+    job::finished::Finished,
+    job::lease::{CancelReason, Delivered, Lease, LeaseId},
+    observe::settled::Settled,
+    observe::stats::Stats,
+    session::heartbeat::{Pulse, Trust},
+    session::progress::Reports,
+    session::settle::{Settler, Verdict},
+    session::window::Window,
 };
 
 /// The most leases that one `open` may name.

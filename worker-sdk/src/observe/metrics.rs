@@ -11,7 +11,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{finished::End, priority::Band, settled::Settled, stats::Stats};
+use crate::{job::finished::End, job::priority::Band, observe::settled::Settled, observe::stats::Stats};
 
 /// From a cache lookup to a report.
 const DURATION_BUCKETS_S: [f64; 14] = [
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_page_in_docs_has_every_metric() {
-        let page = include_str!("../../docs/worker.md");
+        let page = include_str!("../../../docs/worker.md");
         let mut meter = Meter::new(Arc::new(Stats::new(1)));
         meter.series("mail", "default", Band::High);
         let body = exposition(&meter.registry()).unwrap();

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::interval;
 
-use crate::stats::Stats;
+use crate::observe::stats::Stats;
 
 /// Writes one line every `every`, until it is dropped.
 pub(crate) async fn run(stats: Arc<Stats>, worker_id: String, every: Duration) {

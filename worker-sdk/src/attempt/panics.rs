@@ -13,7 +13,7 @@ use std::{
 
 use bananas_proto::v1::Failure;
 
-use crate::outcome::Outcome;
+use crate::job::outcome::Outcome;
 
 thread_local! {
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
@@ -110,7 +110,7 @@ mod tests {
         });
         let panicked = CatchPanic(future).await.unwrap_err();
         assert_eq!(panicked.text, "no number for job 7");
-        assert!(panicked.stack.contains("caught.rs"), "{}", panicked.stack);
+        assert!(panicked.stack.contains("panics.rs"), "{}", panicked.stack);
     }
 
     #[test]

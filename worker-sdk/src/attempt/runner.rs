@@ -9,13 +9,13 @@ use tokio::{
 use tracing::{Instrument, Span};
 
 use crate::{
-    caught::{CatchPanic, Panicked, catch},
-    context::JobContext,
-    event::Event,
-    finished::{End, Finished},
-    handler::{Handlers, Running},
-    lease::{CancelReason, Delivered, Lease},
-    outcome::{Outcome, failure},
+    attempt::context::JobContext,
+    attempt::event::Event,
+    attempt::handler::{Handlers, Running},
+    attempt::panics::{CatchPanic, Panicked, catch},
+    job::finished::{End, Finished},
+    job::lease::{CancelReason, Delivered, Lease},
+    job::outcome::{Outcome, failure},
 };
 
 /// How long a job is put off that has no handler here.

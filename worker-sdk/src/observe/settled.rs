@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use bananas_proto::v1::{Failure, JobState, NackAction, settlement};
 
-use crate::{finished::Finished, lease::Lease, priority::Band};
+use crate::{job::finished::Finished, job::lease::Lease, job::priority::Band};
 
 /// See the top of the file.
 #[derive(Debug)]

@@ -9,16 +9,16 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
 use crate::{
+    attempt::context::JobContext,
+    attempt::handler::{self, Handlers},
+    attempt::runner::SpanMaker,
     config::{Mode, WorkerConfig},
-    context::JobContext,
     error::Error,
-    handler::{self, Handlers},
-    job::SpanMaker,
-    link::{ChannelSource, Dialer},
-    outcome::IntoOutcome,
+    job::outcome::IntoOutcome,
+    run::stream::{ChannelSource, Dialer},
+    run::worker::{Parts, Worker},
     session::Terms,
-    window::Window,
-    worker::{Parts, Worker},
+    session::window::Window,
 };
 
 /// Bounds of the wire that are checked here, so that the error names the setting.

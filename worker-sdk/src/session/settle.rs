@@ -10,7 +10,7 @@ use bananas_proto::{
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::finished::Finished;
+use crate::job::finished::Finished;
 
 /// Settlements in one frame: the broker's bound on a batch.
 const MAX_ITEMS: usize = 1_000;
@@ -224,7 +224,7 @@ fn reaction(error: &ItemError, settlement: &Settlement) -> Reaction {
 fn refused(kind: &str, error: &ItemError) -> SettleNack {
     SettleNack {
         action: NackAction::DeadLetter.into(),
-        failure: Some(crate::outcome::failure(
+        failure: Some(crate::job::outcome::failure(
             kind,
             format!("{}: {}", error.reason, error.message),
         )),
@@ -237,7 +237,7 @@ mod tests {
     use bananas_proto::v1::{JobResult, SettleAck, SettleResult};
 
     use super::*;
-    use crate::lease::LeaseId;
+    use crate::job::lease::LeaseId;
 
     fn ack(lease: LeaseId, result: &'static [u8]) -> Finished {
         let result = (!result.is_empty()).then(|| JobResult {

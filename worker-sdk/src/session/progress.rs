@@ -11,8 +11,8 @@ use bananas_proto::v1::{ExtendResult, ExtendResults, LeaseExtension, Progress, S
 use tokio::time::Instant;
 
 use crate::{
-    finished::Finished,
-    lease::{Lease, LeaseId},
+    job::finished::Finished,
+    job::lease::{Lease, LeaseId},
 };
 
 /// Reports of one job are at least this far apart. The first goes out at once.

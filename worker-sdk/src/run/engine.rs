@@ -16,16 +16,16 @@ use tokio::{
 use tonic::{Code, Status};
 
 use crate::{
+    attempt::event::Event,
+    attempt::slots::Slots,
     error::Error,
-    event::Event,
-    finished::{End, Finished},
-    lease::{CancelReason, LeaseId},
-    link::{Dialer, Link, receive, writable},
-    reconnect::Reconnect,
+    job::finished::{End, Finished},
+    job::lease::{CancelReason, LeaseId},
+    observe::settled::Settled,
+    observe::stats::Stats,
+    run::reconnect::Reconnect,
+    run::stream::{Dialer, Link, receive, writable},
     session::{Effects, Session},
-    settled::Settled,
-    slots::Slots,
-    stats::Stats,
 };
 
 /// Events that are handled before the streams get their turn.
@@ -48,7 +48,7 @@ pub(crate) struct Engine {
     pub(crate) shutdown_grace: Duration,
     pub(crate) cancel_grace: Duration,
     #[cfg(feature = "metrics")]
-    pub(crate) meter: Option<crate::meter::Meter>,
+    pub(crate) meter: Option<crate::observe::metrics::Meter>,
     pub(crate) streams: Streams,
 }
 
