@@ -1,20 +1,18 @@
 //! `bananas worker` as a process: its signals, its port, its log. Against a broker that says what the test says.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "everything here is part of a test")]
 
-mod scripted_broker;
-
 use std::{fs, io::Write, path::PathBuf, process::Stdio};
 
+use bananas_harness::http;
 use bananas_proto::server::{settlement::Outcome, subscribe_request::Frame};
+use bananas_scripted_broker::{broker::ScriptedBroker, frames::job as leased_job, stream::Stream};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, Signal, kill_process},
 };
-use scripted_broker::Broker;
 use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::TcpStream,
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStderr, Command},
     task::spawn_blocking,
 };
@@ -25,9 +23,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(broker: &Broker, command: &str) -> Self {
+    fn start(broker: &ScriptedBroker, command: &str) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_bananas"))
-            .args(["worker", "--exec", command, "--broker", &broker.address.to_string()])
+            .args(["worker", "--exec", command, "--broker", &broker.address().to_string()])
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
             .envs([("METRICS_LISTEN", "127.0.0.1:0"), ("LOG_FORMAT", "json")])
@@ -58,6 +56,30 @@ impl Worker {
     async fn exit_code(&mut self) -> Option<i32> {
         self.process.wait().await.unwrap().code()
     }
+}
+
+/// Delivers one job of the type `t`.
+async fn deliver(stream: &mut Stream) {
+    stream.jobs([leased_job("a", "t")]).await;
+}
+
+/// The next frame that is no heartbeat, confirmation or change of the window. `None`: the worker has left.
+async fn matter(stream: &mut Stream) -> Option<Frame> {
+    loop {
+        match stream.next_matter().await {
+            Some(Frame::Flow(_)) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The outcome of the one settlement of the next settle frame, which is applied.
+async fn settled(stream: &mut Stream) -> Outcome {
+    let Some(Frame::Settle(mut settle)) = matter(stream).await else {
+        panic!("the worker did not settle");
+    };
+    stream.apply(&settle).await;
+    settle.settlements.remove(0).outcome.unwrap()
 }
 
 /// Fails if somebody still reads after ten seconds.
@@ -104,18 +126,18 @@ impl Gate {
 
 #[tokio::test]
 async fn sigterm_lets_a_running_job_finish() {
-    let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+    let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
     let mut worker = Worker::start(&broker, &gate.command());
-    let mut stream = broker.stream().await;
-    stream.job().await;
+    let mut stream = broker.open_stream().await.0;
+    deliver(&mut stream).await;
     let mut job = gate.open().await;
 
     worker.signal(Signal::TERM);
-    assert!(matches!(stream.next().await, Some(Frame::Drain(_))));
+    assert!(matches!(matter(&mut stream).await, Some(Frame::Drain(_))));
     job.write_all(b"done").unwrap();
     drop(job);
 
-    match stream.settled().await {
+    match settled(&mut stream).await {
         Outcome::Ack(ack) => assert_eq!(ack.result.unwrap().data, "done"),
         other @ Outcome::Nack(_) => panic!("{other:?}"),
     }
@@ -124,43 +146,43 @@ async fn sigterm_lets_a_running_job_finish() {
 
 #[tokio::test]
 async fn a_second_signal_ends_the_worker_and_its_job_at_once() {
-    let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+    let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
     let mut worker = Worker::start(&broker, &gate.command());
-    let mut stream = broker.stream().await;
-    stream.job().await;
+    let mut stream = broker.open_stream().await.0;
+    deliver(&mut stream).await;
     let job = gate.open().await;
 
     worker.signal(Signal::INT);
-    assert!(matches!(stream.next().await, Some(Frame::Drain(_))));
+    assert!(matches!(matter(&mut stream).await, Some(Frame::Drain(_))));
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit_code().await, Some(0));
-    assert!(stream.next().await.is_none(), "nothing was settled");
+    assert!(matter(&mut stream).await.is_none(), "nothing was settled");
     spawn_blocking(move || until_nobody_reads(&job)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_closed_terminal_and_ctrl_backslash_let_a_running_job_finish() {
     for signal in [Signal::HUP, Signal::QUIT] {
-        let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+        let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
         let mut worker = Worker::start(&broker, &gate.command());
-        let mut stream = broker.stream().await;
-        stream.job().await;
+        let mut stream = broker.open_stream().await.0;
+        deliver(&mut stream).await;
         let job = gate.open().await;
         worker.signal(signal);
-        assert!(matches!(stream.next().await, Some(Frame::Drain(_))), "{signal:?}");
+        assert!(matches!(matter(&mut stream).await, Some(Frame::Drain(_))), "{signal:?}");
         drop(job);
-        assert!(matches!(stream.settled().await, Outcome::Ack(_)));
+        assert!(matches!(settled(&mut stream).await, Outcome::Ack(_)));
         assert_eq!(worker.exit_code().await, Some(0));
     }
 }
 
 #[tokio::test]
 async fn a_command_and_its_children_end_with_a_worker_that_was_killed() {
-    let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+    let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
     // The shell waits for its child, so the reader is not the process that the worker started.
     let mut worker = Worker::start(&broker, &format!("{}; true", gate.command()));
-    let stream = broker.stream().await;
-    stream.job().await;
+    let mut stream = broker.open_stream().await.0;
+    deliver(&mut stream).await;
     let job = gate.open().await;
     worker.signal(Signal::KILL);
     assert_eq!(worker.exit_code().await, None);
@@ -186,17 +208,17 @@ async fn a_command_does_not_begin_once_its_worker_is_gone() {
 
 #[tokio::test]
 async fn a_daemon_that_holds_the_output_does_not_hold_the_job() {
-    let (mut broker, gate) = (Broker::start().await, Gate::new().await);
+    let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
     let ready = gate.path.with_file_name("ready");
     let (gate_path, ready) = (gate.path.display(), ready.display());
     let command = format!(
         "setsid sh -c 'echo >{ready}; cat {gate_path}' & while ! [ -e {ready} ]; do sleep 0.01; done; echo done"
     );
     let _worker = Worker::start(&broker, &command);
-    let mut stream = broker.stream().await;
-    stream.job().await;
+    let mut stream = broker.open_stream().await.0;
+    deliver(&mut stream).await;
     let daemon = gate.open().await;
-    match stream.settled().await {
+    match settled(&mut stream).await {
         Outcome::Ack(ack) => assert_eq!(ack.result.unwrap().data, "done\n"),
         other @ Outcome::Nack(_) => panic!("{other:?}"),
     }
@@ -206,23 +228,23 @@ async fn a_daemon_that_holds_the_output_does_not_hold_the_job() {
 
 #[tokio::test]
 async fn the_port_shows_readiness_and_what_was_done() {
-    let mut broker = Broker::start().await;
+    let mut broker = ScriptedBroker::start().await;
     let mut worker = Worker::start(&broker, "cat");
     let address = worker.logged("metrics and health").await["address"].clone();
-    let address = address.as_str().unwrap();
-    assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200"));
-    assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+    let port = address.as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    assert_eq!(http::get(port, "/livez").await.unwrap().0, 200);
+    assert_eq!(http::get(port, "/readyz").await.unwrap().0, 503);
 
-    let mut stream = broker.stream().await;
-    stream.job().await;
-    assert!(matches!(stream.settled().await, Outcome::Ack(_)));
+    let mut stream = broker.open_stream().await.0;
+    deliver(&mut stream).await;
+    assert!(matches!(settled(&mut stream).await, Outcome::Ack(_)));
     let line = worker.logged("Job completed").await;
     assert_eq!(
         (&line["level"], &line["job_id"], &line["job_name"], &line["attempt"]),
-        (&"info".into(), &"7".into(), &"t".into(), &1.into())
+        (&"info".into(), &"id-of-a".into(), &"t".into(), &1.into())
     );
-    assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-    let metrics = get(address, "/metrics").await;
+    assert_eq!(http::get(port, "/readyz").await.unwrap().0, 200);
+    let (_, metrics) = http::get(port, "/metrics").await.unwrap();
     for line in [
         r#"bananas_worker_jobs_completed_total{job_type="t",routing_key="default",priority="normal"} 1"#,
         "bananas_worker_total 10",
@@ -232,13 +254,4 @@ async fn the_port_shows_readiness_and_what_was_done() {
     }
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit_code().await, Some(0));
-}
-
-async fn get(address: &str, path: &str) -> String {
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    answer
 }

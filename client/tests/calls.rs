@@ -1,20 +1,30 @@
-//! How calls travel: combined, repeated, cut off. Against a fake broker that answers as each test needs.
+//! How calls travel: combined, repeated, cut off. Against a broker that responds as each test says.
 #![allow(clippy::unwrap_used, reason = "everything here is part of a test")]
-
-mod fake_broker;
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bananas_client::{Client, Detail, Enqueued, Error, JobId, LeaseToken, NewJob, Reason, Result};
 use bananas_proto::{server::ItemError, v1::JobState};
+use bananas_scripted_broker::{
+    broker::ScriptedBroker,
+    calls::{Call, refusal},
+};
 use bytes::Bytes;
-use fake_broker::{Running, refusal};
 use futures_util::future::join_all;
 use tonic::Code;
 
-fn client(broker: &Running) -> Client {
+fn client(broker: &ScriptedBroker) -> Client {
     Client::builder()
-        .addresses(broker.address.to_string())
+        .addresses(broker.address().to_string())
+        .build_lazy()
+        .unwrap()
+}
+
+/// A client that combines single enqueues, or does not.
+fn combining(broker: &ScriptedBroker, combine: bool) -> Client {
+    Client::builder()
+        .addresses(broker.address().to_string())
+        .combine(combine)
         .build_lazy()
         .unwrap()
 }
@@ -29,8 +39,11 @@ fn spawn_enqueue(client: &Client, job_type: &str) -> tokio::task::JoinHandle<Res
 }
 
 /// Two calls are in flight and not answered: what is enqueued now has to wait.
-async fn with_calls_in_flight(broker: &Running, client: &Client) -> Vec<tokio::task::JoinHandle<Result<Enqueued>>> {
-    broker.fake.gate.forget_permits(usize::MAX);
+async fn with_calls_in_flight(
+    broker: &ScriptedBroker,
+    client: &Client,
+) -> Vec<tokio::task::JoinHandle<Result<Enqueued>>> {
+    broker.calls.gate.forget_permits(usize::MAX);
     let mut tasks = Vec::new();
     for count in 1..=2 {
         tasks.push(spawn_enqueue(client, "t"));
@@ -47,12 +60,12 @@ async fn until_polled() {
 
 #[tokio::test]
 async fn jobs_that_wait_travel_in_one_call() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let mut tasks = with_calls_in_flight(&broker, &client).await;
     tasks.extend((0..200).map(|_| spawn_enqueue(&client, "t")));
     until_polled().await;
-    broker.fake.gate.add_permits(100);
+    broker.calls.gate.add_permits(100);
     for result in join_all(tasks).await {
         assert!(!result.unwrap().unwrap().deduplicated);
     }
@@ -62,7 +75,7 @@ async fn jobs_that_wait_travel_in_one_call() {
 
 #[tokio::test]
 async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let error = ItemError {
         code: 3,
@@ -70,7 +83,7 @@ async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
         message: "job.payload".into(),
         ..ItemError::default()
     };
-    *broker.fake.bad_job.lock().unwrap() = Some(("bad".into(), error));
+    *broker.calls.bad_job.lock().unwrap() = Some(("bad".into(), error));
     let first = with_calls_in_flight(&broker, &client).await;
     let (good, bad, gone) = (
         spawn_enqueue(&client, "t"),
@@ -79,7 +92,7 @@ async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
     );
     until_polled().await;
     gone.abort();
-    broker.fake.gate.add_permits(100);
+    broker.calls.gate.add_permits(100);
     assert!(good.await.unwrap().is_ok());
     assert_eq!(bad.await.unwrap().unwrap_err().reason(), Some(Reason::PayloadTooLarge));
     assert!(gone.await.unwrap_err().is_cancelled());
@@ -148,20 +161,20 @@ async fn a_job_of_a_batch_hears_what_a_job_alone_hears() {
             soon,
         ),
     ] {
-        let broker = Running::start().await;
+        let broker = ScriptedBroker::start().await;
         let client = Client::builder()
-            .addresses(broker.address.to_string())
+            .addresses(broker.address().to_string())
             .retry(false)
             .build_lazy()
             .unwrap();
-        *broker.fake.bad_job.lock().unwrap() = Some(("bad".into(), error.clone()));
+        *broker.calls.bad_job.lock().unwrap() = Some(("bad".into(), error.clone()));
         let alone = client.enqueue(job("bad")).await.unwrap_err();
         let listed = client
             .enqueue_batch([job("t"), job("bad")])
             .await
             .remove(1)
             .unwrap_err();
-        broker.fake.gate.forget_permits(usize::MAX);
+        broker.calls.gate.forget_permits(usize::MAX);
         let before = broker.calls().len();
         let mut tasks = Vec::new();
         for count in 1..=2 {
@@ -170,7 +183,7 @@ async fn a_job_of_a_batch_hears_what_a_job_alone_hears() {
         }
         let (_good, combined) = (spawn_enqueue(&client, "t"), spawn_enqueue(&client, "bad"));
         until_polled().await;
-        broker.fake.gate.add_permits(100);
+        broker.calls.gate.add_permits(100);
         let combined = combined.await.unwrap().unwrap_err();
         assert_eq!(broker.calls().last().unwrap().jobs.len(), 2);
         assert_eq!(said(&listed), said(&alone));
@@ -187,8 +200,8 @@ async fn a_job_of_a_batch_hears_what_a_job_alone_hears() {
 #[tokio::test]
 async fn a_job_that_was_there_says_where_it_is() {
     for combine in [true, false] {
-        let broker = Running::start().await;
-        let client = broker.client(combine);
+        let broker = ScriptedBroker::start().await;
+        let client = combining(&broker, combine);
         let known = client.enqueue(job("known")).await.unwrap();
         assert_eq!((known.deduplicated, known.state), (true, Some(JobState::Dead)));
         assert_eq!(client.enqueue(job("t")).await.unwrap().state, None);
@@ -199,7 +212,7 @@ async fn a_job_that_was_there_says_where_it_is() {
 
 #[tokio::test]
 async fn who_has_less_time_gives_up_alone() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let first = with_calls_in_flight(&broker, &client).await;
     // In a hurry, and first in the next call.
@@ -209,12 +222,12 @@ async fn who_has_less_time_gives_up_alone() {
     let patient = spawn_enqueue(&client, "t");
     until_polled().await;
     // One of the two calls is answered: the next one leaves, and is not answered for longer than the first of its jobs can wait.
-    broker.fake.gate.add_permits(1);
+    broker.calls.gate.add_permits(1);
     broker.saw_calls(3).await;
     assert_eq!(broker.calls()[2].jobs.len(), 2);
     let error = hasty_job.await.unwrap().unwrap_err();
     assert!(error.code() == Code::DeadlineExceeded && error.is_outcome_unknown());
-    broker.fake.gate.add_permits(100);
+    broker.calls.gate.add_permits(100);
     patient.await.unwrap().unwrap();
     for task in first {
         task.await.unwrap().unwrap();
@@ -224,30 +237,30 @@ async fn who_has_less_time_gives_up_alone() {
 
 #[tokio::test]
 async fn a_job_whose_time_was_up_before_it_left_is_not_sent() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let first = with_calls_in_flight(&broker, &client).await;
     let hasty = client.with_timeout(Duration::from_millis(20));
     let error = hasty.enqueue(job("late")).await.unwrap_err();
     assert!(error.code() == Code::DeadlineExceeded && !error.is_outcome_unknown());
-    broker.fake.gate.add_permits(100);
+    broker.calls.gate.add_permits(100);
     for task in first {
         task.await.unwrap().unwrap();
     }
     client.enqueue(job("t")).await.unwrap();
-    let late = |call: &fake_broker::Call| call.jobs.iter().any(|job| job.job_type == "late");
+    let late = |call: &Call| call.jobs.iter().any(|job| job.job_type == "late");
     assert!(!broker.calls().iter().any(late));
 }
 
 #[tokio::test]
 async fn a_batch_that_is_too_large_goes_in_halves() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
-    *broker.fake.max_batch_jobs.lock().unwrap() = 30;
+    *broker.calls.max_batch_jobs.lock().unwrap() = 30;
     let mut tasks = with_calls_in_flight(&broker, &client).await;
     tasks.extend((0..100).map(|_| spawn_enqueue(&client, "t")));
     until_polled().await;
-    broker.fake.gate.add_permits(100);
+    broker.calls.gate.add_permits(100);
     for result in join_all(tasks).await {
         result.unwrap().unwrap();
     }
@@ -258,10 +271,10 @@ async fn a_batch_that_is_too_large_goes_in_halves() {
 #[tokio::test]
 async fn what_may_succeed_later_is_sent_again_with_the_same_id() {
     for combine in [true, false] {
-        let broker = Running::start().await;
-        let client = broker.client(combine);
+        let broker = ScriptedBroker::start().await;
+        let client = combining(&broker, combine);
         broker
-            .fake
+            .calls
             .failures
             .lock()
             .unwrap()
@@ -280,20 +293,20 @@ async fn what_may_succeed_later_is_sent_again_with_the_same_id() {
 
 #[tokio::test]
 async fn only_the_items_that_failed_are_sent_again() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let error = ItemError {
         code: 8,
         reason: "OVERLOADED".into(),
         ..ItemError::default()
     };
-    *broker.fake.bad_job.lock().unwrap() = Some(("slow".into(), error));
-    broker.fake.gate.forget_permits(usize::MAX);
+    *broker.calls.bad_job.lock().unwrap() = Some(("slow".into(), error));
+    broker.calls.gate.forget_permits(usize::MAX);
     let batch = tokio::spawn(async move { client.enqueue_batch([job("t"), job("slow"), job("t")]).await });
-    broker.fake.gate.add_permits(1);
+    broker.calls.gate.add_permits(1);
     broker.saw_calls(2).await;
-    *broker.fake.bad_job.lock().unwrap() = None;
-    broker.fake.gate.add_permits(1);
+    *broker.calls.bad_job.lock().unwrap() = None;
+    broker.calls.gate.add_permits(1);
     assert!(batch.await.unwrap().iter().all(Result::is_ok));
     let sizes: Vec<usize> = broker.calls().iter().map(|call| call.jobs.len()).collect();
     assert_eq!(sizes, [3, 1]);
@@ -301,7 +314,7 @@ async fn only_the_items_that_failed_are_sent_again() {
 
 #[tokio::test]
 async fn a_large_batch_goes_in_several_calls_in_order() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let jobs: Vec<NewJob> = (0..2500).map(|_| job("t")).collect();
     let ids: Vec<_> = jobs.iter().map(NewJob::job_id).collect();
@@ -313,8 +326,8 @@ async fn a_large_batch_goes_in_several_calls_in_order() {
 
 #[tokio::test]
 async fn a_broker_that_takes_less_in_one_call_gets_less() {
-    let broker = Running::start().await;
-    *broker.fake.max_batch_jobs.lock().unwrap() = 300;
+    let broker = ScriptedBroker::start().await;
+    *broker.calls.max_batch_jobs.lock().unwrap() = 300;
     let results = client(&broker).enqueue_batch((0..1000).map(|_| job("t"))).await;
     assert!(results.len() == 1000 && results.iter().all(Result::is_ok));
     let sizes: Vec<usize> = broker.calls().iter().map(|call| call.jobs.len()).collect();
@@ -323,9 +336,9 @@ async fn a_broker_that_takes_less_in_one_call_gets_less() {
 
 #[tokio::test]
 async fn a_lost_lease_is_never_tried_again() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     broker
-        .fake
+        .calls
         .failures
         .lock()
         .unwrap()
@@ -339,8 +352,8 @@ async fn a_lost_lease_is_never_tried_again() {
 
 #[tokio::test]
 async fn the_deadline_travels_with_the_call_and_ends_it() {
-    let broker = Running::start().await;
-    broker.fake.gate.forget_permits(usize::MAX);
+    let broker = ScriptedBroker::start().await;
+    broker.calls.gate.forget_permits(usize::MAX);
     let client = client(&broker).with_timeout(Duration::from_millis(100));
     let error = client.enqueue_atomic([job("t")]).await.unwrap_err();
     assert!(error.code() == Code::DeadlineExceeded && error.is_outcome_unknown());
@@ -351,9 +364,9 @@ async fn the_deadline_travels_with_the_call_and_ends_it() {
 
 #[tokio::test]
 async fn waits_outlast_a_store_that_is_away_however_many_they_are() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     // More than any budget of retries.
-    broker.fake.failing_waits.store(500, Relaxed);
+    broker.calls.failing_waits.store(500, Relaxed);
     let client = client(&broker);
     let wait = || client.wait_job("q", JobId::random(), Duration::from_mins(5), Detail::Brief);
     for waited in join_all((0..250).map(|_| wait())).await {
@@ -363,8 +376,8 @@ async fn waits_outlast_a_store_that_is_away_however_many_they_are() {
 
 #[tokio::test]
 async fn a_wait_ends_with_the_error_of_a_broker_that_stays_away() {
-    let broker = Running::start().await;
-    broker.fake.failing_waits.store(u32::MAX, Relaxed);
+    let broker = ScriptedBroker::start().await;
+    broker.calls.failing_waits.store(u32::MAX, Relaxed);
     let client = client(&broker).with_timeout(Duration::from_millis(100));
     let wait = client.wait_job("q", JobId::random(), Duration::from_millis(100), Detail::Brief);
     let error = wait.await.unwrap_err();
@@ -375,7 +388,7 @@ async fn a_wait_ends_with_the_error_of_a_broker_that_stays_away() {
 
 #[tokio::test]
 async fn an_unreachable_broker_is_not_an_unknown_outcome() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = client(&broker).with_timeout(Duration::from_millis(200));
     broker.kill().await;
     let error = client.enqueue_atomic([job("t")]).await.unwrap_err();
@@ -384,8 +397,8 @@ async fn an_unreachable_broker_is_not_an_unknown_outcome() {
 
 #[tokio::test]
 async fn a_client_moves_on_to_the_next_broker() {
-    let (first, second) = (Running::start().await, Running::start().await);
-    let addresses = format!("{},{}", first.address, second.address);
+    let (first, second) = (ScriptedBroker::start().await, ScriptedBroker::start().await);
+    let addresses = format!("{},{}", first.address(), second.address());
     let client = Client::builder().addresses(addresses).build_lazy().unwrap();
     client.enqueue(job("t")).await.unwrap();
     let (used, other) = if first.calls().is_empty() {
@@ -400,9 +413,9 @@ async fn a_client_moves_on_to_the_next_broker() {
 
 #[tokio::test]
 async fn headers_come_from_the_provider() {
-    let broker = Running::start().await;
+    let broker = ScriptedBroker::start().await;
     let client = Client::builder()
-        .addresses(broker.address.to_string())
+        .addresses(broker.address().to_string())
         .header_provider(|headers| {
             headers
                 .entry("traceparent".into())
@@ -429,7 +442,7 @@ fn a_client_outlives_the_runtime_that_it_first_ran_on() {
             .unwrap()
     };
     let (first, second) = (runtime(), runtime());
-    let broker = first.block_on(Running::start());
+    let broker = first.block_on(ScriptedBroker::start());
     let client = {
         let _entered = first.enter();
         client(&broker)

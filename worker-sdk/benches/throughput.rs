@@ -9,10 +9,11 @@
     reason = "a broker that gets something else than it waits for ends there"
 )]
 
+use bananas_scripted_broker::{frames::job, stream::Stream};
 use std::time::Instant;
 
 use bananas_proto::server::subscribe_request::Frame;
-use broker::{Broker, Stream, job, run};
+use broker::{Broker, run};
 
 #[allow(dead_code, reason = "the tests of the protocol use all of it")]
 #[path = "../tests/protocol/broker.rs"]

@@ -6,11 +6,15 @@ use bananas_proto::server::{
     CancelLease, LeaseLost, NackAction, settlement::Outcome as Answer, subscribe_request::Frame as Ask,
     subscribe_response::Frame as Say,
 };
+use bananas_scripted_broker::{
+    frames::{job, tokens},
+    stream::soon,
+};
 use bananas_worker::{CancelReason, JobContext};
 use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::broker::{Broker, job, run, soon, tokens};
+use crate::broker::{Broker, run};
 
 fn cancel(token: &'static str) -> Say {
     let grace = Duration::from_secs(10).try_into().ok();

@@ -3,12 +3,16 @@
 use std::{future::pending, time::Duration};
 
 use bananas_proto::server::{Heartbeat, NackAction, settlement::Outcome as Answer, subscribe_request::Frame as Ask};
+use bananas_scripted_broker::{
+    frames::{HEARTBEAT, job, tokens},
+    stream::{Stream, soon},
+};
 use bananas_worker::{Band, Json, Outcome};
 use bytes::Bytes;
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, HEARTBEAT, Running, Stream, job, quiet, run, soon, tokens};
+use crate::broker::{Broker, Running, quiet, run};
 
 #[tokio::test(start_paused = true)]
 async fn only_types_with_a_handler_are_asked_for() {

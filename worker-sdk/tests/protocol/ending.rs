@@ -3,11 +3,15 @@
 use std::{future::pending, time::Duration};
 
 use bananas_proto::server::{NackAction, settlement::Outcome as Answer, subscribe_request::Frame as Ask};
+use bananas_scripted_broker::{
+    frames::{job, tokens},
+    stream::soon,
+};
 use bananas_worker::{CancelReason, JobContext};
 use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::broker::{Broker, job, run, soon, tokens};
+use crate::broker::{Broker, run};
 
 #[tokio::test(start_paused = true)]
 async fn unstarted_jobs_go_back_and_running_ones_finish() {

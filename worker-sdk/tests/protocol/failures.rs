@@ -3,11 +3,12 @@
 use std::{future::pending, time::Duration};
 
 use bananas_proto::server::{NackAction, settlement::Outcome as Answer};
+use bananas_scripted_broker::frames::job;
 use bananas_worker::HandlerError;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::broker::{Broker, job, run};
+use crate::broker::{Broker, run};
 
 #[tokio::test(start_paused = true)]
 async fn panic_becomes_a_failure_with_its_stack_and_the_worker_goes_on() {

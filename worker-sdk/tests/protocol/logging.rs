@@ -6,10 +6,11 @@ use std::{
 };
 
 use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as Say};
+use bananas_scripted_broker::{frames::job, stream::Stream};
 use bananas_worker::HandlerError;
 use tracing::subscriber::DefaultGuard;
 
-use crate::broker::{Broker, Stream, job, quiet, run};
+use crate::broker::{Broker, quiet, run};
 
 /// What was logged, one event a line.
 #[derive(Clone, Default)]

@@ -6,10 +6,14 @@ use bananas_proto::server::{
     ExtendResult, ExtendResults, NackAction, SessionExtend, subscribe_request::Frame as Ask,
     subscribe_response::Frame as Say,
 };
+use bananas_scripted_broker::{
+    frames::job,
+    stream::{Stream, soon},
+};
 use bananas_worker::{CancelReason, JobContext};
 use tokio::{sync::mpsc, time::Instant};
 
-use crate::broker::{Broker, Stream, job, run, soon};
+use crate::broker::{Broker, run};
 
 async fn extend(stream: &mut Stream) -> SessionExtend {
     match stream.next_matter().await {

@@ -6,6 +6,10 @@ use bananas_proto::server::{
     DrainReason, Draining, ExtendResult, Heartbeat, NackAction, settlement::Outcome as Answer,
     subscribe_request::Frame as Ask, subscribe_response::Frame as Say,
 };
+use bananas_scripted_broker::{
+    frames::{HEARTBEAT, LEASE, job, lease_lost, tokens},
+    stream::{Stream, soon},
+};
 use bananas_worker::{CancelReason, JobContext};
 use bytes::Bytes;
 use tokio::{
@@ -14,7 +18,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::broker::{Broker, HEARTBEAT, LEASE, Running, Stream, job, lease_lost, quiet, run, soon, tokens};
+use crate::broker::{Broker, Running, quiet, run};
 
 /// A worker for jobs that are done at once and jobs that are done when `true` is sent.
 fn quick_and_long(broker: &Broker) -> (Running, watch::Sender<bool>) {

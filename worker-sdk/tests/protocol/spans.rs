@@ -1,10 +1,11 @@
 //! The span in which an attempt runs.
 
 use bananas_proto::server::settlement::Outcome as Answer;
+use bananas_scripted_broker::frames::job;
 use bytes::Bytes;
 use tracing::Span;
 
-use crate::broker::{Broker, job, run};
+use crate::broker::{Broker, run};
 
 #[tokio::test(start_paused = true)]
 async fn attempt_runs_in_the_span_that_the_worker_was_given() {

@@ -1,0 +1,84 @@
+//! The services of the scripted broker: streams go to the test, calls to [`Calls`].
+use std::{pin::Pin, sync::Arc};
+
+use bananas_proto::server::{self as wire, broker_service_server::BrokerService, job_service_server::JobService};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{calls::Calls, stream::Stream};
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) arrivals: mpsc::UnboundedSender<Stream>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn unscripted<T>() -> Answer<T> {
+    Err(Status::unimplemented("the scripted broker has no such call"))
+}
+
+#[tonic::async_trait]
+impl BrokerService for Service {
+    type SubscribeStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::SubscribeResponse, Status>> + Send>>;
+
+    async fn subscribe(&self, request: Request<Streaming<wire::SubscribeRequest>>) -> Answer<Self::SubscribeStream> {
+        let (outbound, frames) = mpsc::channel(64);
+        let stream = Stream {
+            inbound: request.into_inner(),
+            outbound,
+            delivery: 0,
+        };
+        self.arrivals
+            .send(stream)
+            .map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+    }
+
+    async fn enqueue(&self, request: Request<wire::EnqueueRequest>) -> Answer<wire::EnqueueResponse> {
+        self.calls.enqueue(&request).await
+    }
+
+    async fn batch_enqueue(&self, request: Request<wire::BatchEnqueueRequest>) -> Answer<wire::BatchEnqueueResponse> {
+        let results = self.calls.admit(&request, &request.get_ref().jobs).await?;
+        Ok(Response::new(wire::BatchEnqueueResponse { results }))
+    }
+
+    async fn ack(&self, request: Request<wire::AckRequest>) -> Answer<wire::AckResponse> {
+        self.calls.admit(&request, &[]).await?;
+        Ok(Response::new(wire::AckResponse::default()))
+    }
+
+    async fn lease(&self, _: Request<wire::LeaseRequest>) -> Answer<wire::LeaseResponse> {
+        unscripted()
+    }
+
+    async fn nack(&self, _: Request<wire::NackRequest>) -> Answer<wire::NackResponse> {
+        unscripted()
+    }
+
+    async fn extend(&self, _: Request<wire::ExtendRequest>) -> Answer<wire::ExtendResponse> {
+        unscripted()
+    }
+
+    async fn batch_settle(&self, _: Request<wire::BatchSettleRequest>) -> Answer<wire::BatchSettleResponse> {
+        unscripted()
+    }
+}
+
+#[tonic::async_trait]
+impl JobService for Service {
+    async fn wait_job(&self, _: Request<wire::WaitJobRequest>) -> Answer<wire::WaitJobResponse> {
+        self.calls.wait_job()
+    }
+
+    async fn get_job(&self, _: Request<wire::GetJobRequest>) -> Answer<wire::GetJobResponse> {
+        unscripted()
+    }
+
+    async fn cancel_job(&self, _: Request<wire::CancelJobRequest>) -> Answer<wire::CancelJobResponse> {
+        unscripted()
+    }
+}
