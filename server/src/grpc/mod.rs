@@ -6,10 +6,13 @@ mod convert;
 mod enqueue;
 mod fleet;
 mod jobs;
+#[path = "../dispatch/lease_call.rs"]
 mod lease;
+#[path = "../session/leased_job.rs"]
 mod leased;
 mod pages;
 mod queues;
+#[path = "../session/settle.rs"]
 mod settle;
 mod subscribe;
 

@@ -1,10 +1,15 @@
 //! `Subscribe`: one bidirectional stream per worker process. `session` keeps what the worker holds, `leases` keeps that alive, `driver` runs the stream,
 //! `registry` knows all streams.
 
+#[path = "stream_task.rs"]
 mod driver;
+#[path = "../../session/held.rs"]
 mod held;
+#[path = "../../session/leases.rs"]
 mod leases;
+#[path = "../../session/registry.rs"]
 mod registry;
+#[path = "../../session/mod.rs"]
 mod session;
 
 use std::{
