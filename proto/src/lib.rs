@@ -25,6 +25,28 @@ pub mod server {
     include!(concat!(env!("OUT_DIR"), "/server/bananas.v1.rs"));
 }
 
+/// Milliseconds as the well-known types of Protocol Buffers.
+#[cfg(feature = "server")]
+pub mod time {
+    use prost_types::{Duration, Timestamp};
+
+    /// Milliseconds since 1970 as a timestamp.
+    pub fn timestamp(ms: u64) -> Timestamp {
+        Timestamp {
+            seconds: (ms / 1_000) as i64,
+            nanos: (ms % 1_000 * 1_000_000) as i32,
+        }
+    }
+
+    /// Milliseconds as a duration.
+    pub fn duration(ms: u64) -> Duration {
+        Duration {
+            seconds: (ms / 1_000) as i64,
+            nanos: (ms % 1_000 * 1_000_000) as i32,
+        }
+    }
+}
+
 /// The compiled `.proto` files, for reflection and for generators.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 

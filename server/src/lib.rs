@@ -15,6 +15,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod ops;
 pub mod queue;
+pub mod session;
 mod status;
 pub mod store;
 pub mod telemetry;

@@ -11,9 +11,9 @@ use crate::{
     clock::now_ms,
     dispatch::Dispatcher,
     domain::Limits,
-    grpc::Sessions,
     metrics::Metrics,
     queue::Queues,
+    session::Sessions,
     store::{self, Notification, OpenError, Store},
 };
 

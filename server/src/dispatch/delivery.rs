@@ -23,12 +23,12 @@ pub struct Delivery {
 
 impl Delivery {
     /// All jobs of a fetch.
-    pub fn new(queue: Arc<Queue>, look: LeaseBatch) -> Self {
+    pub fn new(queue: Arc<Queue>, batch: LeaseBatch) -> Self {
         Self {
             queue,
-            nonce: look.nonce,
-            leased_us: look.now_us,
-            jobs: look.jobs,
+            nonce: batch.nonce,
+            leased_us: batch.now_us,
+            jobs: batch.jobs,
         }
     }
 

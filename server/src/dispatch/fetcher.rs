@@ -273,44 +273,44 @@ impl Fetcher {
     async fn fetch_queue(&self, watched: &WatchedQueue, reserved: &mut [Reservation], dispatcher: &Dispatcher) -> bool {
         let wanted: u32 = reserved.iter().map(|each| each.demand.jobs).sum();
         let start = watched.pending.begin_fetch();
-        let look = match self.lease(watched, reserved).await {
-            Ok(look) => look,
+        let batch = match self.lease(watched, reserved).await {
+            Ok(batch) => batch,
             Err(error) => {
                 watched.failed(&error);
                 return false;
             }
         };
-        watched.fetched(&start, &look);
-        self.note_pause(watched, look.verdict == Verdict::Paused);
-        if look.among_repeated {
+        watched.fetched(&start, &batch);
+        self.note_pause(watched, batch.verdict == Verdict::Paused);
+        if batch.among_repeated {
             // One of the requests was made before, at another broker or in another call: fetch for each one alone.
             for each in reserved.iter_mut().filter(|each| each.demand.jobs > 0) {
                 self.fetch_alone(watched, each).await;
             }
             return false;
         }
-        let found = look.jobs.len() as u32;
-        if found == wanted || matches!(look.verdict, Verdict::Again | Verdict::BlockedBySize) {
+        let found = batch.jobs.len() as u32;
+        if found == wanted || matches!(batch.verdict, Verdict::Again | Verdict::BlockedBySize) {
             watched.pending.notify(None);
         }
-        let no_room = look.verdict == Verdict::BlockedBySize;
-        watched.queue.note_leased(&look);
+        let no_room = batch.verdict == Verdict::BlockedBySize;
+        watched.queue.note_leased(&batch);
         if found > 0 {
             dispatcher.metrics.group_size.get("lease").record(u64::from(found));
-            Self::assign(&watched.queue, look, reserved);
+            Self::assign(&watched.queue, batch, reserved);
         }
         no_room
     }
 
     async fn fetch_alone(&self, watched: &WatchedQueue, reserved: &mut Reservation) {
         match self.lease(watched, std::slice::from_ref(reserved)).await {
-            Ok(look) => {
-                let all = look.jobs.len() as u32 == reserved.demand.jobs;
-                if all || matches!(look.verdict, Verdict::Again | Verdict::BlockedBySize) {
+            Ok(batch) => {
+                let all = batch.jobs.len() as u32 == reserved.demand.jobs;
+                if all || matches!(batch.verdict, Verdict::Again | Verdict::BlockedBySize) {
                     watched.pending.notify(None);
                 }
-                watched.queue.note_leased(&look);
-                Self::assign(&watched.queue, look, std::slice::from_mut(reserved));
+                watched.queue.note_leased(&batch);
+                Self::assign(&watched.queue, batch, std::slice::from_mut(reserved));
             }
             Err(error) => watched.failed(&error),
         }
@@ -355,7 +355,7 @@ impl Fetcher {
     }
 
     async fn lease(&self, watched: &WatchedQueue, reserved: &[Reservation]) -> Result<LeaseBatch, Error> {
-        let claims: Vec<Demand> = reserved.iter().map(|each| each.demand.clone()).collect();
+        let demands: Vec<Demand> = reserved.iter().map(|each| each.demand.clone()).collect();
         let requests: Vec<(&str, &str)> = if reserved.iter().any(|each| each.consumer.request().is_some()) {
             let requests = reserved.iter().map(|each| each.consumer.request().unwrap_or_default());
             requests.collect()
@@ -366,15 +366,15 @@ impl Fetcher {
             priorities: &self.selector.filter.priorities,
             job_types: &self.selector.filter.job_types,
             lease_ms: self.selector.lease_ms,
-            demands: &claims,
+            demands: &demands,
             requests: &requests,
         };
         watched.queue.store().lease(watched.queue.keys(), &ask).await
     }
 
     /// Delivers every job to the consumer that reserved it. The jobs of a consumer that is gone are released at once.
-    fn assign(queue: &Arc<Queue>, mut look: LeaseBatch, reserved: &mut [Reservation]) {
-        let jobs_of = look.split_by_consumer(reserved.len());
+    fn assign(queue: &Arc<Queue>, mut batch: LeaseBatch, reserved: &mut [Reservation]) {
+        let jobs_of = batch.split_by_consumer(reserved.len());
         for (each, jobs) in reserved.iter_mut().zip(jobs_of) {
             if jobs.is_empty() {
                 continue;
@@ -383,8 +383,8 @@ impl Fetcher {
             let taken = jobs.len() as u32;
             let delivery = Delivery {
                 queue: queue.clone(),
-                nonce: look.nonce,
-                leased_us: look.now_us,
+                nonce: batch.nonce,
+                leased_us: batch.now_us,
                 jobs,
             };
             let bytes = delivery.bytes();
@@ -428,12 +428,12 @@ impl WatchedQueue {
     }
 
     /// Notes a fetch that Redis ran.
-    fn fetched(&self, start: &FetchStart, look: &LeaseBatch) {
+    fn fetched(&self, start: &FetchStart, batch: &LeaseBatch) {
         *self.pause.lock() = None;
-        self.pending.fetched(start, look.now_us);
-        *self.due.lock() = look
+        self.pending.fetched(start, batch.now_us);
+        *self.due.lock() = batch
             .next_due_ms
-            .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(look.now_us / 1_000)));
+            .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(batch.now_us / 1_000)));
     }
 
     /// Notes a fetch that failed: the queue pauses, each time for longer. The other queues do not wait for it.

@@ -1,133 +1,127 @@
-//! `Lease`: looks at once, and a long poll if there was nothing.
+//! A lease call: fetches at once and, if there is no job, waits as a consumer.
 
 use std::{sync::Arc, time::Duration};
 
-use bananas_proto::server as pb;
-use prost::Message as _;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::Response;
 
-use super::{
-    bounds::{answer_by, at_most},
-    convert, leased,
-};
+use super::{Consumer, Delivery, Dispatcher, Identity, Selector};
 use crate::{
-    broker::Broker,
-    dispatch::{Consumer, Delivery, Identity, Selector},
-    domain::{Error, JobId, Owner, limits as bound},
-    edge::Weight,
-    queue::Queue,
-    queue::batch::LeaseItem,
+    domain::{Error, Owner},
+    queue::{Queue, batch::LeaseItem},
     store::{Demand, Occupied, Verdict},
-    telemetry::propagation,
 };
 
-/// With less time than this left, no job is leased: the answer could not be used.
+/// With less time than this before the deadline, a call leases no job: the client could not use the response.
 const MIN_LEFT: Duration = Duration::from_millis(20);
 
-/// A Lease call that may wait is answered by a broker that drains after this long: it ends, so no job will come.
+/// A draining broker holds a call that may wait for this long, so that clients do not call again and again.
 const DRAINING_WAIT: Duration = Duration::from_secs(1);
 
-/// A Lease call, checked.
+/// A lease call.
 #[derive(Debug)]
-pub(super) struct LeaseCall {
-    selector: Selector,
-    worker_id: String,
-    max_jobs: u32,
-    max_bytes: u64,
-    until: Instant,
-    deadline: Option<Instant>,
-    request_id: Option<String>,
+pub struct LeaseCall {
+    /// What the worker asks for.
+    pub selector: Selector,
+    /// The name of the worker.
+    pub worker_id: String,
+    /// At least 1.
+    pub max_jobs: u32,
+    /// Bytes of the records, except that a single job may be larger.
+    pub max_bytes: u64,
+    /// The call waits until then.
+    pub until: Instant,
+    /// When the caller does not wait any more.
+    pub deadline: Option<Instant>,
+    /// Makes the call repeatable: the id of the request and a fingerprint of its other fields.
+    pub request: Option<(String, String)>,
 }
 
-/// What a Lease call got. Jobs that are still in it when it is dropped go back.
+/// What a lease call got. Dropped with jobs in it, it releases them.
 #[derive(Debug)]
-pub(super) struct Got {
+pub struct LeaseResult {
     deliveries: Vec<Delivery>,
-    paused: bool,
-    draining: bool,
+    /// Every queue of the selector is paused.
+    pub paused: bool,
+    /// The broker drains.
+    pub draining: bool,
+}
+
+impl LeaseResult {
+    fn empty(paused: bool, draining: bool) -> Self {
+        Self {
+            deliveries: Vec::new(),
+            paused,
+            draining,
+        }
+    }
+
+    /// Takes the jobs out.
+    pub fn take(&mut self) -> Vec<Delivery> {
+        std::mem::take(&mut self.deliveries)
+    }
+}
+
+impl Drop for LeaseResult {
+    fn drop(&mut self) {
+        self.deliveries.iter().for_each(Delivery::release);
+    }
+}
+
+/// What a call may still lease.
+#[derive(Debug)]
+struct Left {
+    jobs: u32,
+    bytes: u64,
 }
 
 impl LeaseCall {
-    pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Result<Self, Error> {
-        let lease_ms = convert::lease_ms(request.lease_duration.as_ref(), "lease_duration", bound::LEASE_MS.0)?;
-        let selector = convert::selector(request.selector.as_ref(), lease_ms)?;
-        let worker = convert::worker(request.worker.as_ref())?;
-        at_most("max_jobs", request.max_jobs, bound::MAX_LEASE_JOBS)?;
-        at_most("max_bytes", request.max_bytes, bound::MAX_LEASE_BYTES)?;
-        let wait_ms = request
-            .wait
-            .as_ref()
-            .map_or(Ok(0), |wait| convert::duration_ms(wait, "wait", 0, bound::MAX_WAIT_MS))?;
-        let request_id = if request.request_id.is_empty() {
-            None
-        } else {
-            JobId::parse(&request.request_id).map_err(|_| Error::invalid("request_id", "must be a hyphenated UUID"))?;
-            if selector.routing_keys.len() > 1 {
-                return Err(Error::invalid(
-                    "request_id",
-                    "is only for selectors with one routing key",
-                ));
-            }
-            Some(request.request_id)
-        };
-        Ok(Self {
-            selector,
-            worker_id: worker.worker_id,
-            max_jobs: request.max_jobs.max(1),
-            max_bytes: if request.max_bytes == 0 {
-                bound::DEFAULT_LEASE_BYTES
-            } else {
-                request.max_bytes
-            },
-            until: answer_by(wait_ms, deadline),
-            deadline,
-            request_id,
-        })
-    }
-
-    /// Looks at once; then, if there was nothing and the caller waits, shares a selector with everybody who asks for the same.
-    pub(super) async fn run(self, broker: &Arc<Broker>, gone: &CancellationToken) -> Result<Got, Error> {
-        if broker.draining.is_cancelled() {
-            // A caller that waits and asks again at once does not go round and round.
+    /// Fetches from each queue at once; then, without a job and with time left, waits beside all consumers with an equal
+    /// selector. Ends early when `gone` or `draining` is cancelled.
+    pub async fn run(
+        self,
+        dispatcher: &Arc<Dispatcher>,
+        draining: &CancellationToken,
+        gone: &CancellationToken,
+    ) -> Result<LeaseResult, Error> {
+        if draining.is_cancelled() {
             tokio::select! {
                 () = tokio::time::sleep_until(self.until.min(Instant::now() + DRAINING_WAIT)) => {}
                 () = gone.cancelled() => {}
             }
-            return Ok(Got::nothing(false, true));
+            return Ok(LeaseResult::empty(false, true));
         }
         if gone.is_cancelled() || self.has_no_time() {
-            return Ok(Got::nothing(false, false));
+            return Ok(LeaseResult::empty(false, false));
         }
-        let mut got = Got::nothing(true, false);
+        let mut result = LeaseResult::empty(true, false);
         let mut failures = Vec::new();
-        let mut left = (self.max_jobs, self.max_bytes);
-        for index in self.queues_with_work(broker, &mut got).await {
-            let queue = broker.queues.get(&self.selector.routing_keys[index]);
-            // One queue that fails is not in the way of the others.
-            if let Err(error) = self.look(&queue, &mut left, &mut got).await {
+        let mut left = Left {
+            jobs: self.max_jobs,
+            bytes: self.max_bytes,
+        };
+        for index in self.queues_with_work(dispatcher, &mut result).await {
+            let queue = dispatcher.queues.get(&self.selector.routing_keys[index]);
+            // A queue that fails does not stop the others.
+            if let Err(error) = self.fetch(&queue, &mut left, &mut result).await {
                 failures.push(error);
             }
-            if left.0 == 0 || left.1 == 0 {
+            if left.jobs == 0 || left.bytes == 0 {
                 break;
             }
         }
-        if !got.deliveries.is_empty() {
-            return Ok(got);
+        if !result.deliveries.is_empty() {
+            return Ok(result);
         }
-        let failure = failures.pop();
-        match failure {
-            Some(error) if failures.len() + 1 == self.selector.routing_keys.len() || Instant::now() >= self.until => {
-                Err(error)
-            }
-            None if Instant::now() >= self.until => Ok(got),
+        let failed = failures.len();
+        match failures.pop() {
+            Some(error) if failed == self.selector.routing_keys.len() || Instant::now() >= self.until => Err(error),
+            None if Instant::now() >= self.until => Ok(result),
             failure => {
-                let paused = got.paused;
-                let got = self.wait(broker, gone, paused).await;
+                let result = self.wait(dispatcher, draining, gone, result.paused).await;
                 match failure {
-                    Some(error) if got.deliveries.is_empty() => Err(error),
-                    _ => Ok(got),
+                    Some(error) if result.deliveries.is_empty() => Err(error),
+                    _ => Ok(result),
                 }
             }
         }
@@ -138,183 +132,107 @@ impl LeaseCall {
             .is_some_and(|deadline| deadline < Instant::now() + MIN_LEFT)
     }
 
-    /// In the order of the ask; of several queues only those that have jobs, found out in one round trip.
-    async fn queues_with_work(&self, broker: &Broker, got: &mut Got) -> Vec<usize> {
-        let order = self.selector.order(0..self.selector.routing_keys.len());
+    /// The queues in the order of the selector; if there are several, only those with jobs, checked in one round trip.
+    async fn queues_with_work(&self, dispatcher: &Dispatcher, result: &mut LeaseResult) -> Vec<usize> {
+        let names = &self.selector.routing_keys;
+        let order = self.selector.order(0..names.len());
         if order.len() < 2 {
             return order;
         }
-        let keys: Vec<_> = order
-            .iter()
-            .map(|&index| broker.store.keys(&self.selector.routing_keys[index]))
-            .collect();
-        let occupied = broker.store.occupied(keys.iter()).await;
+        let store = dispatcher.queues.store();
+        let keys: Vec<_> = order.iter().map(|&index| store.keys(&names[index])).collect();
+        let occupied = store.occupied(keys.iter()).await;
         for (&index, occupied) in order.iter().zip(&occupied) {
             if let Ok(Occupied::Empty {
                 first_lease_ends_in_ms: Some(ms),
             }) = occupied
             {
-                broker.queues.get(&self.selector.routing_keys[index]).due_within(*ms);
+                dispatcher.queues.get(&names[index]).due_within(*ms);
             }
         }
-        // An error is for the look to find out.
-        let has_work =
-            |occupied: &Result<Occupied, Error>| !matches!(occupied, Ok(Occupied::Empty { .. } | Occupied::Paused));
-        got.paused = occupied.iter().all(|occupied| matches!(occupied, Ok(Occupied::Paused)));
-        let with_work = order
-            .into_iter()
-            .zip(&occupied)
-            .filter(|(_, occupied)| has_work(occupied));
+        result.paused = occupied.iter().all(|occupied| matches!(occupied, Ok(Occupied::Paused)));
+        // If the check failed, the fetch reports the error.
+        let is_empty =
+            |occupied: &Result<Occupied, Error>| matches!(occupied, Ok(Occupied::Empty { .. } | Occupied::Paused));
+        let checked = order.into_iter().zip(&occupied);
+        let with_work = checked.filter(|(_, occupied)| !is_empty(occupied));
         with_work.map(|(index, _)| index).collect()
     }
 
-    /// Takes what one queue has, in as many looks as that needs.
-    async fn look(&self, queue: &Arc<Queue>, left: &mut (u32, u64), got: &mut Got) -> Result<(), Error> {
+    /// Takes what one queue has, in as many fetches as that needs.
+    async fn fetch(&self, queue: &Arc<Queue>, left: &mut Left, result: &mut LeaseResult) -> Result<(), Error> {
         loop {
             let item = LeaseItem {
                 filter: self.selector.filter.clone(),
                 lease_ms: self.selector.lease_ms,
-                claim: Demand {
+                demand: Demand {
                     holder: self.worker_id.clone(),
                     owner: Owner::NONE,
-                    jobs: left.0,
-                    max_bytes: left.1,
-                    allow_oversized: got.deliveries.is_empty(),
-                    held: self.max_jobs - left.0,
+                    jobs: left.jobs,
+                    max_bytes: left.bytes,
+                    allow_oversized: result.deliveries.is_empty(),
+                    held: self.max_jobs - left.jobs,
                 },
-                request: self.request(),
+                request: self.request.clone(),
             };
-            let look = queue.lease.submit(vec![item]).one().await?;
-            got.paused &= look.verdict == Verdict::Paused;
-            let again = look.verdict == Verdict::Again;
-            if !look.jobs.is_empty() {
-                let goes_alone = look.jobs.iter().any(|job| job.goes_alone);
-                left.0 = left.0.saturating_sub(look.jobs.len() as u32);
-                let delivery = Delivery::new(queue.clone(), look);
-                left.1 = left.1.saturating_sub(delivery.bytes());
-                got.deliveries.push(delivery);
+            let batch = queue.lease.submit(vec![item]).one().await?;
+            result.paused &= batch.verdict == Verdict::Paused;
+            let again = batch.verdict == Verdict::Again;
+            if !batch.jobs.is_empty() {
+                let goes_alone = batch.jobs.iter().any(|job| job.goes_alone);
+                left.jobs = left.jobs.saturating_sub(batch.jobs.len() as u32);
+                let delivery = Delivery::new(queue.clone(), batch);
+                left.bytes = left.bytes.saturating_sub(delivery.bytes());
+                result.deliveries.push(delivery);
                 if goes_alone {
-                    left.0 = 0;
+                    left.jobs = 0;
                 }
             }
-            // The leases of a request are those of one look.
-            let has_enough = left.0 == 0 || left.1 == 0 || self.request_id.is_some() && !got.deliveries.is_empty();
+            // The leases of a request id come from one fetch.
+            let has_enough =
+                left.jobs == 0 || left.bytes == 0 || self.request.is_some() && !result.deliveries.is_empty();
             if !again || has_enough || self.has_no_time() {
                 return Ok(());
             }
         }
     }
 
-    /// The id that makes the call repeatable, and what it was asked with.
-    fn request(&self) -> Option<(String, String)> {
-        let id = self.request_id.clone()?;
-        Some((id, convert::fingerprint(&self.selector, self.max_jobs, self.max_bytes)))
-    }
-
-    async fn wait(&self, broker: &Arc<Broker>, gone: &CancellationToken, paused: bool) -> Got {
+    async fn wait(
+        self,
+        dispatcher: &Arc<Dispatcher>,
+        draining: &CancellationToken,
+        gone: &CancellationToken,
+        paused: bool,
+    ) -> LeaseResult {
         let (sender, mut deliveries) = mpsc::unbounded_channel::<Delivery>();
         let sink = Box::new(move |delivery| sender.send(delivery).map_err(|error| error.0));
         let identity = Identity {
-            holder: self.worker_id.clone(),
+            holder: self.worker_id,
             owner: Owner::NONE,
-            request: self.request(),
+            request: self.request,
         };
         let consumer = Consumer::new(identity, self.max_jobs, self.max_bytes, sink, Box::new(|_| ()));
-        broker.metrics.lease_waiters.inc();
-        broker.dispatcher.attach(&self.selector, &consumer);
+        let waiting = &dispatcher.metrics.lease_waiters;
+        waiting.inc();
+        dispatcher.attach(&self.selector, &consumer);
         let first = tokio::select! {
             delivery = deliveries.recv() => delivery,
             () = tokio::time::sleep_until(self.until) => None,
-            () = broker.draining.cancelled() => None,
+            () = draining.cancelled() => None,
             () = gone.cancelled() => None,
         };
         consumer.close();
-        broker.metrics.lease_waiters.dec();
+        waiting.dec();
         deliveries.close();
-        let mut got = Got {
+        let mut result = LeaseResult {
             deliveries: first.into_iter().collect(),
             paused,
-            draining: broker.draining.is_cancelled(),
+            draining: draining.is_cancelled(),
         };
-        // What came while the consumer was being closed.
+        // A delivery may have come while the consumer closed.
         while let Ok(delivery) = deliveries.try_recv() {
-            got.deliveries.push(delivery);
+            result.deliveries.push(delivery);
         }
-        got
-    }
-}
-
-/// Links the span of a Lease call to the one that enqueued the job. Costs nothing while the broker does not trace.
-fn link_trace(job: &bytes::Bytes) {
-    if crate::telemetry::is_tracing()
-        && let Ok(job) = pb::LeasedJob::decode(job.clone())
-    {
-        propagation::link_job(&tracing::Span::current(), |name| {
-            job.headers.get(name).map(String::as_str)
-        });
-    }
-}
-
-impl Got {
-    fn nothing(paused: bool, draining: bool) -> Self {
-        Self {
-            deliveries: Vec::new(),
-            paused,
-            draining,
-        }
-    }
-
-    /// The answer to the caller, which gives the jobs back if it is not sent.
-    pub(super) fn into_response(mut self, broker: &Broker) -> Response<pb::LeaseResponse> {
-        let deliveries = std::mem::take(&mut self.deliveries);
-        let message = self.into_wire(&deliveries, broker);
-        let bytes = message.jobs.iter().map(bytes::Bytes::len).sum();
-        let leases: Vec<_> = deliveries
-            .into_iter()
-            .map(|delivery| {
-                let ids: Vec<JobId> = delivery.jobs.iter().map(|job| job.job_id).collect();
-                (delivery.queue, delivery.nonce, ids)
-            })
-            .collect();
-        let mut response = Response::new(message);
-        response.extensions_mut().insert(Weight::new(bytes).or_else(move || {
-            for (queue, nonce, ids) in leases {
-                queue.release_soon(ids.into_iter().map(|id| (id, nonce, false)).collect());
-            }
-        }));
-        response
-    }
-
-    fn into_wire(self, deliveries: &[Delivery], broker: &Broker) -> pb::LeaseResponse {
-        let mut jobs = Vec::new();
-        for delivery in deliveries {
-            for job in &delivery.jobs {
-                if let Some(job) = leased::encode(delivery, job, broker.store.policy()) {
-                    link_trace(&job.wire);
-                    jobs.push(job.wire);
-                } else {
-                    tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
-                }
-            }
-        }
-        let advice = jobs.is_empty().then(|| {
-            let (reason, retry_ms) = match (self.draining, self.paused) {
-                (true, _) => (pb::AdviceReason::Draining, 1_000),
-                (false, true) => (pb::AdviceReason::Paused, 5_000),
-                (false, false) => (pb::AdviceReason::Empty, 1_000),
-            };
-            pb::Advice {
-                reason: reason.into(),
-                retry_after: Some(convert::duration(retry_ms)),
-            }
-        });
-        pb::LeaseResponse { jobs, advice }
-    }
-}
-
-impl Drop for Got {
-    /// Nobody took the jobs.
-    fn drop(&mut self) {
-        self.deliveries.iter().for_each(Delivery::release);
+        result
     }
 }

@@ -4,6 +4,7 @@
 mod consumer;
 mod delivery;
 mod fetcher;
+mod lease_call;
 mod pending;
 mod wait_list;
 
@@ -19,6 +20,7 @@ use crate::{
 pub use consumer::{Consumer, Identity, Notice, Sink};
 pub use delivery::Delivery;
 use fetcher::Fetcher;
+pub use lease_call::{LeaseCall, LeaseResult};
 
 /// What a consumer asks for. Consumers with equal selectors share a fetcher.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -9,12 +9,13 @@ use super::{
     bounds::{check_batch, deadline},
     convert,
     enqueue::wire_enqueued_state,
-    lease::LeaseCall,
-    settle::{self, note_ack, note_nack, wire_extended, wire_state},
+    lease,
+    settle::{read_extensions, read_settlements, wire_extended, wire_settled, wire_state},
     subscribe,
 };
 use crate::{
     domain::{Error, LeaseToken},
+    session::settle::{self, SettleResult, note_ack, note_nack},
     status::item_error,
     store::AckItem,
     telemetry::propagation,
@@ -67,19 +68,19 @@ impl BrokerService for Service {
 
     async fn lease(&self, request: Request<pb::LeaseRequest>) -> Result<Response<pb::LeaseResponse>, Status> {
         let deadline = deadline(&request);
-        let call = LeaseCall::check(request.into_inner(), deadline)?;
+        let call = lease::check(request.into_inner(), deadline)?;
         let broker = self.0.clone();
-        let (answer, waits) = tokio::sync::oneshot::channel();
+        let (reply, result) = tokio::sync::oneshot::channel();
         let gone = CancellationToken::new();
         let _caller = gone.clone().drop_guard();
-        // A task of its own: if the caller goes away while a script runs, what it leased is given back.
+        // A task of its own: if the caller goes away while a script runs, the leased jobs are released.
         tokio::spawn(async move {
-            let result = call.run(&broker, &gone).await;
-            // What nobody waits for any more is dropped, and goes back.
-            drop(answer.send(result));
+            let result = call.run(&broker.dispatcher, &broker.draining, &gone).await;
+            // If the caller is gone, dropping the result releases its jobs.
+            drop(reply.send(result));
         });
-        let got = waits.await.map_err(|_| Status::from(Error::ShuttingDown))??;
-        Ok(got.into_response(&self.0))
+        let result = result.await.map_err(|_| Status::from(Error::ShuttingDown))??;
+        Ok(lease::response(result, &self.0))
     }
 
     type SubscribeStream = subscribe::Frames;
@@ -130,7 +131,7 @@ impl BrokerService for Service {
     async fn extend(&self, request: Request<pb::ExtendRequest>) -> Result<Response<pb::ExtendResponse>, Status> {
         let leases = request.into_inner().leases;
         check_batch("leases", leases.len(), 0, &self.0.limits)?;
-        let results = settle::extend(&self.0, leases)
+        let results = settle::extend(&self.0.queues, read_extensions(leases))
             .await
             .into_iter()
             .map(|(_, result)| wire_extended(result))
@@ -144,15 +145,12 @@ impl BrokerService for Service {
     ) -> Result<Response<pb::BatchSettleResponse>, Status> {
         let settlements = request.into_inner().settlements;
         check_batch("settlements", settlements.len(), 0, &self.0.limits)?;
-        let verdicts = settle::settle(&self.0, settlements).await;
-        for token in verdicts
-            .iter()
-            .filter(|verdict| verdict.ended)
-            .filter_map(|verdict| verdict.token.as_ref())
-        {
+        let settlements = read_settlements(settlements, &self.0.limits);
+        let results = settle::settle(&self.0.queues, settlements).await;
+        for token in results.iter().filter_map(SettleResult::ended) {
             self.0.sessions.settled_elsewhere(token);
         }
-        let results = verdicts.into_iter().map(|verdict| verdict.wire).collect();
+        let results = results.into_iter().map(wire_settled).collect();
         Ok(Response::new(pb::BatchSettleResponse { results }))
     }
 }

@@ -6,13 +6,9 @@ mod convert;
 mod enqueue;
 mod fleet;
 mod jobs;
-#[path = "../dispatch/lease_call.rs"]
 mod lease;
-#[path = "../session/leased_job.rs"]
-mod leased;
 mod pages;
 mod queues;
-#[path = "../session/settle.rs"]
 mod settle;
 mod subscribe;
 
@@ -26,7 +22,6 @@ use tonic::service::Routes;
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 use crate::broker::Broker;
-pub use subscribe::Sessions;
 
 /// Room for the frame around a batch that is as large as it may be.
 const MESSAGE_OVERHEAD: usize = 1 << 20;

@@ -111,15 +111,15 @@ impl QueueCore {
 
     /// Notes what a fetch leased: how long the jobs have waited, and when the first lease ends. After an empty fetch:
     /// when the first lease of another broker ends.
-    pub fn note_leased(&self, look: &LeaseBatch) {
-        let first = look.jobs.iter().map(|job| job.lease_ms).min();
-        let Some(ends_in_ms) = first.or(look.first_lease_ends_in_ms) else {
+    pub fn note_leased(&self, batch: &LeaseBatch) {
+        let first = batch.jobs.iter().map(|job| job.lease_ms).min();
+        let Some(ends_in_ms) = first.or(batch.first_lease_ends_in_ms) else {
             return;
         };
         self.has_held_jobs.store(true, Relaxed);
         self.due_within(ends_in_ms);
-        for job in &look.jobs {
-            let waited = Duration::from_micros(look.now_us.saturating_sub(job.ready_ms * 1_000));
+        for job in &batch.jobs {
+            let waited = Duration::from_micros(batch.now_us.saturating_sub(job.ready_ms * 1_000));
             self.metrics().band(priority(&job.record)).wait.observe(waited);
         }
     }

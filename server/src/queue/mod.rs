@@ -123,6 +123,11 @@ impl Queues {
         }
     }
 
+    /// Redis.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// What this broker reports of them to the due index.
     pub fn due_reports(&self) -> &DueReports {
         &self.due_reports

@@ -1,9 +1,9 @@
 //! A leased job as it goes to the worker: the bytes that the producer sent, with the fields of the lease around them.
 
+use bananas_proto::time::{duration, timestamp};
 use bytes::{Bytes, BytesMut};
 use prost::encoding;
 
-use super::convert::{duration, timestamp};
 use crate::{
     dispatch::Delivery,
     domain::{
@@ -25,53 +25,57 @@ mod field {
     pub(super) const CHECKPOINT: u32 = 23;
 }
 
-/// A job ready to be sent, and what the broker wants to know of it.
+/// A job ready to send, and what the broker needs to know of it.
 #[derive(Debug)]
-pub(super) struct LeasedJob {
-    pub(super) wire: Bytes,
-    pub(super) token: Bytes,
-    pub(super) attempt_timeout_ms: u64,
+pub(crate) struct LeasedJob {
+    /// A `LeasedJob` message of the API.
+    pub(crate) message: Bytes,
+    pub(crate) token: Bytes,
+    pub(crate) attempt_timeout_ms: u64,
 }
 
-/// Encodes a job of a delivery. `None` for a record that this version cannot read (the script has looked at its version already).
-pub(super) fn encode(delivery: &Delivery, job: &Leased, policy: &Policy) -> Option<LeasedJob> {
-    let (routing_key, leased_us) = (delivery.queue.routing_key(), delivery.leased_us);
-    let (head, fields) = Head::decode(&job.record)?;
-    let fields = SpecFields::for_worker(fields)?;
-    let token = LeaseToken::encode(
-        routing_key,
-        job.job_id,
-        delivery.nonce,
-        head.priority,
-        leased_us / 1_000,
-    );
-    let own = head.policy.as_ref();
-    let max_attempts = own
-        .map(|own| u32::from(own.max_attempts))
-        .filter(|own| *own > 0)
-        .unwrap_or(policy.max_attempts);
-    let attempt_timeout_ms = own
-        .map(|own| u64::from(own.attempt_timeout_ms))
-        .filter(|own| *own > 0)
-        .unwrap_or(policy.attempt_timeout.as_millis() as u64);
-    let mut out = BytesMut::with_capacity(fields.len() + token.len() + job.checkpoint.len() + 192);
-    put_head_fields(&mut out, routing_key, job.job_id, &head.job_type, head.priority);
-    fields.write(&mut out);
-    encoding::bytes::encode(field::LEASE_TOKEN, &token, &mut out);
-    encoding::uint32::encode(field::ATTEMPT, &(job.attempts + 1), &mut out);
-    encoding::uint32::encode(field::MAX_ATTEMPTS, &max_attempts, &mut out);
-    if job.losses > 0 {
-        encoding::uint32::encode(field::LOSSES, &job.losses, &mut out);
+impl LeasedJob {
+    /// Encodes a job of a delivery. `None` for a record that this version cannot read; the script has checked its version
+    /// already.
+    pub(crate) fn encode(delivery: &Delivery, job: &Leased, policy: &Policy) -> Option<Self> {
+        let (routing_key, leased_us) = (delivery.queue.routing_key(), delivery.leased_us);
+        let (head, fields) = Head::decode(&job.record)?;
+        let fields = SpecFields::for_worker(fields)?;
+        let token = LeaseToken::encode(
+            routing_key,
+            job.job_id,
+            delivery.nonce,
+            head.priority,
+            leased_us / 1_000,
+        );
+        let own = head.policy.as_ref();
+        let max_attempts = own
+            .map(|own| u32::from(own.max_attempts))
+            .filter(|own| *own > 0)
+            .unwrap_or(policy.max_attempts);
+        let attempt_timeout_ms = own
+            .map(|own| u64::from(own.attempt_timeout_ms))
+            .filter(|own| *own > 0)
+            .unwrap_or(policy.attempt_timeout.as_millis() as u64);
+        let mut out = BytesMut::with_capacity(fields.len() + token.len() + job.checkpoint.len() + 192);
+        put_head_fields(&mut out, routing_key, job.job_id, &head.job_type, head.priority);
+        fields.write(&mut out);
+        encoding::bytes::encode(field::LEASE_TOKEN, &token, &mut out);
+        encoding::uint32::encode(field::ATTEMPT, &(job.attempts + 1), &mut out);
+        encoding::uint32::encode(field::MAX_ATTEMPTS, &max_attempts, &mut out);
+        if job.losses > 0 {
+            encoding::uint32::encode(field::LOSSES, &job.losses, &mut out);
+        }
+        encoding::message::encode(field::LEASE_DURATION, &duration(job.lease_ms), &mut out);
+        encoding::message::encode(field::READY_TIME, &timestamp(job.ready_ms), &mut out);
+        encoding::uint64::encode(field::FENCE, &leased_us, &mut out);
+        if !job.checkpoint.is_empty() {
+            encoding::bytes::encode(field::CHECKPOINT, &job.checkpoint, &mut out);
+        }
+        Some(Self {
+            message: out.freeze(),
+            token,
+            attempt_timeout_ms,
+        })
     }
-    encoding::message::encode(field::LEASE_DURATION, &duration(job.lease_ms), &mut out);
-    encoding::message::encode(field::READY_TIME, &timestamp(job.ready_ms), &mut out);
-    encoding::uint64::encode(field::FENCE, &leased_us, &mut out);
-    if !job.checkpoint.is_empty() {
-        encoding::bytes::encode(field::CHECKPOINT, &job.checkpoint, &mut out);
-    }
-    Some(LeasedJob {
-        wire: out.freeze(),
-        token,
-        attempt_timeout_ms,
-    })
 }

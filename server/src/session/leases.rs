@@ -1,247 +1,117 @@
-//! The leases that are held over a stream: taken over when it opens, kept alive while it lives, let go of when it ends.
+//! The leases that a worker holds over a stream: renewed while it lives, shortened or released when it ends.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use bananas_proto::server::{self as pb, subscribe_response::Frame};
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Opening, Session,
-    held::{Held, confirmation_pause},
+    Outbound, Session, State,
+    held::{HeldJob, confirmation_pause},
 };
 use crate::{
-    broker::Broker,
-    clock::now_ms,
-    domain::{Error, JobId, LeaseToken, Nonce, Owner, limits::MAX_GROUP_ITEMS},
-    grpc::settle::wire_extended,
-    queue::batch::Results,
-    queue::{PerQueue, Queue},
+    domain::{Error, JobId, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
+    queue::PerQueue,
     store::{ExtendItem, Extended, Extender},
 };
 
-/// The worker is told this long before a lease ends that it does, or a tenth of its term: clocks and networks take time.
+/// The worker hears this long before a lease ends that it ends, or a tenth of its term: clocks and networks take time.
 const MARGIN: Duration = Duration::from_secs(1);
+/// Renewals of many jobs travel together: checked a few times a second at most.
+const MIN_RENEWAL_PAUSE: Duration = Duration::from_millis(200);
+/// After an error of Redis.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
-/// What becomes of the leases of one queue when a stream ends: some are given back, the others stay for the grace.
-type Parting = (Vec<(JobId, Nonce, bool)>, Vec<ExtendItem>);
+/// What happens to the leases of one queue when a stream ends.
+#[derive(Debug, Default)]
+struct Ending {
+    /// Released. `true`: the delivery counts as unconfirmed.
+    unreceived: Vec<(JobId, Nonce, bool)>,
+    /// Kept for the grace.
+    kept: Vec<ExtendItem>,
+}
 
 impl Session {
-    /// Takes over the leases that the worker says it still works on; the verdicts come in order.
-    ///
-    /// What the stream before had been sent and the worker does not name never arrived, and goes back.
-    ///
-    /// While Redis does not answer there is no stream: nobody would keep the leases, and the worker would not know.
-    pub(super) async fn resume(
-        self: &Arc<Self>,
-        broker: &Arc<Broker>,
-        opening: &Opening,
-    ) -> Result<Vec<pb::ExtendResult>, Error> {
-        let tokens: Vec<Result<LeaseToken, Error>> = opening
-            .held_tokens
-            .iter()
-            .map(|token| LeaseToken::decode(token))
-            .collect();
-        // The stream before this one gives nothing out any more.
-        if let Some(before) = &opening.before {
-            before.stop_taking();
-        }
-        let mut queues: PerQueue<Vec<ExtendItem>> = PerQueue::default();
-        let mut slots = Vec::with_capacity(tokens.len());
-        for (index, token) in tokens.into_iter().enumerate() {
-            slots.push(match token {
-                Err(error) => Err(error.at("held_tokens", index)),
-                Ok(token) => {
-                    let item = ExtendItem {
-                        job_id: token.job_id,
-                        nonce: token.nonce,
-                        duration_ms: opening.selector.lease_ms,
-                        by: Extender::Taking(self.owner),
-                        progress: None,
-                    };
-                    let (at, items) = queues.of(&token.routing_key, || broker.queues.get(&token.routing_key));
-                    items.push(item);
-                    Ok((at, items.len() - 1, token))
-                }
-            });
-        }
-        let asked = Instant::now();
-        let mut answers: Vec<(Arc<Queue>, Results<Extended>)> = Vec::new();
-        for (queue, items) in queues {
-            let results = queue.extend.submit(items).all().await;
-            answers.push((queue, results));
-        }
-        let mut all = answers.iter().flat_map(|(_, results)| results);
-        if let Some(error) = all.find_map(|result| match result {
-            Err(error @ (Error::StoreUnavailable { .. } | Error::ShuttingDown)) => Some(error),
-            _ => None,
-        }) {
-            return Err(error.clone());
-        }
-        // And it lets go of what is named.
-        if let Some(before) = &opening.before {
-            let named = slots.iter().flatten().map(|(_, _, token)| (token.job_id, token.nonce));
-            before.forget(named);
-        }
-        let mut verdicts = Vec::with_capacity(slots.len());
-        let (mut jobs, mut bytes) = (0, 0);
-        for (slot, wire) in slots.into_iter().zip(&opening.held_tokens) {
-            let result = match slot {
-                Err(error) => Err(error),
-                Ok((at, index, token)) => {
-                    let (queue, results) = &answers[at];
-                    let result = results.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
-                    if let Ok(extended) = &result
-                        && self.take_over(broker, queue, &token, wire, extended, asked)
-                    {
-                        jobs += 1;
-                        bytes += extended.bytes;
-                    }
-                    result
-                }
-            };
-            verdicts.push(wire_extended(result));
-        }
-        self.consumer().hold(jobs, bytes);
-        let previous_owner = |(_, results): &(_, Results<Extended>)| {
-            let mut owners = results.iter().flatten().filter_map(|extended| extended.previous_owner);
-            owners.find(|owner| ![Owner::NONE, self.owner].contains(owner))
-        };
-        // A stream that is here still does so itself when it ends.
-        if opening.before.is_none()
-            && let Some(owner) = answers.iter().find_map(previous_owner)
-        {
-            let queues = opening
-                .selector
-                .routing_keys
-                .iter()
-                .map(|key| broker.queues.get(key))
-                .collect();
-            broker
-                .store
-                .in_flight()
-                .spawn(release_unnamed(broker.clone(), queues, owner));
-        }
-        Ok(verdicts)
-    }
-
-    fn take_over(
-        self: &Arc<Self>,
-        broker: &Broker,
-        queue: &Arc<Queue>,
-        token: &LeaseToken,
-        wire: &Bytes,
-        extended: &Extended,
-        asked: Instant,
-    ) -> bool {
-        let running = Duration::from_millis(now_ms().saturating_sub(token.leased_ms));
-        let mut state = self.lock();
-        let remaining = Duration::from_millis(extended.remaining_ms);
-        let held = Held {
-            queue: queue.clone(),
-            nonce: token.nonce,
-            token: wire.clone(),
-            bytes: extended.bytes,
-            delivery: 0,
-            order: state.next_order(),
-            ends: asked + remaining,
-            margin: self.margin(remaining),
-            asked_until: (remaining > self.lease).then_some(asked + remaining),
-            renew_at: self.renew_at(asked, extended.remaining_ms),
-            attempt_ends: asked + broker.store.policy().attempt_timeout.saturating_sub(running),
-            cancelled: extended.cancel_reason.is_some(),
-        };
-        self.keep(&mut state, token.job_id, held).is_none()
-    }
-
-    /// A third of the lease from now; or the end of the lease, where it was cut short by a timeout or a cancel and cannot be renewed.
+    /// A third of the lease from now on; or the end of the lease if a timeout or a cancel cuts it short, so that it cannot
+    /// be renewed.
     pub(super) fn renew_at(&self, now: Instant, remaining_ms: u64) -> Instant {
         let remaining = Duration::from_millis(remaining_ms);
-        if self.is_cut_short(remaining) {
+        if remaining + Duration::from_secs(1) < self.lease {
             now + remaining
         } else {
             now + self.lease / 3
         }
     }
 
-    /// How long before its end the worker gives up a lease of this term.
+    /// How long before the end of a lease of this term the worker has to stop.
     pub(super) fn margin(&self, term: Duration) -> Duration {
         MARGIN.min(self.lease.min(term) / 10)
     }
 
-    /// A lease was prolonged.
-    fn runs(&self, held: &mut Held, asked: Instant, extended: &Extended) {
+    /// When to renew leases next.
+    pub fn renewal_at(&self) -> Option<Instant> {
+        self.state().renewal_at
+    }
+
+    /// Plans the next renewal for this time, unless an earlier one is planned.
+    pub(super) fn renew_no_later_than(&self, state: &mut State, at: Instant) {
+        if state.renewal_at.is_none_or(|planned| at < planned) {
+            state.renewal_at = Some(at);
+            self.renewal_changed.notify_one();
+        }
+    }
+
+    /// The last renewal broke off: tries again after the pause.
+    pub fn postpone_renewal(&self, pause: Duration) {
+        self.state().renewal_at = Some(Instant::now() + pause);
+    }
+
+    /// Notes a lease that was extended.
+    fn note_extended(&self, held: &mut HeldJob, asked: Instant, extended: &Extended) {
         let remaining = Duration::from_millis(extended.remaining_ms);
         if remaining > self.lease {
-            // The worker has asked for more than the stream gives.
-            held.asked_until = held.asked_until.max(Some(asked + remaining));
+            // The worker asked for more than the stream gives.
+            held.extended_until = held.extended_until.max(Some(asked + remaining));
         }
         held.ends = asked + remaining;
         held.margin = held.margin.max(self.margin(remaining));
     }
 
-    fn is_cut_short(&self, term: Duration) -> bool {
-        term + Duration::from_secs(1) < self.lease
-    }
-
-    /// The worker has prolonged leases itself. They are renewed when they would have been.
-    pub(super) fn extended(&self, asked: Instant, results: &[(Option<LeaseToken>, Result<Extended, Error>)]) {
-        let mut state = self.lock();
+    /// Notes leases that the worker has extended. They are still renewed when they would have been.
+    pub fn extended(&self, asked: Instant, results: &[(Option<LeaseToken>, Result<Extended, Error>)]) {
+        let mut state = self.state();
         for (token, result) in results {
             if let (Some(token), Ok(extended)) = (token, result)
                 && let Some(held) = state.held.get_mut(&token.job_id)
                 && held.nonce == token.nonce
             {
-                self.runs(held, asked, extended);
+                self.note_extended(held, asked, extended);
             }
         }
     }
 
-    /// Tells the worker of leases that could not be prolonged, before they end: it has to stop before somebody else can start.
-    pub(super) fn give_up_what_ends(&self) {
+    /// Tells the worker which leases end now without a renewal: it stops before another worker can start.
+    pub fn stop_ending(&self) {
         let now = Instant::now();
-        let over: Vec<(JobId, Nonce)> = self
-            .lock()
+        let ending: Vec<(JobId, Nonce)> = self
+            .state()
             .held
             .iter()
-            .filter(|(_, held)| held.given_up_at() <= now)
+            .filter(|(_, held)| held.stop_at() <= now)
             .map(|(id, held)| (*id, held.nonce))
             .collect();
-        for (id, nonce) in over {
+        for (id, nonce) in ending {
             self.lose(id, nonce);
         }
     }
 
-    /// When the first lease ends that is not prolonged until then.
-    pub(super) fn next_end(&self) -> Option<Instant> {
-        self.lock().held.values().map(Held::given_up_at).min()
+    /// When the worker has to stop the first job, if nothing renews its lease before.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.state().held.values().map(HeldJob::stop_at).min()
     }
 
-    /// Prolongs what is due for it, in one call per queue, and notes when to come again, if anything is held.
-    pub(super) async fn renew(&self) {
-        let now = Instant::now();
-        let mut due: PerQueue<Vec<ExtendItem>> = PerQueue::default();
-        {
-            let mut state = self.lock();
-            let received = state.received;
-            for (id, held) in state.held.iter_mut().filter(|(_, held)| held.renew_at <= now) {
-                let has_it = held.delivery <= received;
-                if !has_it && (held.is_last() || held.ends > now + self.lease * 2 / 3) {
-                    // Nothing to write down yet, and too early to prolong it, or of no use.
-                    held.renew_at = now + confirmation_pause(held.ends - now);
-                    continue;
-                }
-                let item = ExtendItem {
-                    job_id: *id,
-                    nonce: held.nonce,
-                    duration_ms: self.lease.as_millis() as u64,
-                    by: Extender::Owner(self.owner, has_it),
-                    progress: None,
-                };
-                due.of(held.queue.routing_key(), || held.queue.clone()).1.push(item);
-            }
-        }
-        for (queue, items) in due {
+    /// Renews the leases that are due, in one call per queue, and plans the next renewal if the worker holds anything.
+    pub async fn renew(&self) {
+        for (queue, items) in self.due_renewals() {
             for some in items.chunks(MAX_GROUP_ITEMS) {
                 let asked = Instant::now();
                 let results = queue.extend.submit(some.to_vec()).all().await;
@@ -250,67 +120,88 @@ impl Session {
                 }
             }
         }
-        // Checked a few times a second at most: renewals of many jobs travel together.
-        let mut state = self.lock();
-        let soonest = state.held.values().map(|held| held.renew_at).min();
-        state.renewal_at = soonest.map(|soonest| soonest.max(Instant::now() + Duration::from_millis(200)));
+        let mut state = self.state();
+        let next = state.held.values().map(|held| held.renew_at).min();
+        state.renewal_at = next.map(|next| next.max(Instant::now() + MIN_RENEWAL_PAUSE));
+    }
+
+    fn due_renewals(&self) -> PerQueue<Vec<ExtendItem>> {
+        let now = Instant::now();
+        let mut due: PerQueue<Vec<ExtendItem>> = PerQueue::default();
+        let mut state = self.state();
+        let received = state.received;
+        for (id, held) in state.held.iter_mut().filter(|(_, held)| held.renew_at <= now) {
+            let confirmed = held.delivery <= received;
+            if !confirmed && (held.is_last_renewal() || held.ends > now + self.lease * 2 / 3) {
+                // Nothing to confirm yet, and a renewal is too early or cannot help.
+                held.renew_at = now + confirmation_pause(held.ends - now);
+                continue;
+            }
+            let item = ExtendItem {
+                job_id: *id,
+                nonce: held.nonce,
+                duration_ms: self.lease.as_millis() as u64,
+                by: Extender::Owner(self.owner, confirmed),
+                progress: None,
+            };
+            due.of(held.queue.routing_key(), || held.queue.clone()).1.push(item);
+        }
+        due
     }
 
     fn renewed(&self, item: &ExtendItem, asked: Instant, result: Result<Extended, Error>) {
         let (id, nonce) = (item.job_id, item.nonce);
-        let mut state = self.lock();
+        let mut state = self.state();
         let Some(held) = state.held.get_mut(&id).filter(|held| held.nonce == nonce) else {
             return;
         };
         match result {
-            // The worker has it over another stream, or has answered: nothing to tell.
+            // Another stream of the worker owns it, or the worker has settled it: nothing to tell.
             Ok(Extended { moved: true, .. }) | Err(Error::AlreadySettled) => {
                 drop(state);
-                self.forget(std::iter::once((id, nonce)));
+                self.free(std::iter::once((id, nonce)));
             }
             Ok(extended) => {
-                self.runs(held, asked, &extended);
+                self.note_extended(held, asked, &extended);
                 held.renew_at = self.renew_at(asked, extended.remaining_ms);
                 if item.by == Extender::Owner(self.owner, false) {
-                    // It is still to be written down that the worker has the job.
+                    // The lease is not marked as confirmed yet.
                     let pause = confirmation_pause(Duration::from_millis(extended.remaining_ms));
                     held.renew_at = held.renew_at.min(asked + pause);
                 }
                 if let Some(reason) = extended.cancel_reason {
-                    self.ask_to_give_up(held, extended.remaining_ms, reason);
+                    self.ask_to_stop(held, extended.remaining_ms, reason);
                 }
             }
             Err(Error::LeaseLost) => {
                 drop(state);
                 self.lose(id, nonce);
             }
-            // Redis is away: again soon; the lease may outlive it.
-            Err(_) => held.renew_at = Instant::now() + Duration::from_secs(1),
+            // Redis does not reply: the lease may outlive that.
+            Err(_) => held.renew_at = Instant::now() + ERROR_PAUSE,
         }
     }
 
     /// Tells the worker that a lease is over.
     fn lose(&self, id: JobId, nonce: Nonce) {
-        let told = {
-            let state = self.lock();
+        let lost = {
+            let state = self.state();
             let held = state.held.get(&id).filter(|held| held.nonce == nonce);
             held.map(|held| (held.token.clone(), held.lost_because()))
         };
-        if let Some((lease_token, reason)) = told {
-            self.send(Frame::LeaseLost(pb::LeaseLost {
-                lease_token,
-                reason: reason.to_owned(),
-            }));
-            self.forget(std::iter::once((id, nonce)));
+        if let Some((lease_token, reason)) = lost {
+            self.send(Outbound::LeaseLost { lease_token, reason });
+            self.free(std::iter::once((id, nonce)));
         }
     }
 
-    /// The stream is over: what the worker never received goes back to the head of its queue, the rest stays with the worker for the grace. Of what was not
-    /// received the first frame counts as a delivery that no worker confirmed: if one of its jobs breaks its workers, it comes to light.
-    pub(super) async fn end(&self, grace: Duration) {
+    /// Ends the session of a stream that is over: releases what the worker never received; the rest stays with the worker
+    /// for the grace. The first frame that the worker did not receive counts as an unconfirmed delivery: if one of its
+    /// jobs breaks workers, that shows.
+    pub async fn end(&self, grace: Duration) {
         self.consumer().close();
         let (mut held, received) = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.ended = true;
             (std::mem::take(&mut state.held), state.received)
         };
@@ -320,18 +211,19 @@ impl Session {
             .map(|held| held.delivery)
             .filter(|frame| *frame > received)
             .min();
-        let mut ordered: Vec<(JobId, Held)> = held.drain().collect();
+        let mut ordered: Vec<(JobId, HeldJob)> = held.drain().collect();
         ordered.sort_unstable_by_key(|(_, held)| held.order);
-        let mut queues: PerQueue<Parting> = PerQueue::default();
+        let mut queues: PerQueue<Ending> = PerQueue::default();
         let now = Instant::now();
         for (job_id, held) in ordered {
-            let (_, (unreceived, extensions)) = queues.of(held.queue.routing_key(), || held.queue.clone());
+            let (_, ending) = queues.of(held.queue.routing_key(), || held.queue.clone());
             if held.delivery > received {
-                unreceived.push((job_id, held.nonce, Some(held.delivery) == suspect));
+                let is_suspect = Some(held.delivery) == suspect;
+                ending.unreceived.push((job_id, held.nonce, is_suspect));
             } else {
-                let asked = held.asked_until.map(|until| until.saturating_duration_since(now));
-                let rest = grace.min(self.lease).max(asked.unwrap_or_default());
-                extensions.push(ExtendItem {
+                let extended = held.extended_until.map(|until| until.saturating_duration_since(now));
+                let rest = grace.min(self.lease).max(extended.unwrap_or_default());
+                ending.kept.push(ExtendItem {
                     job_id,
                     nonce: held.nonce,
                     duration_ms: rest.as_millis() as u64,
@@ -340,25 +232,10 @@ impl Session {
                 });
             }
         }
-        for (queue, (unreceived, extensions)) in queues {
-            let extensions = queue.extend.submit(extensions);
-            queue.release(unreceived, Some(self.owner)).await;
-            extensions.all().await;
-        }
-    }
-}
-
-/// Gives back what a stream had sent and its worker, who is here, does not name: it never arrived.
-async fn release_unnamed(broker: Arc<Broker>, queues: Vec<Arc<Queue>>, before: Owner) {
-    for queue in queues {
-        match broker.store.release_unnamed(queue.keys(), before).await {
-            Ok(0) => {}
-            Ok(jobs) => {
-                // Some may have come back after their `start_by`.
-                queue.due_within(0);
-                tracing::info!(queue = %queue.routing_key(), jobs, "jobs that a worker did not get before its stream broke went back");
-            }
-            Err(error) => tracing::debug!(%error, "what a worker did not get could not be given back"),
+        for (queue, ending) in queues {
+            let kept = queue.extend.submit(ending.kept);
+            queue.release(ending.unreceived, Some(self.owner)).await;
+            kept.all().await;
         }
     }
 }

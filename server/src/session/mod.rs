@@ -1,251 +1,219 @@
-//! One stream's side of the broker: what the worker holds, what it was told, and how much more it may get.
+//! Sessions: what a worker holds over a stream, what it was sent, and how much more it may get. Nothing here knows gRPC:
+//! `grpc/subscribe` reads the frames of the worker, calls the session, and writes its [`Outbound`] messages.
+
+mod held;
+pub(crate) mod leased_job;
+mod leases;
+mod opening;
+mod outbound;
+mod registry;
+mod report;
+pub mod settle;
 
 use std::{
     collections::hash_map::Entry,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use bananas_proto::server::{self as pb, subscribe_response::Frame};
+use bananas_proto::server as pb;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
 };
-use tonic::Status;
 
-use super::{
-    Opening,
-    held::{Held, confirmation_pause},
-    registry::Holders,
-};
 use crate::{
-    broker::Broker,
-    clock::now_ms,
-    dispatch::{Consumer, Delivery, Identity, Notice},
-    domain::{Error, JobId, JobMap, LeaseToken, Nonce, Owner},
-    grpc::{
-        convert,
-        leased::{self, LeasedJob},
-        settle::{Verdict, jobs_of},
-    },
+    dispatch::{Consumer, Delivery, Identity},
+    domain::{Error, JobId, JobMap, LeaseToken, Nonce, Owner, Policy},
+    queue::Queues,
 };
+use held::{HeldJob, confirmation_pause};
+use leased_job::LeasedJob;
+pub use opening::{Opening, Window};
+pub use outbound::{DrainReason, Outbound};
+use registry::Holders;
+pub use registry::Sessions;
+use settle::SettleResult;
 
-/// A frame of jobs is closed at this size, so that no client's message limit is in its way.
+/// A frame of jobs is closed at this size: below the default message limit of gRPC clients.
 const FRAME_BYTES: usize = 1 << 20;
 
-/// What changes while a stream lives.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) held: JobMap<Held>,
-    /// When the first lease is due for a renewal, as of the last round of them; `None` while nothing is held.
-    pub(super) renewal_at: Option<Instant>,
-    /// The number of the last frame of jobs that was sent, and of the last that the worker has.
-    pub(super) delivery: u64,
-    pub(super) received: u64,
-    pub(super) flow: pb::Flow,
-    pub(super) draining: bool,
-    /// Nothing is kept here any more.
-    pub(super) ended: bool,
-    orders: u64,
-    /// Frames that are on their way to Redis, and how many of them name a job.
-    settling: usize,
-    named: JobMap<u32>,
-}
-
-impl State {
-    pub(super) fn next_order(&mut self) -> u64 {
-        self.orders += 1;
-        self.orders
-    }
-
-    fn begin_work(&mut self, jobs: &[JobId]) {
-        self.settling += 1;
-        for job in jobs {
-            *self.named.entry(*job).or_default() += 1;
-        }
-    }
-
-    fn end_work(&mut self, jobs: &[JobId]) {
-        self.settling -= 1;
-        for job in jobs {
-            if let Entry::Occupied(mut frames) = self.named.entry(*job) {
-                *frames.get_mut() -= 1;
-                if *frames.get() == 0 {
-                    frames.remove();
-                }
-            }
-        }
-    }
-}
+/// Where a session sends its messages. An error ends the stream.
+pub type Outbox = mpsc::UnboundedSender<Result<Outbound, Error>>;
 
 /// One stream's side of the broker.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: String,
-    /// Written in the leases of this stream.
-    pub(super) owner: Owner,
+pub struct Session {
+    id: String,
+    /// The owner of the leases of this stream, as Redis stores it.
+    owner: Owner,
     worker: pb::WorkerInfo,
     selector: pb::Selector,
     opened_ms: u64,
-    pub(super) lease: Duration,
-    out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
+    lease: Duration,
+    outbox: Outbox,
     consumer: OnceLock<Arc<Consumer>>,
     state: Mutex<State>,
-    /// Who holds which job, over all streams of this broker.
-    pub(super) holders: Arc<Holders>,
-    /// Wakes the driver when there is something to keep alive.
-    pub(super) rouse: Notify,
-    /// Wakes the driver when a frame has its answer.
-    pub(super) settled_one: Notify,
-    pub(super) unsent: Arc<AtomicUsize>,
-    /// Something other than the number of jobs held changed that ListWorkers shows.
+    /// Which stream holds which job, over all streams of this broker.
+    holders: Arc<Holders>,
+    /// Notified when a lease has to be renewed earlier than planned.
+    pub(crate) renewal_changed: Notify,
+    /// Notified when a frame has its results.
+    pub(crate) frame_done: Notify,
+    unsent: Arc<AtomicUsize>,
+    /// Something that ListWorkers shows has changed, the number of held jobs apart.
     changed: AtomicBool,
-    /// Jobs held according to the last report.
-    reported: AtomicUsize,
+    /// Held jobs at the last report.
+    reported_jobs: AtomicUsize,
+}
+
+/// What changes while a stream lives.
+#[derive(Debug, Default)]
+struct State {
+    held: JobMap<HeldJob>,
+    /// When the first lease is due for renewal, as of the last run; `None` while the worker holds nothing.
+    renewal_at: Option<Instant>,
+    /// The number of the last frame of jobs that was sent, and of the last one that the worker confirmed.
+    delivery: u64,
+    received: u64,
+    window: Window,
+    draining: bool,
+    /// The session takes no jobs any more.
+    ended: bool,
+    orders: u64,
+    /// Frames in flight to Redis, and how many of them name a job.
+    frames_in_flight: usize,
+    named: JobMap<u32>,
 }
 
 impl Session {
-    pub(super) fn new(
-        broker: &Arc<Broker>,
-        opening: &Opening,
-        out: mpsc::UnboundedSender<Result<pb::SubscribeResponse, Status>>,
-    ) -> Arc<Self> {
+    /// A session for a stream that opens.
+    pub fn new(queues: &Arc<Queues>, sessions: &Sessions, opening: &Opening, outbox: Outbox) -> Arc<Self> {
         let session = Arc::new(Self {
             id: opening.session_id.clone(),
             owner: Owner::new(),
             worker: opening.worker.clone(),
             selector: opening.selector_message.clone(),
-            opened_ms: now_ms(),
+            opened_ms: crate::clock::now_ms(),
             lease: Duration::from_millis(opening.selector.lease_ms),
-            out,
+            outbox,
             consumer: OnceLock::new(),
             state: Mutex::new(State {
-                flow: opening.flow,
+                window: opening.window,
                 ..State::default()
             }),
-            holders: broker.sessions.holders(),
-            rouse: Notify::new(),
-            settled_one: Notify::new(),
+            holders: sessions.holders(),
+            renewal_changed: Notify::new(),
+            frame_done: Notify::new(),
             unsent: Arc::default(),
             changed: AtomicBool::new(true),
-            reported: AtomicUsize::new(0),
+            reported_jobs: AtomicUsize::new(0),
         });
-        let to = Arc::downgrade(&session);
-        let store = broker.store.clone();
-        let sink = Box::new(move |delivery| match to.upgrade() {
-            Some(session) => session.deliver(delivery, store.policy()),
+        let weak = Arc::downgrade(&session);
+        let queues = queues.clone();
+        let sink = Box::new(move |delivery| match weak.upgrade() {
+            Some(session) => session.deliver(delivery, queues.store().policy()),
             None => Err(delivery),
         });
-        let to = Arc::downgrade(&session);
+        let weak = Arc::downgrade(&session);
         let notify = Box::new(move |notice| {
-            if let Some(session) = to.upgrade() {
-                let reason = match notice {
-                    Notice::Paused => pb::AdviceReason::Paused,
-                    Notice::Resumed => pb::AdviceReason::Empty,
-                    Notice::NoRoom => pb::AdviceReason::NoRoom,
-                };
-                session.send(Frame::Advice(pb::Advice {
-                    reason: reason.into(),
-                    retry_after: None,
-                }));
+            if let Some(session) = weak.upgrade() {
+                session.send(Outbound::Advice(notice));
             }
         });
-        let flow = opening.flow;
         let identity = Identity {
             holder: opening.worker.worker_id.clone(),
             owner: session.owner,
             request: None,
         };
-        let consumer = Consumer::new(identity, flow.max_jobs, flow.max_bytes, sink, notify);
+        let Window { max_jobs, max_bytes } = opening.window;
+        let consumer = Consumer::new(identity, max_jobs, max_bytes, sink, notify);
         let _ = session.consumer.set(consumer);
         session
     }
 
-    pub(super) fn id(&self) -> &str {
+    /// The id of the session; a session that is resumed keeps it.
+    pub fn id(&self) -> &str {
         &self.id
     }
 
-    #[allow(clippy::expect_used, reason = "set in `new`, before anybody has the session")]
-    pub(super) fn consumer(&self) -> &Arc<Consumer> {
+    /// The stream as a consumer of jobs.
+    #[allow(clippy::expect_used, reason = "set in `new`, before the session is shared")]
+    pub fn consumer(&self) -> &Arc<Consumer> {
         self.consumer.get().expect("set in new")
     }
 
-    /// Sends a frame; to a worker that is gone it goes nowhere.
-    pub(super) fn send(&self, frame: Frame) {
-        self.unsent.fetch_add(weight(&frame), Relaxed);
-        let _ = self.out.send(Ok(pb::SubscribeResponse { frame: Some(frame) }));
+    /// Sends a message; to a worker that is gone it goes nowhere.
+    pub fn send(&self, message: Outbound) {
+        self.unsent.fetch_add(message.weight(), Relaxed);
+        let _ = self.outbox.send(Ok(message));
     }
 
-    /// Bytes that wait to be sent, about; jobs, which the window bounds, are not counted.
-    pub(super) fn unsent(&self) -> usize {
-        self.unsent.load(Relaxed)
+    /// Ends the stream with an error.
+    pub fn fail(&self, error: Error) {
+        let _ = self.outbox.send(Err(error));
     }
 
-    /// Notes a frame of answers; `false` if one that is still on its way names a job of it: then it has to wait.
-    pub(super) fn begins_settling(&self, settlements: &[pb::Settlement]) -> bool {
-        let jobs = jobs_of(settlements.iter().map(|settlement| &settlement.lease_token));
-        let mut state = self.lock();
-        if state.settling > 0 && jobs.iter().any(|job| state.named.contains_key(job)) {
+    /// About how many bytes wait to be sent. Jobs are not counted: the window bounds them.
+    pub fn unsent(&self) -> &Arc<AtomicUsize> {
+        &self.unsent
+    }
+
+    /// Waits until the worker's end of the stream is gone.
+    pub async fn closed(&self) {
+        self.outbox.closed().await;
+    }
+
+    /// Notes a frame of settlements; `false` if a frame in flight names one of its jobs: then it has to wait.
+    pub fn begin_settling(&self, jobs: &[JobId]) -> bool {
+        let mut state = self.state.lock();
+        if state.frames_in_flight > 0 && jobs.iter().any(|job| state.named.contains_key(job)) {
             return false;
         }
-        state.begin_work(&jobs);
+        state.begin_frame(jobs);
         true
     }
 
     /// Notes a frame of extensions.
-    pub(super) fn begins_extending(&self, jobs: &[JobId]) {
-        self.lock().begin_work(jobs);
+    pub fn begin_extending(&self, jobs: &[JobId]) {
+        self.state.lock().begin_frame(jobs);
     }
 
-    /// A frame has its answer.
-    pub(super) fn end_work(&self, jobs: &[JobId]) {
-        self.lock().end_work(jobs);
-        self.settled_one.notify_one();
+    /// A frame has its results.
+    pub fn end_frame(&self, jobs: &[JobId]) {
+        self.state.lock().end_frame(jobs);
+        self.frame_done.notify_one();
     }
 
-    /// Frames on their way to Redis.
-    pub(super) fn settling(&self) -> usize {
-        self.lock().settling
+    /// Frames in flight to Redis.
+    pub fn frames_in_flight(&self) -> usize {
+        self.state.lock().frames_in_flight
     }
 
     /// Whether the worker gets no more jobs.
-    pub(super) fn is_draining(&self) -> bool {
-        self.lock().draining
+    pub fn is_draining(&self) -> bool {
+        self.state.lock().draining
     }
 
-    /// Ends the stream with a status; without one it ends well.
-    pub(super) fn fail(&self, status: Status) {
-        let _ = self.out.send(Err(status));
-    }
-
-    /// The worker's end is gone.
-    pub(super) async fn closed(&self) {
-        self.out.closed().await;
-    }
-
-    /// Keeps what was leased for this worker and sends it, in frames of bounded size.
-    fn deliver(self: &Arc<Self>, delivery: Delivery, policy: &crate::domain::Policy) -> Result<(), Delivery> {
-        let mut state = self.lock();
-        if self.out.is_closed() || state.ended || state.draining {
+    /// Holds the jobs of a fetch and sends them, in frames of bounded size.
+    fn deliver(self: &Arc<Self>, delivery: Delivery, policy: &Policy) -> Result<(), Delivery> {
+        let mut state = self.state.lock();
+        if self.outbox.is_closed() || state.ended || state.draining {
             return Err(delivery);
         }
         let now = Instant::now();
         let mut frame = Vec::with_capacity(delivery.jobs.len());
         let mut frame_bytes = 0;
-        // Room that is free again: nothing came of a job, or its lease took the place of one that is over and whose end nobody has told us yet.
+        // A part of the window is free again if a record cannot be read, or if a lease replaces one of the same job whose
+        // end this broker had not heard of.
         let (mut free_jobs, mut free_bytes) = (0, 0);
         let mut shortest = self.lease;
-        state.delivery += 1;
         for job in &delivery.jobs {
-            let Some(LeasedJob {
-                wire,
-                token,
-                attempt_timeout_ms,
-            }) = leased::encode(&delivery, job, policy)
-            else {
+            let Some(leased) = LeasedJob::encode(&delivery, job, policy) else {
                 tracing::error!(job_id = %job.job_id, "a leased record cannot be read");
                 free_jobs += 1;
                 free_bytes += job.bytes();
@@ -253,47 +221,38 @@ impl Session {
             };
             let term = Duration::from_millis(job.lease_ms);
             shortest = shortest.min(term);
-            let held = Held {
+            let held = HeldJob {
                 queue: delivery.queue.clone(),
                 nonce: delivery.nonce,
-                token,
+                token: leased.token,
                 bytes: job.bytes(),
-                delivery: state.delivery,
+                delivery: state.delivery + 1,
                 order: state.next_order(),
                 ends: now + term,
                 margin: self.margin(term),
-                asked_until: None,
+                extended_until: None,
                 renew_at: now + confirmation_pause(term),
-                attempt_ends: now + Duration::from_millis(attempt_timeout_ms),
+                attempt_ends: now + Duration::from_millis(leased.attempt_timeout_ms),
                 cancelled: false,
             };
-            if let Some(before) = self.keep(&mut state, job.job_id, held) {
+            if let Some(replaced) = self.hold(&mut state, job.job_id, held) {
                 free_jobs += 1;
-                free_bytes += before.bytes;
-                // The lease before ended without our knowing: its work stops before it begins anew.
-                self.send(Frame::LeaseLost(pb::LeaseLost {
-                    reason: before.lost_because().to_owned(),
-                    lease_token: before.token,
-                }));
+                free_bytes += replaced.bytes;
+                // The worker stops the job of the replaced lease before it starts the job again.
+                self.send(Outbound::LeaseLost {
+                    reason: replaced.lost_because(),
+                    lease_token: replaced.token,
+                });
             }
-            frame_bytes += wire.len();
-            frame.push(wire);
+            frame_bytes += leased.message.len();
+            frame.push(leased.message);
             if frame_bytes >= FRAME_BYTES {
-                self.send(Frame::Jobs(pb::Jobs {
-                    jobs: std::mem::take(&mut frame),
-                    delivery: state.delivery,
-                }));
-                state.delivery += 1;
+                self.send_jobs(&mut state, std::mem::take(&mut frame));
                 frame_bytes = 0;
             }
         }
-        if frame.is_empty() {
-            state.delivery -= 1;
-        } else {
-            self.send(Frame::Jobs(pb::Jobs {
-                jobs: frame,
-                delivery: state.delivery,
-            }));
+        if !frame.is_empty() {
+            self.send_jobs(&mut state, frame);
         }
         self.renew_no_later_than(&mut state, now + confirmation_pause(shortest));
         drop(state);
@@ -301,33 +260,23 @@ impl Session {
         Ok(())
     }
 
-    /// The driver looks for leases to renew at this time, or sooner.
-    fn renew_no_later_than(&self, state: &mut State, at: Instant) {
-        if state.renewal_at.is_none_or(|planned| at < planned) {
-            state.renewal_at = Some(at);
-            self.rouse.notify_one();
-        }
+    fn send_jobs(&self, state: &mut State, jobs: Vec<bytes::Bytes>) {
+        state.delivery += 1;
+        self.send(Outbound::Jobs {
+            jobs,
+            delivery: state.delivery,
+        });
     }
 
-    /// The last round of renewals broke off.
-    pub(super) fn put_off_renewal(&self, pause: Duration) {
-        self.lock().renewal_at = Some(Instant::now() + pause);
-    }
-
-    /// When to look for leases to renew.
-    pub(super) fn renewal_at(&self) -> Option<Instant> {
-        self.lock().renewal_at
-    }
-
-    /// Holds a job; returns the lease of it that was held before.
-    pub(super) fn keep(self: &Arc<Self>, state: &mut State, id: JobId, held: Held) -> Option<Held> {
+    /// Holds a job; returns the lease of the same job that it replaces.
+    fn hold(self: &Arc<Self>, state: &mut State, id: JobId, held: HeldJob) -> Option<HeldJob> {
         self.holders.note(id, self);
         state.held.insert(id, held)
     }
 
-    /// Everything up to this frame is in the worker's memory.
-    pub(super) fn received(&self, delivery: u64) -> Result<(), Error> {
-        let mut state = self.lock();
+    /// The worker has every frame up to this one.
+    pub fn received(&self, delivery: u64) -> Result<(), Error> {
+        let mut state = self.state.lock();
         if delivery > state.delivery {
             return Err(Error::invalid("received.delivery", "was not sent yet"));
         }
@@ -335,38 +284,36 @@ impl Session {
         Ok(())
     }
 
-    /// Changes the window.
-    pub(super) fn set_flow(&self, flow: pb::Flow) {
-        let mut state = self.lock();
-        state.flow = flow;
+    /// Replaces the window.
+    pub fn set_window(&self, window: Window) {
+        let mut state = self.state.lock();
+        state.window = window;
         let draining = state.draining;
         drop(state);
         if !draining {
-            self.consumer().set_window(flow.max_jobs, flow.max_bytes);
+            self.consumer().set_window(window.max_jobs, window.max_bytes);
         }
         self.changed.store(true, Relaxed);
     }
 
     /// No more jobs come.
-    pub(super) fn stop_taking(&self) {
-        self.lock().draining = true;
+    pub fn stop_taking(&self) {
+        self.state.lock().draining = true;
         self.consumer().close();
         self.changed.store(true, Relaxed);
     }
 
-    /// Takes note of settlements; returns how many leases of this stream they end.
-    pub(super) fn settled(&self, verdicts: &[Verdict]) -> usize {
-        let ended = verdicts.iter().filter(|verdict| verdict.ended);
-        self.forget(ended.filter_map(|verdict| {
-            let token = verdict.token.as_ref()?;
-            Some((token.job_id, token.nonce))
-        }))
+    /// Notes settlements; returns how many leases of this stream they end.
+    pub fn settled(&self, results: &[SettleResult]) -> usize {
+        let ended = results.iter().filter_map(SettleResult::ended);
+        self.free(ended.map(|token| (token.job_id, token.nonce)))
     }
 
-    /// Does not hold these leases any more; there is room for others. A job that was given back may be here again under another lease, which stays.
-    pub(super) fn forget(&self, leases: impl Iterator<Item = (JobId, Nonce)>) -> usize {
+    /// The worker does not hold these leases any more: frees their part of the window and returns how many there were. A
+    /// released job may be here again under another lease, which stays.
+    pub fn free(&self, leases: impl Iterator<Item = (JobId, Nonce)>) -> usize {
         let (mut jobs, mut bytes) = (0, 0);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let mut gone = Vec::new();
         for (id, nonce) in leases {
             if let Entry::Occupied(held) = state.held.entry(id)
@@ -383,84 +330,74 @@ impl Session {
         gone.len()
     }
 
-    /// Whether this lease is held over this stream.
-    pub(super) fn holds(&self, token: &LeaseToken) -> bool {
-        self.lock()
+    /// Whether the worker holds this lease over this stream.
+    fn holds(&self, token: &LeaseToken) -> bool {
+        self.state
+            .lock()
             .held
             .get(&token.job_id)
             .is_some_and(|held| held.nonce == token.nonce)
     }
 
-    /// Jobs held.
-    pub(super) fn held_count(&self) -> usize {
-        self.lock().held.len()
+    /// The number of held jobs.
+    pub fn held_count(&self) -> usize {
+        self.state.lock().held.len()
     }
 
-    /// The window, for the metrics.
-    pub(super) fn window(&self) -> u32 {
-        self.lock().flow.max_jobs
-    }
-
-    /// Asks the worker to give up a job, once.
-    pub(super) fn cancel(&self, job: JobId, grace: Duration, reason: &str) {
-        let mut state = self.lock();
+    /// Asks the worker once to stop a job.
+    fn cancel(&self, job: JobId, grace: Duration, reason: &str) {
+        let mut state = self.state.lock();
         let Some(held) = state.held.get_mut(&job) else {
             return;
         };
-        if self.ask_to_give_up(held, grace.as_millis() as u64, reason.to_owned()) {
-            // The lease ends with the grace, whatever else happens.
+        if self.ask_to_stop(held, grace.as_millis() as u64, reason.to_owned()) {
+            // The lease ends with the grace at the latest.
             let at = held.renew_at.min(Instant::now() + grace);
             held.renew_at = at;
             self.renew_no_later_than(&mut state, at);
         }
     }
 
-    /// Tells the worker to give up a job within `grace_ms`; `false` if it was told before.
-    pub(super) fn ask_to_give_up(&self, held: &mut Held, grace_ms: u64, reason: String) -> bool {
+    /// Asks the worker to stop a job within `grace_ms`; `false` if it was asked before.
+    fn ask_to_stop(&self, held: &mut HeldJob, grace_ms: u64, reason: String) -> bool {
         let is_new = !std::mem::replace(&mut held.cancelled, true);
         if is_new {
-            self.send(Frame::Cancel(pb::CancelLease {
+            self.send(Outbound::Cancel {
                 lease_token: held.token.clone(),
                 reason,
-                grace: Some(convert::duration(grace_ms)),
-            }));
+                grace_ms,
+            });
         }
         is_new
     }
 
-    /// Whether ListWorkers would show something new; asked once per report.
-    pub(super) fn has_changed(&self) -> bool {
-        let held = self.held_count();
-        self.changed.swap(false, Relaxed) | (self.reported.swap(held, Relaxed) != held)
-    }
-
-    /// As ListWorkers shows it.
-    pub(super) fn report(&self, broker_id: &str) -> pb::Worker {
-        let state = self.lock();
-        pb::Worker {
-            info: Some(self.worker.clone()),
-            session_id: self.id.clone(),
-            broker_id: broker_id.to_owned(),
-            selector: Some(self.selector.clone()),
-            flow: Some(state.flow),
-            held_jobs: state.held.len() as u32,
-            open_time: Some(convert::timestamp(self.opened_ms)),
-            draining: state.draining,
-        }
-    }
-
-    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
     }
 }
 
-/// What a frame weighs until it is sent, about.
-pub(super) fn weight(frame: &Frame) -> usize {
-    const ITEM: usize = 160;
-    match frame {
-        Frame::Jobs(_) => 0,
-        Frame::SettleResults(frame) => ITEM * (1 + frame.results.len()),
-        Frame::ExtendResults(frame) => ITEM * (1 + frame.results.len()),
-        _ => ITEM,
+impl State {
+    fn next_order(&mut self) -> u64 {
+        self.orders += 1;
+        self.orders
+    }
+
+    fn begin_frame(&mut self, jobs: &[JobId]) {
+        self.frames_in_flight += 1;
+        for job in jobs {
+            *self.named.entry(*job).or_default() += 1;
+        }
+    }
+
+    fn end_frame(&mut self, jobs: &[JobId]) {
+        self.frames_in_flight -= 1;
+        for job in jobs {
+            if let Entry::Occupied(mut frames) = self.named.entry(*job) {
+                *frames.get_mut() -= 1;
+                if *frames.get() == 0 {
+                    frames.remove();
+                }
+            }
+        }
     }
 }

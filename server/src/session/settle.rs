@@ -1,34 +1,65 @@
-//! Acks, nacks and extensions: to the commit groups of their queues, and back in the order in which they came.
+//! Settlements and extensions of one call or frame: to the batches of their queues, and their results in the order in
+//! which they came.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
-use bananas_proto::server as pb;
-use bytes::Bytes;
-
-use super::convert::{self, Answer};
 use crate::{
-    broker::Broker,
-    domain::{Error, JobId, JobState, LeaseToken},
-    queue::{PerQueue, Queue},
-    status::item_error,
+    domain::{Error, JobState, LeaseToken},
+    queue::{PerQueue, Queue, Queues, batch::Submitted},
     store::{AckItem, ExtendItem, Extended, NackAction, NackItem, NackOutcome, Settled},
 };
 
-/// The state of a job on the wire.
-pub(super) const fn wire_state(state: JobState) -> pb::JobState {
-    match state {
-        JobState::Scheduled => pb::JobState::Scheduled,
-        JobState::Ready => pb::JobState::Ready,
-        JobState::Leased => pb::JobState::Leased,
-        JobState::Succeeded => pb::JobState::Succeeded,
-        JobState::Dead => pb::JobState::Dead,
-        JobState::Cancelled => pb::JobState::Cancelled,
-        JobState::Expired => pb::JobState::Expired,
+/// What a worker says of one job.
+#[derive(Debug)]
+pub enum Settlement {
+    /// It is done.
+    Ack(AckItem),
+    /// It is not done.
+    Nack(NackItem),
+}
+
+/// A settlement with its token, or why it could not be read.
+pub type ReadSettlement = Result<(LeaseToken, Settlement), Error>;
+
+/// An extension with its token, or why it could not be read.
+pub type ReadExtension = Result<(LeaseToken, ExtendItem), Error>;
+
+/// The result of one settlement.
+#[derive(Debug)]
+pub struct SettleResult {
+    /// The token, if it could be read.
+    pub token: Option<LeaseToken>,
+    /// What became of it.
+    pub result: Result<SettledJob, Error>,
+}
+
+/// A job that is settled.
+#[derive(Debug)]
+pub struct SettledJob {
+    /// The same settlement had been applied before.
+    pub already: bool,
+    /// After a nack: the state of the job now.
+    pub state: Option<JobState>,
+}
+
+impl SettleResult {
+    /// The result of a settlement that was refused unread.
+    pub fn refused(error: Error) -> Self {
+        Self {
+            token: None,
+            result: Err(error),
+        }
+    }
+
+    /// The token, if the worker does not hold the lease any more.
+    pub fn ended(&self) -> Option<&LeaseToken> {
+        let ended = matches!(self.result, Ok(_) | Err(Error::LeaseLost | Error::AlreadySettled));
+        self.token.as_ref().filter(|_| ended)
     }
 }
 
 /// Counts an ack.
-pub(super) fn note_ack(queue: &Queue, token: &LeaseToken, result: &Result<Settled, Error>) {
+pub fn note_ack(queue: &Queue, token: &LeaseToken, result: &Result<Settled, Error>) {
     if let Ok(Settled { now_ms, already: false }) = result {
         let band = queue.metrics().band(token.priority);
         band.completed.inc();
@@ -38,7 +69,7 @@ pub(super) fn note_ack(queue: &Queue, token: &LeaseToken, result: &Result<Settle
 }
 
 /// Counts a nack.
-pub(super) fn note_nack(queue: &Queue, token: &LeaseToken, action: NackAction, result: &Result<NackOutcome, Error>) {
+pub fn note_nack(queue: &Queue, token: &LeaseToken, action: NackAction, result: &Result<NackOutcome, Error>) {
     let Ok(NackOutcome {
         settled: Settled { now_ms, already: false },
         state,
@@ -68,46 +99,20 @@ pub(super) fn note_nack(queue: &Queue, token: &LeaseToken, action: NackAction, r
     }
 }
 
-/// What became of one settlement, for those who keep track of the lease.
-#[derive(Debug)]
-pub(super) struct Verdict {
-    pub(super) token: Option<LeaseToken>,
-    /// The holder does not hold the lease any more.
-    pub(super) ended: bool,
-    pub(super) wire: pb::SettleResult,
-}
-
-/// Where the answer to a settlement will be: the queue, and the position among its acks or nacks.
-enum Slot {
-    Refused(pb::SettleResult),
-    Ack(usize, usize, LeaseToken),
-    Nack(usize, usize, LeaseToken, NackAction),
-}
-
-/// The jobs of these tokens, as far as they can be read.
-pub(super) fn jobs_of<'a>(tokens: impl Iterator<Item = &'a Bytes>) -> Vec<JobId> {
-    tokens.filter_map(|token| LeaseToken::job_id_of(token)).collect()
-}
-
-/// A settlement that was read, or why not.
-type Read = Result<(LeaseToken, Answer), Error>;
-
-/// Settles many leases; the verdicts come in order. What has left for Redis is done there, whatever becomes of the caller.
-pub(super) async fn settle(broker: &Arc<Broker>, settlements: Vec<pb::Settlement>) -> Vec<Verdict> {
-    let mut verdicts = Vec::with_capacity(settlements.len());
-    let read = settlements.into_iter().enumerate().map(|(index, settlement)| {
-        convert::settlement(settlement, &broker.limits).map_err(|error| error.at("settlements", index))
-    });
-    for wave in waves(read.collect()) {
-        verdicts.extend(settle_wave(broker, wave).await);
+/// Settles many leases; the results come in order. What has left for Redis is applied, even if the caller goes away.
+pub async fn settle(queues: &Queues, settlements: Vec<ReadSettlement>) -> Vec<SettleResult> {
+    let mut results = Vec::with_capacity(settlements.len());
+    for wave in waves(settlements) {
+        results.extend(settle_wave(queues, wave).await);
     }
-    verdicts
+    results
 }
 
-/// Acks and nacks go to Redis in different calls, so a job that is settled twice is settled in two waves: the first answer counts.
-fn waves(mut settlements: Vec<Read>) -> Vec<Vec<Read>> {
-    let acks = |read: &Read| matches!(read, Ok((_, Answer::Ack(_))));
-    let is_mixed = settlements.iter().any(acks) && settlements.iter().any(|read| read.is_ok() && !acks(read));
+/// Acks and nacks travel to Redis in different calls, so the two settlements of a job that is settled twice go in two
+/// waves: the first one counts.
+fn waves(mut settlements: Vec<ReadSettlement>) -> Vec<Vec<ReadSettlement>> {
+    let is_ack = |read: &ReadSettlement| matches!(read, Ok((_, Settlement::Ack(_))));
+    let is_mixed = settlements.iter().any(is_ack) && settlements.iter().any(|read| read.is_ok() && !is_ack(read));
     if !is_mixed {
         return vec![settlements];
     }
@@ -125,147 +130,107 @@ fn waves(mut settlements: Vec<Read>) -> Vec<Vec<Read>> {
     waves
 }
 
-async fn settle_wave(broker: &Arc<Broker>, settlements: Vec<Read>) -> Vec<Verdict> {
-    let mut queues: PerQueue<(Vec<AckItem>, Vec<NackItem>)> = PerQueue::default();
-    let mut slots = Vec::with_capacity(settlements.len());
+/// Where the result of a settlement will be: the position of its queue, and its own among the acks or nacks of that.
+enum Place {
+    Refused(Error),
+    Ack(usize, usize, LeaseToken),
+    Nack(usize, usize, LeaseToken, NackAction),
+}
+
+async fn settle_wave(queues: &Queues, settlements: Vec<ReadSettlement>) -> Vec<SettleResult> {
+    let mut per_queue: PerQueue<(Vec<AckItem>, Vec<NackItem>)> = PerQueue::default();
+    let mut places = Vec::with_capacity(settlements.len());
     for settlement in settlements {
+        let (token, settlement) = match settlement {
+            Ok(read) => read,
+            Err(error) => {
+                places.push(Place::Refused(error));
+                continue;
+            }
+        };
+        let (at, (acks, nacks)) = per_queue.of(&token.routing_key, || queues.get(&token.routing_key));
         match settlement {
-            Err(error) => slots.push(Slot::Refused(refused(&error))),
-            Ok((token, answer)) => {
-                let (at, (acks, nacks)) = queues.of(&token.routing_key, || broker.queues.get(&token.routing_key));
-                match answer {
-                    Answer::Ack(item) => {
-                        slots.push(Slot::Ack(at, acks.len(), token));
-                        acks.push(item);
-                    }
-                    Answer::Nack(item) => {
-                        slots.push(Slot::Nack(at, nacks.len(), token, item.action));
-                        nacks.push(item);
-                    }
-                }
+            Settlement::Ack(item) => {
+                places.push(Place::Ack(at, acks.len(), token));
+                acks.push(item);
+            }
+            Settlement::Nack(item) => {
+                places.push(Place::Nack(at, nacks.len(), token, item.action));
+                nacks.push(item);
             }
         }
     }
-    // All leave before any is waited for.
-    let pending: Vec<_> = queues
+    // All leave before the first is waited for.
+    let submitted: Vec<_> = per_queue
         .into_iter()
         .map(|(queue, (acks, nacks))| {
             let (acks, nacks) = (queue.ack.submit(acks), queue.nack.submit(nacks));
             (queue, acks, nacks)
         })
         .collect();
-    let mut answers = Vec::with_capacity(pending.len());
-    for (queue, acks, nacks) in pending {
-        answers.push((queue, acks.all().await, nacks.all().await));
+    let mut settled = Vec::with_capacity(submitted.len());
+    for (queue, acks, nacks) in submitted {
+        settled.push((queue, acks.all().await, nacks.all().await));
     }
-    let mut verdicts = Vec::with_capacity(slots.len());
-    for slot in slots {
-        verdicts.push(match slot {
-            Slot::Refused(wire) => Verdict {
-                token: None,
-                ended: false,
-                wire,
-            },
-            Slot::Ack(at, index, token) => {
-                let (queue, acks, _) = &answers[at];
-                let result = acks.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
-                note_ack(queue, &token, &result);
-                let wire = match &result {
-                    Ok(settled) => pb::SettleResult {
-                        already_settled: settled.already,
-                        ..pb::SettleResult::default()
-                    },
-                    Err(error) => refused(error),
-                };
-                Verdict {
-                    token: Some(token),
-                    ended: ended(&result),
-                    wire,
-                }
-            }
-            Slot::Nack(at, index, token, action) => {
-                let (queue, _, nacks) = &answers[at];
-                let result = nacks.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
-                note_nack(queue, &token, action, &result);
-                let wire = match &result {
-                    Ok(outcome) => pb::SettleResult {
-                        error: None,
-                        already_settled: outcome.settled.already,
-                        state: outcome.state.map_or(0, |state| wire_state(state) as i32),
-                    },
-                    Err(error) => refused(error),
-                };
-                Verdict {
-                    token: Some(token),
-                    ended: ended(&result),
-                    wire,
-                }
-            }
-        });
-    }
-    verdicts
-}
-
-pub(super) fn refused(error: &Error) -> pb::SettleResult {
-    pb::SettleResult {
-        error: Some(item_error(error)),
-        ..pb::SettleResult::default()
-    }
-}
-
-fn ended<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Ok(_) | Err(Error::LeaseLost | Error::AlreadySettled))
-}
-
-/// Extends many leases; the answers come in order, with the token where it could be read.
-pub(super) async fn extend(
-    broker: &Arc<Broker>,
-    extensions: Vec<pb::LeaseExtension>,
-) -> Vec<(Option<LeaseToken>, Result<Extended, Error>)> {
-    let mut queues: PerQueue<Vec<ExtendItem>> = PerQueue::default();
-    let mut slots = Vec::with_capacity(extensions.len());
-    for (index, extension) in extensions.into_iter().enumerate() {
-        match convert::extension(extension) {
-            Err(error) => slots.push(Err(error.at("leases", index))),
-            Ok((token, item)) => {
-                let (at, items) = queues.of(&token.routing_key, || broker.queues.get(&token.routing_key));
-                slots.push(Ok((at, items.len(), token)));
-                items.push(item);
+    let result = |place| match place {
+        Place::Refused(error) => SettleResult::refused(error),
+        Place::Ack(at, index, token) => {
+            let (queue, acks, _) = &settled[at];
+            let result = acks.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
+            note_ack(queue, &token, &result);
+            SettleResult {
+                token: Some(token),
+                result: result.map(|settled| SettledJob {
+                    already: settled.already,
+                    state: None,
+                }),
             }
         }
+        Place::Nack(at, index, token, action) => {
+            let (queue, _, nacks) = &settled[at];
+            let result = nacks.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
+            note_nack(queue, &token, action, &result);
+            SettleResult {
+                token: Some(token),
+                result: result.map(|outcome| SettledJob {
+                    already: outcome.settled.already,
+                    state: outcome.state,
+                }),
+            }
+        }
+    };
+    places.into_iter().map(result).collect()
+}
+
+/// Extends many leases; the results come in order, with the token if it could be read.
+pub async fn extend(
+    queues: &Queues,
+    extensions: Vec<ReadExtension>,
+) -> Vec<(Option<LeaseToken>, Result<Extended, Error>)> {
+    let mut per_queue: PerQueue<Vec<ExtendItem>> = PerQueue::default();
+    let mut places = Vec::with_capacity(extensions.len());
+    for extension in extensions {
+        places.push(extension.map(|(token, item)| {
+            let (at, items) = per_queue.of(&token.routing_key, || queues.get(&token.routing_key));
+            items.push(item);
+            (at, items.len() - 1, token)
+        }));
     }
-    let pending: Vec<_> = queues
+    let submitted: Vec<Submitted<Extended>> = per_queue
         .into_iter()
         .map(|(queue, items)| queue.extend.submit(items))
         .collect();
-    let mut answers = Vec::with_capacity(pending.len());
-    for pending in pending {
-        answers.push(pending.all().await);
+    let mut extended = Vec::with_capacity(submitted.len());
+    for submitted in submitted {
+        extended.push(submitted.all().await);
     }
-    slots
-        .into_iter()
-        .map(|slot| match slot {
-            Err(error) => (None, Err(error)),
-            Ok((at, index, token)) => (
-                Some(token),
-                answers[at].get(index).cloned().unwrap_or(Err(Error::ShuttingDown)),
-            ),
-        })
-        .collect()
-}
-
-/// The answer to one extension on the wire.
-pub(super) fn wire_extended(result: Result<Extended, Error>) -> pb::ExtendResult {
-    match result {
-        Ok(extended) => pb::ExtendResult {
-            error: None,
-            remaining: Some(convert::duration(extended.remaining_ms)),
-            cancel_requested: extended.cancel_reason.is_some(),
-            cancel_reason: extended.cancel_reason.unwrap_or_default(),
-        },
-        Err(error) => pb::ExtendResult {
-            error: Some(item_error(&error)),
-            ..pb::ExtendResult::default()
-        },
-    }
+    let result = |place| match place {
+        Err(error) => (None, Err(error)),
+        Ok((at, index, token)) => {
+            let results: &Vec<Result<Extended, Error>> = &extended[at];
+            let result = results.get(index).cloned();
+            (Some(token), result.unwrap_or(Err(Error::ShuttingDown)))
+        }
+    };
+    places.into_iter().map(result).collect()
 }

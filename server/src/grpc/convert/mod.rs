@@ -6,8 +6,9 @@ mod settlement;
 mod text;
 mod time;
 
+pub(super) use bananas_proto::time::{duration, timestamp};
 pub(super) use job::{job, spec};
 pub(super) use selector::{fingerprint, lease_ms, selector, worker};
-pub(super) use settlement::{Answer, extension, nack, result, settlement};
+pub(super) use settlement::{extension, nack, result, settlement};
 pub(super) use text::reason;
-pub(super) use time::{duration, duration_ms, timestamp};
+pub(super) use time::duration_ms;

@@ -11,15 +11,9 @@ use super::{
 };
 use crate::{
     domain::{Error, LeaseToken, Limits, limits as bound},
+    session::settle::Settlement,
     store::{AckItem, ExtendItem, Extender, NackAction, NackItem},
 };
-
-/// A settled lease, as its queue wants it.
-#[derive(Debug)]
-pub(in crate::grpc) enum Answer {
-    Ack(AckItem),
-    Nack(NackItem),
-}
 
 /// Checks a result.
 pub(in crate::grpc) fn result(
@@ -75,20 +69,23 @@ pub(in crate::grpc) fn nack(
 }
 
 /// Checks a settlement.
-pub(in crate::grpc) fn settlement(settlement: pb::Settlement, limits: &Limits) -> Result<(LeaseToken, Answer), Error> {
+pub(in crate::grpc) fn settlement(
+    settlement: pb::Settlement,
+    limits: &Limits,
+) -> Result<(LeaseToken, Settlement), Error> {
     let token = LeaseToken::decode(&settlement.lease_token)?;
-    let answer = match settlement.outcome {
+    let read = match settlement.outcome {
         None => return Err(Error::invalid("outcome", "is required")),
-        Some(pb::settlement::Outcome::Ack(ack)) => Answer::Ack(AckItem {
+        Some(pb::settlement::Outcome::Ack(ack)) => Settlement::Ack(AckItem {
             job_id: token.job_id,
             nonce: token.nonce,
             result: result(ack.result, limits).map_err(|error| nested("ack", error))?,
         }),
-        Some(pb::settlement::Outcome::Nack(not)) => Answer::Nack(
+        Some(pb::settlement::Outcome::Nack(not)) => Settlement::Nack(
             nack(&token, not.action, not.failure, not.delay.as_ref()).map_err(|error| nested("nack", error))?,
         ),
     };
-    Ok((token, answer))
+    Ok((token, read))
 }
 
 fn nested(outer: &str, error: Error) -> Error {

@@ -48,22 +48,6 @@ pub(super) fn timestamp_ms(at: &Timestamp, field: &str, now_ms: u64) -> Result<u
     }
 }
 
-/// Milliseconds as a timestamp.
-pub(in crate::grpc) fn timestamp(ms: u64) -> Timestamp {
-    Timestamp {
-        seconds: (ms / 1_000) as i64,
-        nanos: (ms % 1_000 * 1_000_000) as i32,
-    }
-}
-
-/// Milliseconds as a duration.
-pub(in crate::grpc) fn duration(ms: u64) -> PbDuration {
-    PbDuration {
-        seconds: (ms / 1_000) as i64,
-        nanos: (ms % 1_000 * 1_000_000) as i32,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

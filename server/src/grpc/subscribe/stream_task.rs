@@ -1,60 +1,67 @@
-//! Runs one stream: reads what the worker sends, keeps its leases alive, sends heartbeats, and ends it in order.
+//! The task of one stream: reads the frames of the worker, renews its leases, sends heartbeats, and ends the stream in
+//! order.
 
 use std::{sync::Arc, time::Duration};
 
-use bananas_proto::server::{
-    self as pb, subscribe_request::Frame as FromWorker, subscribe_response::Frame as ToWorker,
-};
+use bananas_proto::server::{self as pb, subscribe_request::Frame as FromWorker};
+use bytes::Bytes;
 use futures_util::future::OptionFuture;
 use prost::Message as _;
 use tokio::{task::JoinHandle, time::Instant};
 use tonic::Streaming;
 
-use super::{Session, check_flow};
+use super::check_flow;
 use crate::{
     broker::Broker,
     clock::now_ms,
-    domain::{Error, Limits},
-    grpc::{convert, settle},
+    domain::{Error, JobId, LeaseToken, Limits},
+    grpc::settle::{read_extensions, read_settlements},
+    session::{
+        DrainReason, Outbound, Session,
+        settle::{self, SettleResult},
+    },
     status::unreadable,
 };
 
 /// A stream without a frame from the worker for this many heartbeat intervals is over.
 const SILENT_INTERVALS: u32 = 3;
-/// Frames of answers or extensions of one stream that are on their way to Redis; more are not read until some are done.
-const MAX_SETTLING: usize = 16;
-/// A worker that sends and does not read is sent away when so much waits for it, jobs not counted.
+/// Frames of settlements or extensions of one stream in flight to Redis; the task reads no more until some are done.
+const MAX_FRAMES_IN_FLIGHT: usize = 16;
+/// A worker that sends and does not read is disconnected when this much waits for it. Jobs are not counted.
 const MAX_UNSENT_BYTES: usize = 4 << 20;
-/// How long a stream that has reached its age may still settle.
+/// How long a stream that has reached its maximum age still takes settlements.
 const AGE_GRACE: Duration = Duration::from_secs(30);
+/// After a renewal that panicked.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) struct Driver {
+pub(super) struct StreamTask {
     broker: Arc<Broker>,
     session: Arc<Session>,
     inbound: Streaming<pb::SubscribeRequest>,
-    /// The worker has closed its side: it only listens and settles by unary calls.
+    /// The worker has closed its side: it only listens, and settles by unary calls.
     half_closed: bool,
-    last_heard: Instant,
+    last_frame_at: Instant,
     heartbeat_at: Instant,
-    /// Prolongs leases in a task of its own: a Redis that does not answer holds up nothing else.
+    /// Renews leases in a task of its own, so that a Redis that does not reply blocks nothing else.
     renewal: Option<JoinHandle<()>>,
-    /// A frame of answers that names a job of a frame that is still on its way, of answers or extensions: it waits for that.
+    /// A frame of settlements that names a job of a frame in flight: it waits for that frame.
     waiting: Option<pb::Settle>,
-    old_at: Instant,
-    /// The worker was told to leave; the stream ends then.
+    max_age_at: Instant,
+    /// When the stream ends, once the worker was asked to leave.
     leave_by: Option<Instant>,
 }
 
+/// How a stream ends.
 enum End {
     /// The connection is gone, or the worker left.
     Gone,
-    /// The stream ends well.
-    Well,
-    /// The stream ends with an error that the worker is told.
+    /// With an OK status.
+    Ok,
+    /// With an error.
     Failed(Error),
 }
 
-impl Driver {
+impl StreamTask {
     pub(super) fn new(broker: Arc<Broker>, session: Arc<Session>, inbound: Streaming<pb::SubscribeRequest>) -> Self {
         let now = Instant::now();
         let age = broker.stream.max_age.mul_f64(0.9 + fastrand::f64() * 0.2);
@@ -64,50 +71,47 @@ impl Driver {
             session,
             inbound,
             half_closed: false,
-            last_heard: now,
+            last_frame_at: now,
             renewal: None,
             waiting: None,
-            old_at: now + age,
+            max_age_at: now + age,
             leave_by: None,
         }
     }
 
     pub(super) async fn run(mut self) {
         self.start_renewal();
-        let end = self.drive().await;
+        let end = self.run_until_end().await;
         if let Some(renewal) = self.renewal.take() {
             renewal.abort();
         }
-        // What goes back does so before the stream is seen to end: whoever waits for the drain waits for this.
+        // Jobs are released before the stream counts as ended: a drain that waits for the streams waits for this.
         self.session.end(self.broker.stream.grace).await;
-        match end {
-            End::Failed(error) => {
-                if matches!(error, Error::HeartbeatTimeout(_)) {
-                    self.broker.metrics.heartbeat_timeouts.inc();
-                }
-                self.session.fail(error.into());
+        if let End::Failed(error) = end {
+            if matches!(error, Error::HeartbeatTimeout(_)) {
+                self.broker.metrics.heartbeat_timeouts.inc();
             }
-            End::Well | End::Gone => {}
+            self.session.fail(error);
         }
         self.broker.sessions.remove(&self.session);
     }
 
-    async fn drive(&mut self) -> End {
+    async fn run_until_end(&mut self) -> End {
         let session = self.session.clone();
         let broker = self.broker.clone();
         loop {
             if self.may_end() {
-                return End::Well;
+                return End::Ok;
             }
-            if session.unsent() > MAX_UNSENT_BYTES {
+            if session.unsent().load(std::sync::atomic::Ordering::Relaxed) > MAX_UNSENT_BYTES {
                 return End::Failed(Error::Overloaded);
             }
             let next = self.next_moment();
-            let reads = !self.half_closed && self.waiting.is_none() && session.settling() < MAX_SETTLING;
+            let reads = self.reads();
             tokio::select! {
                 frame = self.inbound.message(), if reads => match frame {
                     Ok(Some(frame)) => {
-                        self.last_heard = Instant::now();
+                        self.last_frame_at = Instant::now();
                         if let Err(error) = self.handle(frame) {
                             return End::Failed(error);
                         }
@@ -116,22 +120,24 @@ impl Driver {
                     Err(status) => return unreadable(&status).map_or(End::Gone, End::Failed),
                 },
                 () = session.closed() => return End::Gone,
-                () = session.rouse.notified() => {}
-                () = session.settled_one.notified() => {
-                    if session.settling() == 0
+                () = session.renewal_changed.notified() => {}
+                () = session.frame_done.notified() => {
+                    if session.frames_in_flight() == 0
                         && let Some(frame) = self.waiting.take()
                     {
-                        self.settle(frame);
+                        let jobs = jobs_of(frame.settlements.iter().map(|settlement| &settlement.lease_token));
+                        session.begin_settling(&jobs);
+                        self.settle(frame, jobs);
                     }
                 }
                 Some(ended) = OptionFuture::from(self.renewal.as_mut()) => {
                     self.renewal = None;
                     if ended.is_err() {
-                        session.put_off_renewal(Duration::from_secs(1));
+                        session.postpone_renewal(RENEWAL_PAUSE);
                     }
                 }
                 () = broker.draining.cancelled(), if self.leave_by.is_none() => {
-                    self.ask_to_leave(pb::DrainReason::Shutdown, broker.stream.drain_grace);
+                    self.ask_to_leave(DrainReason::Shutdown, broker.stream.drain_grace);
                 }
                 () = tokio::time::sleep_until(next) => {
                     if let Some(end) = self.tick() {
@@ -142,10 +148,16 @@ impl Driver {
         }
     }
 
-    /// A stream that was told to leave has nothing left to do: the worker has closed its side, or holds nothing and has every answer.
+    /// Whether the task reads frames at the moment.
+    fn reads(&self) -> bool {
+        !self.half_closed && self.waiting.is_none() && self.session.frames_in_flight() < MAX_FRAMES_IN_FLIGHT
+    }
+
+    /// Whether a stream that was asked to leave has nothing left to do: the worker has closed its side, or holds nothing
+    /// and has every result.
     fn may_end(&self) -> bool {
         let leaves = self.leave_by.is_some() || self.session.is_draining() && self.half_closed;
-        let idle = self.waiting.is_none() && self.session.settling() == 0;
+        let idle = self.waiting.is_none() && self.session.frames_in_flight() == 0;
         leaves && idle && (self.half_closed || self.session.held_count() == 0)
     }
 
@@ -155,10 +167,14 @@ impl Driver {
         } else {
             self.session.renewal_at()
         };
-        [renewal_at, self.leave_by.or(Some(self.old_at)), self.session.next_end()]
-            .into_iter()
-            .flatten()
-            .fold(self.heartbeat_at, Instant::min)
+        [
+            renewal_at,
+            self.leave_by.or(Some(self.max_age_at)),
+            self.session.next_end(),
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.heartbeat_at, Instant::min)
     }
 
     fn start_renewal(&mut self) {
@@ -168,114 +184,100 @@ impl Driver {
 
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
-        self.session.give_up_what_ends();
+        self.session.stop_ending();
         if self.renewal.is_none() && self.session.renewal_at().is_some_and(|at| at <= now) {
             self.start_renewal();
         }
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + self.broker.stream.heartbeat_interval;
-            let server_time = Some(convert::timestamp(now_ms()));
-            self.session.send(ToWorker::Heartbeat(pb::Heartbeat { server_time }));
+            self.session.send(Outbound::Heartbeat(now_ms()));
             let silence = self.broker.stream.heartbeat_interval * SILENT_INTERVALS;
-            let listens = !self.half_closed && self.waiting.is_none() && self.session.settling() < MAX_SETTLING;
-            if listens && now >= self.last_heard + silence {
+            if self.reads() && now >= self.last_frame_at + silence {
                 return Some(End::Failed(Error::HeartbeatTimeout(silence)));
             }
         }
         match self.leave_by {
-            Some(leave_by) if now >= leave_by => return Some(End::Well),
-            None if now >= self.old_at => self.ask_to_leave(pb::DrainReason::StreamAge, AGE_GRACE),
+            Some(leave_by) if now >= leave_by => return Some(End::Ok),
+            None if now >= self.max_age_at => self.ask_to_leave(DrainReason::StreamAge, AGE_GRACE),
             _ => {}
         }
         None
     }
 
-    /// Sends no more jobs and tells the worker to open the next stream first.
-    fn ask_to_leave(&mut self, reason: pb::DrainReason, grace: Duration) {
+    /// Sends no more jobs, and asks the worker to open its next stream first.
+    fn ask_to_leave(&mut self, reason: DrainReason, grace: Duration) {
         self.session.stop_taking();
         self.leave_by = Some(Instant::now() + grace);
-        let grace = Some(convert::duration(grace.as_millis() as u64));
-        self.session.send(ToWorker::Draining(pb::Draining {
-            reason: reason.into(),
-            grace,
-        }));
+        self.session.send(Outbound::Draining { reason, grace });
     }
 
     fn handle(&mut self, frame: pb::SubscribeRequest) -> Result<(), Error> {
         match frame.frame.ok_or_else(|| Error::invalid("frame", "is required"))? {
             FromWorker::Open(_) => return Err(Error::invalid("frame", "open is only for the first frame")),
-            FromWorker::Flow(flow) => self.session.set_flow(check_flow(flow)?),
+            FromWorker::Flow(flow) => self.session.set_window(check_flow(flow)?),
             FromWorker::Received(received) => self.session.received(received.delivery)?,
             FromWorker::Drain(pb::Drain {}) => self.session.stop_taking(),
             FromWorker::Heartbeat(_) => {}
             FromWorker::Settle(frame) => {
-                if self.session.begins_settling(&frame.settlements) {
-                    self.settle(frame);
+                let jobs = jobs_of(frame.settlements.iter().map(|settlement| &settlement.lease_token));
+                if self.session.begin_settling(&jobs) {
+                    self.settle(frame, jobs);
                 } else {
                     self.waiting = Some(frame);
                 }
             }
-            FromWorker::Extend(mut frame) => {
-                let refused = over_limit(&mut frame.leases, pb::LeaseExtension::encoded_len, &self.broker.limits);
-                let (broker, session) = (self.broker.clone(), self.session.clone());
-                let tokens = frame.leases.iter().map(|lease| &lease.lease_token);
-                let jobs = settle::jobs_of(tokens);
-                session.begins_extending(&jobs);
-                tokio::spawn(async move {
-                    let asked = Instant::now();
-                    let results = settle::extend(&broker, frame.leases).await;
-                    session.extended(asked, &results);
-                    let results = results
-                        .into_iter()
-                        .map(|(_, result)| settle::wire_extended(result))
-                        .chain(refused.map(|error| settle::wire_extended(Err(error))))
-                        .collect();
-                    session.send(ToWorker::ExtendResults(pb::ExtendResults {
-                        sequence: frame.sequence,
-                        results,
-                    }));
-                    session.end_work(&jobs);
-                });
-            }
+            FromWorker::Extend(frame) => self.extend(frame),
         }
         Ok(())
     }
 
-    /// Settles a frame of answers in a task of its own; what it names was noted by `begins_settling`.
-    fn settle(&mut self, mut frame: pb::Settle) {
+    /// Extends the leases of a frame in a task of its own.
+    fn extend(&self, mut frame: pb::SessionExtend) {
         let (broker, session) = (self.broker.clone(), self.session.clone());
-        if self.session.settling() == 0 {
-            // It had waited for others.
-            session.begins_settling(&frame.settlements);
-        }
-        let jobs = settle::jobs_of(frame.settlements.iter().map(|settlement| &settlement.lease_token));
+        let refused = over_limit(&mut frame.leases, pb::LeaseExtension::encoded_len, &self.broker.limits);
+        let jobs = jobs_of(frame.leases.iter().map(|lease| &lease.lease_token));
+        session.begin_extending(&jobs);
+        tokio::spawn(async move {
+            let asked = Instant::now();
+            let results = settle::extend(&broker.queues, read_extensions(frame.leases)).await;
+            session.extended(asked, &results);
+            let results = results.into_iter().map(|(_, result)| result);
+            session.send(Outbound::ExtendResults {
+                sequence: frame.sequence,
+                results: results.chain(refused.map(Err)).collect(),
+            });
+            session.end_frame(&jobs);
+        });
+    }
+
+    /// Settles a frame in a task of its own; the session has noted its jobs.
+    fn settle(&self, mut frame: pb::Settle, jobs: Vec<JobId>) {
+        let (broker, session) = (self.broker.clone(), self.session.clone());
         let refused = over_limit(&mut frame.settlements, pb::Settlement::encoded_len, &self.broker.limits);
         tokio::spawn(async move {
-            let verdicts = settle::settle(&broker, frame.settlements).await;
-            let ended = verdicts
-                .iter()
-                .filter(|verdict| verdict.ended)
-                .filter_map(|verdict| verdict.token.as_ref());
-            if session.settled(&verdicts) < ended.clone().count() {
-                // Held over another stream, since the worker has moved.
+            let settlements = read_settlements(frame.settlements, &broker.limits);
+            let mut results = settle::settle(&broker.queues, settlements).await;
+            let ended = results.iter().filter_map(SettleResult::ended);
+            if session.settled(&results) < ended.clone().count() {
+                // Another stream of the worker holds the rest.
                 ended.for_each(|token| broker.sessions.settled_elsewhere(token));
             }
-            let refused = refused.map(|error| settle::refused(&error));
-            let results = verdicts
-                .into_iter()
-                .map(|verdict| verdict.wire)
-                .chain(refused)
-                .collect();
-            session.send(ToWorker::SettleResults(pb::SettleResults {
+            results.extend(refused.map(SettleResult::refused));
+            session.send(Outbound::SettleResults {
                 sequence: frame.sequence,
                 results,
-            }));
-            session.end_work(&jobs);
+            });
+            session.end_frame(&jobs);
         });
     }
 }
 
-/// Cuts off what is more than one batch may have; each of those is refused by itself, the stream lives on.
+/// The jobs of these tokens, as far as they can be read.
+fn jobs_of<'a>(tokens: impl Iterator<Item = &'a Bytes>) -> Vec<JobId> {
+    tokens.filter_map(|token| LeaseToken::job_id_of(token)).collect()
+}
+
+/// Cuts off the items beyond the limits of a batch. Each of those gets an error; the stream lives on.
 fn over_limit<T>(items: &mut Vec<T>, size: fn(&T) -> usize, limits: &Limits) -> impl Iterator<Item = Error> + use<T> {
     let total = items.len();
     let mut bytes = 0;
@@ -296,12 +298,11 @@ fn over_limit<T>(items: &mut Vec<T>, size: fn(&T) -> usize, limits: &Limits) -> 
     std::iter::repeat_n(Error::BatchTooLarge { size, limit, unit }, total - fits)
 }
 
-impl Drop for Driver {
+impl Drop for StreamTask {
     fn drop(&mut self) {
-        // Otherwise the stream would just end, as if all were well.
+        // Without this a panic would end the stream with an OK status.
         if std::thread::panicking() {
-            self.session
-                .fail(Error::Bug("the driver of a stream panicked".into()).into());
+            self.session.fail(Error::Bug("the task of a stream panicked".into()));
         }
     }
 }

@@ -26,7 +26,7 @@ pub struct LeaseItem {
     /// Length of the leases.
     pub lease_ms: u64,
     /// How much, and for which worker.
-    pub claim: Demand,
+    pub demand: Demand,
     /// Makes the call repeatable: the id of the request and a fingerprint of its other fields.
     pub request: Option<(String, String)>,
 }
@@ -49,7 +49,7 @@ impl Operation for Lease {
 
     /// A fetch leases at most `MAX_GROUP_ITEMS` jobs, for at most `MAX_DEMANDS` calls.
     fn bytes(item: &LeaseItem) -> usize {
-        (item.claim.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_DEMANDS)
+        (item.demand.jobs as usize * (MAX_GROUP_BYTES / MAX_GROUP_ITEMS)).max(MAX_GROUP_BYTES / MAX_DEMANDS)
     }
 
     async fn run(queue: &Arc<QueueCore>, items: &[&LeaseItem]) -> Result<Results<LeaseBatch>, Error> {
@@ -66,17 +66,17 @@ impl Operation for Lease {
         let mut results: Results<LeaseBatch> = items.iter().map(|_| Err(Error::ShuttingDown)).collect();
         for (calls, fetched) in shared.into_iter().zip(fetches) {
             match fetched {
-                Ok(look) if look.among_repeated => {
+                Ok(batch) if batch.among_repeated => {
                     // One of the requests was made before: fetch for each call alone.
                     let each = calls.iter().map(|call| fetch(queue, items, std::slice::from_ref(call)));
                     for (call, fetched) in calls.iter().zip(join_all(each).await) {
                         results[*call] = fetched;
                     }
                 }
-                Ok(mut look) => {
-                    let jobs_of = look.split_by_consumer(calls.len());
+                Ok(mut batch) => {
+                    let jobs_of = batch.split_by_consumer(calls.len());
                     for (call, jobs) in calls.into_iter().zip(jobs_of) {
-                        results[call] = Ok(LeaseBatch { jobs, ..look });
+                        results[call] = Ok(LeaseBatch { jobs, ..batch });
                     }
                 }
                 Err(error) => calls.into_iter().for_each(|call| results[call] = Err(error.clone())),
@@ -88,7 +88,7 @@ impl Operation for Lease {
 
 /// One fetch for these of the calls.
 async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Result<LeaseBatch, Error> {
-    let claims: Vec<Demand> = calls.iter().map(|&call| items[call].claim.clone()).collect();
+    let demands: Vec<Demand> = calls.iter().map(|&call| items[call].demand.clone()).collect();
     let LeaseItem { filter, lease_ms, .. } = items[calls[0]];
     let request = |&call: &usize| match &items[call].request {
         Some((id, fingerprint)) => (id.as_str(), fingerprint.as_str()),
@@ -104,10 +104,10 @@ async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Resu
         priorities: &filter.priorities,
         job_types: &filter.job_types,
         lease_ms: *lease_ms,
-        demands: &claims,
+        demands: &demands,
         requests: &requests,
     };
-    let look = queue.store().lease(queue.keys(), &ask).await?;
-    queue.note_leased(&look);
-    Ok(look)
+    let batch = queue.store().lease(queue.keys(), &ask).await?;
+    queue.note_leased(&batch);
+    Ok(batch)
 }
