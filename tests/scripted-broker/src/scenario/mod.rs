@@ -30,13 +30,13 @@ pub struct WorkerSettings {
     pub handlers: Vec<String>,
     /// How many jobs it runs at a time.
     #[serde(default = "ten")]
-    pub concurrency: usize,
+    pub concurrency: u32,
     /// Its queues; the default of the library if empty.
     #[serde(default)]
     pub routing_keys: Vec<String>,
 }
 
-fn ten() -> usize {
+fn ten() -> u32 {
     10
 }
 
