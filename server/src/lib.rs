@@ -11,6 +11,7 @@ mod documents;
 pub mod domain;
 pub mod edge;
 pub mod grpc;
+#[path = "maintenance/due.rs"]
 pub mod maintenance;
 pub mod metrics;
 pub mod ops;

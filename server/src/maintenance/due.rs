@@ -4,7 +4,9 @@
 //! There is no leader. The list of queues (lua/due_index.lua) says when each is to be looked after and gives each out to one broker; every round is one atomic
 //! bounded script, and doing it twice does no harm. docs/decisions/0012 says why it goes by what is due.
 
+#[path = "depths.rs"]
 mod depths;
+#[path = "scan.rs"]
 mod scan;
 
 use std::{sync::Arc, time::Duration};
