@@ -11,7 +11,6 @@ mod documents;
 pub mod domain;
 pub mod edge;
 pub mod grpc;
-#[path = "maintenance/due.rs"]
 pub mod maintenance;
 pub mod metrics;
 pub mod ops;

@@ -1,4 +1,4 @@
-//! Depths of queues for the metrics, of those that have a label there.
+//! Counts the jobs of the queues that have a label in the metrics.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,28 +11,27 @@ use crate::{
     metrics::{QueueDepths, QueueMetrics, band},
 };
 
-/// Depths are counted this often.
-const COUNT: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(5);
 /// Queues that are counted at the same time.
 const AT_ONCE: usize = 8;
-/// A queue that nobody uses and in which nothing is keeps its label for this long: time enough for the last values to be read.
-const UNUSED: Duration = Duration::from_mins(30);
+/// How long an unused, empty queue keeps its label, so that Prometheus reads its last values.
+const KEEP_LABEL: Duration = Duration::from_mins(30);
 
 pub(super) async fn run(broker: &Broker) {
     loop {
-        tokio::time::sleep(jittered(COUNT)).await;
-        broker.metrics.forget_unused(UNUSED);
+        tokio::time::sleep(jittered(INTERVAL)).await;
+        broker.metrics.forget_unused(KEEP_LABEL);
         stream::iter(broker.metrics.own_queues())
             .for_each_concurrent(AT_ONCE, async |metrics| {
                 if let Err(error) = count(broker, &metrics).await {
-                    tracing::debug!(queue = metrics.routing_key(), %error, "depths could not be counted");
+                    tracing::debug!(queue = metrics.routing_key(), %error, "cannot count the depths");
                 }
             })
             .await;
     }
 }
 
-/// Counts one queue; where nothing waits and nothing is leased, without a script.
+/// Counts one queue; without a script if it has no waiting and no leased jobs.
 async fn count(broker: &Broker, metrics: &Arc<QueueMetrics>) -> Result<(), Error> {
     let keys = broker.store.keys(&RoutingKey::parse(metrics.routing_key())?);
     let (in_use, dead) = broker.store.is_in_use(&keys).await?;

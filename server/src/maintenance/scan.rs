@@ -1,4 +1,5 @@
-//! Walks all keys from time to time and lists again what no list names: after a restore, a failover, or the loss of a key, nobody would look after it.
+//! Scans all keys from time to time and registers the queues and lanes that no index names: after a restore, a failover or
+//! the loss of a key, no broker would maintain them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,35 +9,35 @@ use super::jittered;
 use crate::{
     broker::Broker,
     domain::{Error, RoutingKey},
-    store::ScanStep,
+    store::{DueUpdate, MAX_DUE_UPDATES, ScanStep},
 };
 
+/// Between two scans, unless there is a new connection: behind it may be another Redis.
+const INTERVAL: Duration = Duration::from_hours(1);
+/// How often the duty checks for a new connection.
+const CHECK: Duration = Duration::from_secs(1);
 /// Between two steps of about a thousand keys.
 const STEP_PAUSE: Duration = Duration::from_millis(25);
-/// Between two walks, unless there is a new connection: behind it may be another Redis.
-const AGAIN: Duration = Duration::from_hours(1);
-/// How often it is looked whether there is one.
-const CHECK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(broker: &Broker) {
     loop {
         let generation = broker.store.generation();
-        if let Err(error) = walk(broker).await {
-            tracing::debug!(%error, "the walk over all keys was broken off");
+        if let Err(error) = scan(broker).await {
+            tracing::debug!(%error, "the keyspace scan was interrupted");
         }
-        let again = Instant::now() + jittered(AGAIN);
-        while broker.store.generation() == generation && Instant::now() < again {
+        let next = Instant::now() + jittered(INTERVAL);
+        while broker.store.generation() == generation && Instant::now() < next {
             tokio::time::sleep(jittered(CHECK)).await;
         }
     }
 }
 
-async fn walk(broker: &Broker) -> Result<(), Error> {
+async fn scan(broker: &Broker) -> Result<(), Error> {
     let mut cursor = 0;
     loop {
         let step = broker.store.scan_step(cursor).await?;
         cursor = step.cursor;
-        list_again(broker, step).await?;
+        repair(broker, step).await?;
         if cursor == 0 {
             return Ok(());
         }
@@ -44,8 +45,9 @@ async fn walk(broker: &Broker) -> Result<(), Error> {
     }
 }
 
-async fn list_again(broker: &Broker, step: ScanStep) -> Result<(), Error> {
-    // Queues with jobs have depths, also at a broker that was started only now.
+/// Registers the queues and lanes of a step that no index names.
+async fn repair(broker: &Broker, step: ScanStep) -> Result<(), Error> {
+    // Queues with jobs have depths in the metrics, also of a broker that has just started.
     for (name, _) in step.queues.iter().filter(|(_, has_jobs)| **has_jobs) {
         if !broker.metrics.has_free_labels() {
             break;
@@ -53,15 +55,12 @@ async fn list_again(broker: &Broker, step: ScanStep) -> Result<(), Error> {
         broker.metrics.queue(name.as_str()).retire();
     }
     let names: Vec<RoutingKey> = step.queues.into_keys().collect();
-    for some in names.chunks(crate::store::MAX_DUE_UPDATES) {
-        let unlisted = broker.store.unlisted(some.to_vec()).await?;
-        if !unlisted.is_empty() {
-            tracing::warn!(queues = unlisted.len(), first = %unlisted[0], "queues that were on no list are looked after again");
-            let told: Vec<_> = unlisted
-                .into_iter()
-                .map(|name| (name, crate::store::DueUpdate::Due(0)))
-                .collect();
-            broker.store.update_due_index(0, &told).await?;
+    for some in names.chunks(MAX_DUE_UPDATES) {
+        let missing = broker.store.unlisted(some.to_vec()).await?;
+        if !missing.is_empty() {
+            tracing::warn!(queues = missing.len(), first = %missing[0], "registered queues that the due index did not have");
+            let updates: Vec<_> = missing.into_iter().map(|name| (name, DueUpdate::Due(0))).collect();
+            broker.store.update_due_index(0, &updates).await?;
         }
     }
     let mut lanes: BTreeMap<RoutingKey, Vec<Vec<u8>>> = BTreeMap::new();
@@ -71,7 +70,7 @@ async fn list_again(broker: &Broker, step: ScanStep) -> Result<(), Error> {
     for (name, lanes) in lanes {
         let indexed = broker.store.reindex(&name, &lanes).await?;
         if indexed > 0 {
-            tracing::warn!(queue = %name, lanes = indexed, "lanes that were in no index are handed out again");
+            tracing::warn!(queue = %name, lanes = indexed, "indexed lanes that the lane index did not have");
         }
     }
     Ok(())
