@@ -46,9 +46,9 @@ async fn index() -> &'static str {
     "bananas-broker\n\n/metrics  OpenMetrics\n/livez    whether the process runs\n/readyz   whether it should get traffic\n"
 }
 
-/// Many queues are megabytes of text: written on a thread of its own, one scrape after the other, so that no call waits for it.
+/// Many queues are megabytes of text: rendered on a thread of its own, one scrape after the other, so that no call waits.
 async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {
-    // Also brings the gauge of readiness up to date.
+    // Also sets the gauge of readiness.
     shared.readiness.why_not();
     let _turn = shared.scraping.lock().await;
     let registry = shared.registry.clone();
@@ -58,7 +58,7 @@ async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
-            format!("the metrics cannot be written: {error}\n"),
+            format!("cannot render the metrics: {error}\n"),
         ),
     }
 }
@@ -78,6 +78,7 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Condition;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -87,9 +88,9 @@ mod tests {
             .write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
             .await
             .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        response
     }
 
     #[tokio::test]
@@ -102,9 +103,11 @@ mod tests {
         let server = tokio::spawn(serve(listener, metrics.clone(), readiness.clone(), stop.clone()));
 
         assert!(get(address, "/readyz").await.contains("503") && get(address, "/readyz").await.contains("starting"));
+        let redis = Condition::new(metrics.clone());
+        readiness.watch(redis.clone());
         readiness.set_started();
         assert!(get(address, "/readyz").await.contains("Redis does not answer"));
-        metrics.redis_up.set(1);
+        redis.connected(1);
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/metrics").await.contains("\nbananas_ready 1\n"));
         readiness.set_draining();

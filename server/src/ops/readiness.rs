@@ -1,16 +1,20 @@
-//! Whether this broker should get traffic: said by /readyz, by gRPC health and by a metric.
+//! Whether this broker should get traffic: reported by /readyz, by gRPC health and by a metric.
 
-use crate::metrics::Metrics;
-use crate::store::Condition;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
-/// Shared between who knows (start, drain, the connection to Redis) and who asks.
+use parking_lot::RwLock;
+
+use crate::{metrics::Metrics, store::Condition};
+
+/// Decided from the start, the drain and the condition of Redis.
 #[derive(Debug)]
 pub struct Readiness {
     started: AtomicBool,
     draining: AtomicBool,
-    /// What was wrong when Redis was last tried at the start.
+    /// Why the last try to reach Redis at start failed.
     start_error: RwLock<Option<String>>,
     redis: OnceLock<Arc<Condition>>,
     metrics: Arc<Metrics>,
@@ -28,44 +32,47 @@ impl Readiness {
         })
     }
 
-    /// Redis could not be used yet.
+    /// The broker could not reach Redis yet.
     pub fn waits_for_redis(&self, why: &dyn std::fmt::Display) {
-        *self.start_error.write().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
+        *self.start_error.write() = Some(why.to_string());
     }
 
-    /// Who knows, from the start on, what is wrong with Redis.
+    /// The condition of Redis decides from now on.
     pub fn watch(&self, redis: Arc<Condition>) {
-        // Only one Redis is watched, however often it is said.
+        // A broker has one store, so the first one stays.
         let _ = self.redis.set(redis);
     }
 
-    /// Everything is up: calls are served.
+    /// The broker serves calls.
     pub fn set_started(&self) {
         self.started.store(true, Relaxed);
         self.why_not();
     }
 
-    /// The end has begun. There is no way back.
+    /// The drain has begun. There is no way back.
     pub fn set_draining(&self) {
         self.draining.store(true, Relaxed);
         self.why_not();
     }
 
-    /// Why this broker should get no traffic; `None` if it should. Independent of load.
+    /// Why this broker should get no traffic; `None` if it should. Independent of load. Sets the gauge.
     pub fn why_not(&self) -> Option<String> {
-        let why = if self.draining.load(Relaxed) {
-            Some("draining: this broker is about to stop".to_owned())
-        } else if !self.started.load(Relaxed) {
-            let error = self.start_error.read().unwrap_or_else(PoisonError::into_inner);
-            let error = error.as_deref().unwrap_or("Redis was not reached yet");
-            Some(format!("starting: {error}"))
-        } else if self.metrics.redis_up.get() == 0 {
-            let why = self.redis.get().and_then(|redis| redis.why_not());
-            Some(why.unwrap_or_else(|| "Redis does not answer".to_owned()))
-        } else {
-            None
-        };
+        let why = self.decide();
         self.metrics.ready.set(i64::from(why.is_none()));
         why
+    }
+
+    fn decide(&self) -> Option<String> {
+        if self.draining.load(Relaxed) {
+            return Some("draining: this broker is about to stop".to_owned());
+        }
+        match self.redis.get() {
+            Some(redis) if self.started.load(Relaxed) => redis.why_not(),
+            _ => {
+                let error = self.start_error.read();
+                let error = error.as_deref().unwrap_or("Redis was not reached yet");
+                Some(format!("starting: {error}"))
+            }
+        }
     }
 }
