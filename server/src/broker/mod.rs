@@ -11,6 +11,7 @@ use crate::{
     clock::now_ms,
     dispatch::Dispatcher,
     domain::Limits,
+    edge::methods,
     metrics::Metrics,
     queue::Queues,
     session::Sessions,
@@ -136,7 +137,7 @@ impl Broker {
 
 /// Sets the health of the broker as a whole, which has the empty name, and of each of its services.
 async fn say(health: &tonic_health::server::HealthReporter, status: tonic_health::ServingStatus) {
-    for name in [""].into_iter().chain(crate::grpc::SERVICES) {
+    for name in [""].into_iter().chain(methods::own_services()) {
         health.set_service_status(name, status).await;
     }
 }

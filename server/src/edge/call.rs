@@ -3,6 +3,7 @@
 use super::Edge;
 use super::admission::Class;
 use super::deadline;
+use super::methods;
 use super::unsent::{Held, Unsent, Weight};
 use crate::domain::Error;
 use crate::metrics::{MethodMetrics, Metrics};
@@ -33,7 +34,7 @@ pub(super) async fn handle(
     edge: Arc<Edge>,
     unsent: Arc<Unsent>,
 ) -> Result<Response<CountedBody>, Infallible> {
-    let class = Class::of(request.uri().path());
+    let class = methods::find(request.uri().path()).map_or(Class::Call, |method| method.class);
     let count = Count::begin(request.uri().path(), class, &edge.metrics);
     // Settlements and streams are never refused for what the client does not read: their answers are not weighed.
     let has_room = matches!(class, Class::Settle | Class::Stream) || unsent.has_room();

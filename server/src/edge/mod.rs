@@ -5,6 +5,7 @@ mod admission;
 mod call;
 mod connection;
 mod deadline;
+pub mod methods;
 mod peers;
 mod preface;
 #[cfg(test)]

@@ -26,14 +26,6 @@ use crate::broker::Broker;
 /// Room for the frame around a batch that is as large as it may be.
 const MESSAGE_OVERHEAD: usize = 1 << 20;
 
-/// The full names of our services, as health checks may ask for them.
-pub const SERVICES: [&str; 4] = [
-    bananas_proto::server::broker_service_server::SERVICE_NAME,
-    bananas_proto::server::job_service_server::SERVICE_NAME,
-    bananas_proto::server::queue_service_server::SERVICE_NAME,
-    bananas_proto::server::fleet_service_server::SERVICE_NAME,
-];
-
 /// Every service: ours, health, and reflection in both of its versions if it is wanted.
 pub fn routes(broker: &Arc<Broker>) -> Routes {
     let service = || Service(broker.clone());
@@ -64,27 +56,3 @@ pub fn routes(broker: &Arc<Broker>) -> Routes {
 /// Implements every service of ours; each in its own file.
 #[derive(Clone, Debug)]
 struct Service(Arc<Broker>);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_service_of_the_api_has_a_health_of_its_own() {
-        use prost::Message;
-        let files = prost_types::FileDescriptorSet::decode(bananas_proto::DESCRIPTOR_SET).unwrap();
-        let mut names: Vec<String> = files
-            .file
-            .iter()
-            .flat_map(|file| {
-                file.service
-                    .iter()
-                    .map(|service| format!("{}.{}", file.package(), service.name()))
-            })
-            .collect();
-        names.sort();
-        let mut ours = SERVICES.to_vec();
-        ours.sort_unstable();
-        assert_eq!(names, ours);
-    }
-}
