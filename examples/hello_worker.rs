@@ -1,10 +1,11 @@
-//! The smallest useful worker: one job type, JSON in, text out. `BANANAS_BROKER`, `WORKER_ROUTING_KEYS` and the other `WORKER_` variables
-//! say where and what it works on; unset, that is the queue `default` of a broker on this machine.
+//! The smallest useful worker: one job type, a JSON payload, a text result. `BANANAS_BROKER`, `WORKER_ROUTING_KEYS` and
+//! the other `WORKER_` variables set the broker and the queues; the default is the queue `default` of a broker on this
+//! machine.
 //!
 //! ```text
 //! cargo run -p bananas-broker -- dev                  # a broker, in another terminal
 //! cargo run -p bananas-examples --example hello_worker
-//! cargo run -p bananas-examples --example producer    # gives it something to do
+//! cargo run -p bananas-examples --example producer    # enqueues jobs for it
 //! ```
 
 use bananas_worker::{JobContext, Worker};

@@ -1,12 +1,13 @@
-//! A job that takes its time: it reports progress, saves checkpoints so that another attempt goes on where this one stopped, and stops
-//! when somebody cancels it.
+//! A long job: it reports progress, saves checkpoints so that another attempt continues where this one stopped, and
+//! stops when it is cancelled.
 //!
 //! ```text
 //! cargo run -p bananas-examples --example long_job
-//! cargo run -p bananas-examples --example producer    # enqueues one, and says how to cancel it
+//! cargo run -p bananas-examples --example producer    # enqueues such a job, and prints how to cancel it
 //! ```
 //!
-//! Stop this worker with ctrl-c while it counts and start it again: the job is given back, and goes on from its checkpoint.
+//! Stop this worker with ctrl-c while it counts, and start it again: the job is released and continues from its
+//! checkpoint.
 
 use std::time::Duration;
 

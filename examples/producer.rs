@@ -17,7 +17,7 @@ async fn main() -> Result<(), bananas_client::Error> {
         names.push("world".to_owned());
     }
 
-    // Jobs that are enqueued together travel together; each has its own answer.
+    // One batch call enqueues all jobs. Each job gets its own result.
     let jobs = names.iter().map(|name| {
         let payload = serde_json::json!({ "name": name });
         NewJob::new("default", "greet").priority(Priority::HIGH).json(&payload)
@@ -35,6 +35,6 @@ async fn main() -> Result<(), bananas_client::Error> {
 
     let count = NewJob::new("default", "count").json(&serde_json::json!({ "up_to": 30 }))?;
     let id = client.enqueue(count).await?.job_id;
-    println!("{id}: counting, if long_job is running. Stop it with: bananas job cancel default/{id}");
+    println!("{id}: counting, if long_job is running. To stop it: bananas job cancel default/{id}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `bananas worker` as a process: its signals, its port, its log. Against a broker that says what the test says.
+//! Tests of the process `bananas worker`: its signals, its port, its log. The test scripts the broker.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "everything here is part of a test")]
 
 use std::{fs, io::Write, path::PathBuf, process::Stdio};
@@ -50,7 +50,7 @@ impl Worker {
                 return line;
             }
         }
-        panic!("the worker ended without saying {message:?}");
+        panic!("the worker ended without logging {message:?}");
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
@@ -58,12 +58,12 @@ impl Worker {
     }
 }
 
-/// Delivers one job of the type `t`.
+/// Delivers one job of type `t`.
 async fn deliver(stream: &mut Stream) {
     stream.jobs([leased_job("a", "t")]).await;
 }
 
-/// The next frame that is no heartbeat, confirmation or change of the window. `None`: the worker has left.
+/// The next frame, except heartbeats, confirmations and window changes. `None`: the worker has closed the stream.
 async fn matter(stream: &mut Stream) -> Option<Frame> {
     loop {
         match stream.next_matter().await {
@@ -73,7 +73,7 @@ async fn matter(stream: &mut Stream) -> Option<Frame> {
     }
 }
 
-/// The outcome of the one settlement of the next settle frame, which is applied.
+/// Applies the next settle frame and returns the outcome of its only settlement.
 async fn settled(stream: &mut Stream) -> Outcome {
     let Some(Frame::Settle(mut settle)) = matter(stream).await else {
         panic!("the worker did not settle");
@@ -82,9 +82,9 @@ async fn settled(stream: &mut Stream) -> Outcome {
     settle.settlements.remove(0).outcome.unwrap()
 }
 
-/// Fails if somebody still reads after ten seconds.
-fn until_nobody_reads(pipe: &fs::File) {
-    // Only what is always reported: that the other end is gone.
+/// Waits until the other end of the pipe is closed. Fails after ten seconds.
+fn wait_until_closed(pipe: &fs::File) {
+    // Without flags poll only reports that the other end is closed.
     let mut ends = [PollFd::new(pipe, PollFlags::empty())];
     let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
     assert_eq!(
@@ -94,7 +94,7 @@ fn until_nobody_reads(pipe: &fs::File) {
     );
 }
 
-/// A pipe that a job reads: it is at work from when the pipe is open until something is written.
+/// A named pipe that a job reads: the job runs from when the pipe is open until something is written.
 struct Gate {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -115,7 +115,7 @@ impl Gate {
         format!("cat {}", self.path.display())
     }
 
-    /// Returns once the job reads.
+    /// Returns when the job has opened the pipe.
     async fn open(&self) -> fs::File {
         let path = self.path.clone();
         spawn_blocking(move || fs::OpenOptions::new().write(true).open(path).unwrap())
@@ -156,8 +156,8 @@ async fn a_second_signal_ends_the_worker_and_its_job_at_once() {
     assert!(matches!(matter(&mut stream).await, Some(Frame::Drain(_))));
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit_code().await, Some(0));
-    assert!(matter(&mut stream).await.is_none(), "nothing was settled");
-    spawn_blocking(move || until_nobody_reads(&job)).await.unwrap();
+    assert!(matter(&mut stream).await.is_none(), "the worker must not settle the job");
+    spawn_blocking(move || wait_until_closed(&job)).await.unwrap();
 }
 
 #[tokio::test]
@@ -179,18 +179,18 @@ async fn a_closed_terminal_and_ctrl_backslash_let_a_running_job_finish() {
 #[tokio::test]
 async fn a_command_and_its_children_end_with_a_worker_that_was_killed() {
     let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
-    // The shell waits for its child, so the reader is not the process that the worker started.
+    // The shell waits for its child, so the process that reads is not the one that the worker started.
     let mut worker = Worker::start(&broker, &format!("{}; true", gate.command()));
     let mut stream = broker.open_stream().await.0;
     deliver(&mut stream).await;
     let job = gate.open().await;
     worker.signal(Signal::KILL);
     assert_eq!(worker.exit_code().await, None);
-    spawn_blocking(move || until_nobody_reads(&job)).await.unwrap();
+    spawn_blocking(move || wait_until_closed(&job)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_command_does_not_begin_once_its_worker_is_gone() {
+async fn a_command_does_not_start_after_its_worker_has_died() {
     let begin = |input: &'static [u8]| async move {
         let mut process = Command::new(env!("CARGO_BIN_EXE_bananas"))
             .args(["begin-command", "sh", "-c", "echo begun; cat"])
@@ -201,13 +201,13 @@ async fn a_command_does_not_begin_once_its_worker_is_gone() {
         process.stdin.take().unwrap().write_all(input).await.unwrap();
         String::from_utf8(process.wait_with_output().await.unwrap().stdout).unwrap()
     };
-    // The worker died before it had told the guard of the command.
+    // The worker died before the guard knew the group of the command.
     assert_eq!(begin(b"").await, "");
     assert_eq!(begin(b"\npayload\n").await, "begun\npayload\n");
 }
 
 #[tokio::test]
-async fn a_daemon_that_holds_the_output_does_not_hold_the_job() {
+async fn a_daemon_that_keeps_stdout_open_does_not_delay_the_job() {
     let (mut broker, gate) = (ScriptedBroker::start().await, Gate::new().await);
     let ready = gate.path.with_file_name("ready");
     let (gate_path, ready) = (gate.path.display(), ready.display());
@@ -222,12 +222,12 @@ async fn a_daemon_that_holds_the_output_does_not_hold_the_job() {
         Outcome::Ack(ack) => assert_eq!(ack.result.unwrap().data, "done\n"),
         other @ Outcome::Nack(_) => panic!("{other:?}"),
     }
-    // It still reads, so it was not its end that ended the job; closing the pipe ends it.
+    // The daemon still reads, so the job did not wait for it. Closing the pipe ends the daemon.
     drop(daemon);
 }
 
 #[tokio::test]
-async fn the_port_shows_readiness_and_what_was_done() {
+async fn the_port_shows_readiness_and_metrics() {
     let mut broker = ScriptedBroker::start().await;
     let mut worker = Worker::start(&broker, "cat");
     let address = worker.logged("metrics and health").await["address"].clone();
@@ -250,7 +250,7 @@ async fn the_port_shows_readiness_and_what_was_done() {
         "bananas_worker_total 10",
         "bananas_worker_connected 1",
     ] {
-        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
     }
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit_code().await, Some(0));

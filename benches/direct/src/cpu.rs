@@ -1,4 +1,5 @@
-//! CPU time of a process, from /proc.
+//! The CPU time of a process, from /proc. The command line has the same in bench/process.rs: it is a program, which
+//! this crate cannot depend on.
 
 use std::fs;
 
@@ -8,11 +9,11 @@ use anyhow::{Context, Result};
 pub(crate) fn used_us(pid: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).context(path)?;
-    let ticks = ticks(&stat).context("/proc/.../stat is not as expected")?;
+    let ticks = ticks(&stat).context("/proc/.../stat has an unexpected format")?;
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
-/// Fields 14 and 15, counted after the name, which may contain anything.
+/// Fields 14 and 15, counted from the end of the name, which may contain any character.
 fn ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

@@ -1,9 +1,8 @@
-//! What `make bench` compares with: a reliable queue on plain Redis lists, as a careful user writes it with the same Redis client
-//! that the broker has.
+//! The baseline of `make bench`: a reliable queue on plain Redis lists, with the same Redis client as the broker.
 //!
-//! A producer pushes id and payload (LPUSH). A worker moves a job to a list of its own (BLMOVE), so that it is not lost with the
-//! worker, and removes it there when it is done (LREM). That is all: no lease, no retry, no delay, no priority, and nobody who
-//! brings back what a dead worker held. Lists per worker keep LREM from searching.
+//! A producer pushes id and payload (LPUSH). A worker moves a job to its processing list (BLMOVE), so that it is not
+//! lost if the worker dies, and removes it from there when it is done (LREM). There is no lease, no retry, no delay, no
+//! priority, and no recovery of the jobs of a dead worker. One list per worker keeps LREM short.
 //!
 //! Prints one line of JSON.
 
@@ -26,14 +25,14 @@ use tokio::{runtime::Builder, task::JoinSet, time::sleep};
 
 use crate::{
     cpu::used_us,
-    queue::{Taking, produce, work},
+    queue::{Take, produce, work},
 };
 
-// As in `bananas bench`.
+// The same allocator as in `bananas`.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A reliable queue on plain Redis lists, measured.
+/// Measures a reliable queue on plain Redis lists.
 #[derive(Debug, Parser)]
 #[command(name = "direct")]
 struct Arguments {
@@ -43,19 +42,19 @@ struct Arguments {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Scenario {
-    /// Whole life: a call per step, every producer and every worker with a connection of its own
+    /// Whole life: one call per step, one connection per producer and worker
     Life {
         #[command(flatten)]
         options: Options,
-        /// Producers, and as many workers: connections of each role
+        /// Number of producers, and of workers; each has a connection
         #[arg(long, default_value_t = 50)]
         connections: usize,
     },
-    /// Whole life: the same calls by as many tasks, pipelined on one connection for each role
+    /// Whole life: the same calls by as many tasks, pipelined on one connection per role
     LifePipelined {
         #[command(flatten)]
         options: Options,
-        /// Producers, and as many workers
+        /// Number of producers, and of workers
         #[arg(long, default_value_t = 50)]
         tasks: usize,
     },
@@ -63,27 +62,27 @@ enum Scenario {
 
 #[derive(Debug, Clone, Args)]
 struct Options {
-    /// A Redis that may be written to
+    /// A Redis for the benchmark data
     #[arg(long, default_value = "redis://127.0.0.1:6379")]
     redis_url: String,
-    /// How long to measure
+    /// How long to measure, in seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// How long to run before measuring, in seconds
+    /// How long to run before the measurement, in seconds
     #[arg(long, default_value_t = 1.0)]
     warmup: f64,
     /// Bytes of payload
     #[arg(long, default_value_t = 256)]
     payload: usize,
-    /// Process of Redis, for its CPU
+    /// Process id of Redis, for its CPU time
     #[arg(long)]
     redis_pid: Option<u32>,
-    /// Threads of the load; one disturbs a Redis on the same machine least
+    /// Threads of the load; one disturbs a Redis on the same machine the least
     #[arg(long, default_value_t = 1)]
     threads: usize,
 }
 
-/// What all tasks share.
+/// Shared by all tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) pushed: AtomicU64,
@@ -104,11 +103,11 @@ fn main() -> Result<()> {
 }
 
 async fn run(scenario: Scenario) -> Result<()> {
-    let (name, options, tasks, connections, taking) = match scenario {
-        Scenario::Life { options, connections } => ("life", options, connections, connections, Taking::Blocking),
-        Scenario::LifePipelined { options, tasks } => ("life-pipelined", options, tasks, 1, Taking::Polling),
+    let (name, options, tasks, connections, take) = match scenario {
+        Scenario::Life { options, connections } => ("life", options, connections, connections, Take::Blocking),
+        Scenario::LifePipelined { options, tasks } => ("life-pipelined", options, tasks, 1, Take::Polling),
     };
-    ensure!(tasks > 0, "at least one producer and one worker");
+    ensure!(tasks > 0, "the number of producers and workers must be at least 1");
     let client = Client::open(options.redis_url.as_str())?;
     let queue = format!("direct-{}", std::process::id());
     let (producers, workers) = (
@@ -121,7 +120,7 @@ async fn run(scenario: Scenario) -> Result<()> {
         let redis = producers[i % connections].clone();
         producing.spawn(produce(redis, queue.clone(), options.payload, counters.clone()));
         let redis = workers[i % connections].clone();
-        working.spawn(work(redis, queue.clone(), i, taking, counters.clone()));
+        working.spawn(work(redis, queue.clone(), i, take, counters.clone()));
     }
 
     sleep(Duration::from_secs_f64(options.warmup)).await;
@@ -145,7 +144,7 @@ async fn run(scenario: Scenario) -> Result<()> {
         }
         sleep(Duration::from_millis(1)).await;
     }
-    ensure!(jobs > 0, "no job was done while it was measured");
+    ensure!(jobs > 0, "no job was done during the measurement");
     let per_job = |used: u64| used as f64 / jobs as f64;
     let line = json!({
         "scenario": name,
@@ -167,10 +166,10 @@ async fn run(scenario: Scenario) -> Result<()> {
 async fn connected(client: &Client, connections: usize) -> Result<Vec<MultiplexedConnection>> {
     let mut connected = Vec::new();
     for _ in 0..connections {
-        // A BLMOVE waits for a job as long as it takes.
+        // BLMOVE blocks until there is a job.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-        connected.push(connection.context("Redis cannot be reached")?);
+        connected.push(connection.context("Redis is unreachable")?);
     }
     Ok(connected)
 }

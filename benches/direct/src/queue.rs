@@ -1,4 +1,4 @@
-//! The two roles: one pushes jobs, the other takes them over and ends them.
+//! The two roles: a producer pushes jobs, a worker takes and removes them.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -10,21 +10,21 @@ use tokio::time::sleep;
 
 use crate::Counters;
 
-/// Producers rest while so many jobs wait, as in `bananas bench`.
+/// Producers pause while more jobs than this wait, as in `bananas bench`.
 const MAX_BACKLOG: u64 = 20_000;
-/// Longest wait of a worker that shares its connection, where nobody may block.
+/// The longest pause of a worker on a shared connection, where no call may block.
 const MAX_PAUSE: Duration = Duration::from_millis(8);
 
 /// How a worker takes a job.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Taking {
-    /// The connection is its own: BLMOVE waits until there is one.
+pub(crate) enum Take {
+    /// On a separate connection: BLMOVE blocks until there is a job.
     Blocking,
-    /// The connection is shared: LMOVE, and again after a pause if there is none.
+    /// On a shared connection: LMOVE, repeated after a pause if there is no job.
     Polling,
 }
 
-/// Pushes jobs one by one: id and payload.
+/// Pushes jobs one by one.
 pub(crate) async fn produce(
     mut redis: MultiplexedConnection,
     queue: String,
@@ -47,31 +47,31 @@ pub(crate) async fn produce(
     Ok(())
 }
 
-/// 16 bytes that are different in each job, and its payload.
+/// A unique id of 16 bytes, and the payload.
 fn job(id: u64, payload: usize) -> Vec<u8> {
     let mut job = vec![7; 16 + payload];
     job[..16].copy_from_slice(&u128::from(id).to_be_bytes());
     job
 }
 
-/// Takes jobs and ends them, one by one, until it is dropped.
+/// Takes and removes jobs one by one, until it is dropped.
 pub(crate) async fn work(
     mut redis: MultiplexedConnection,
     queue: String,
     number: usize,
-    taking: Taking,
+    take: Take,
     counters: Arc<Counters>,
 ) -> RedisResult<()> {
     let mine = format!("{queue}:processing:{number}");
     let mut pause = Duration::from_millis(1);
     loop {
-        let job: Option<Vec<u8>> = match taking {
-            Taking::Blocking => {
+        let job: Option<Vec<u8>> = match take {
+            Take::Blocking => {
                 let mut blmove = redis::cmd("BLMOVE");
                 blmove.arg(&queue).arg(&mine).arg("RIGHT").arg("LEFT").arg(0);
                 blmove.query_async(&mut redis).await?
             }
-            Taking::Polling => {
+            Take::Polling => {
                 let mut lmove = redis::cmd("LMOVE");
                 lmove.arg(&queue).arg(&mine).arg("RIGHT").arg("LEFT");
                 lmove.query_async(&mut redis).await?

@@ -38,7 +38,7 @@ impl CpuTime {
 fn used_us(pid: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).map_err(|error| Failure::usage(format!("{path}: {error}")))?;
-    let ticks = ticks(&text).ok_or_else(|| Failure::usage(format!("{path}: not as expected")))?;
+    let ticks = ticks(&text).ok_or_else(|| Failure::usage(format!("{path}: unexpected format")))?;
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
@@ -50,7 +50,7 @@ pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
         .split_whitespace()
         .nth(1)
         .and_then(|pages| pages.parse::<u64>().ok());
-    let pages = pages.ok_or_else(|| Failure::usage(format!("{path}: not as expected")))?;
+    let pages = pages.ok_or_else(|| Failure::usage(format!("{path}: unexpected format")))?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 

@@ -22,8 +22,8 @@ A line of --jsonl is a JSON object. Absent fields are taken from the options:
   max_attempts, initial_backoff, max_backoff
 
 For several jobs their names are printed in order, or with -o json one object per job: line,
-job_id, deduplicated, error. With --wait their results are printed, or the objects with job. A result
-or payload is an object with json, text or base64.";
+job_id, deduplicated, error. With --wait their results are printed, or the objects with job. A
+result or payload is an object with json, text or base64.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group(ArgGroup::new("keys").args(["unique", "jsonl"]).multiple(true)))]
