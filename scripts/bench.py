@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""`make bench`: the standard set of `bananas bench` beside a reliable queue on plain Redis lists, interleaved, medians of several rounds.
+"""`make bench`: measures the standard set of `bananas bench` and a reliable queue on plain Redis lists, in turn.
 
-Every single measurement has a Redis, and a broker if it needs one, of its own: scripts/bench.sh. Needs nothing but the standard library.
+Prints the medians of several rounds. Each measurement starts its own Redis and broker with scripts/bench.sh.
+Needs only the standard library.
 
-ROUNDS=3      how often everything is measured
-DURATION=3    seconds of each measurement, after one second to warm up
+ROUNDS=3      number of rounds
+DURATION=3    seconds of each measurement, after a warm-up of one second
 REDIS_AOF=    everysec (default), always or no
 OUT=          a file for all figures as JSON
-BEFORE=       a directory with the bananas-broker of another version: everything that has a broker is measured with that one as well, right before
+BEFORE=       a directory with the bananas-broker of another version, which is measured as well, just before this one
 """
 
 import json
@@ -24,9 +25,11 @@ AOF = os.environ.get("REDIS_AOF") or "everysec"
 OUT = os.environ.get("OUT")
 BEFORE = os.environ.get("BEFORE")
 
-# The worker library with its own window (twice its handlers), and a stream with a window of a thousand jobs.
-LARGE = [f"{life} --payload {bytes}" for bytes in [64 << 10, 1 << 20] for life in ["handlers", "life --window 1000"]]
-# In this order, so that what is compared with each other is measured within seconds.
+# Large payloads: the worker library with its default window, and a stream with a window of a thousand jobs.
+LARGE = [
+    f"{life} --payload {size}" for size in [64 << 10, 1 << 20] for life in ["handlers", "life --window 1000"]
+]
+# The order keeps scenarios that are compared with each other close together in time.
 RUNS = [
     "life",
     "direct life",
@@ -87,7 +90,7 @@ def main():
 
 
 def binaries_before(directory):
-    """The other broker beside the programs of today, so that both are asked in the same way."""
+    """Makes a directory with the other broker and today's programs, so that both brokers get the same load."""
     today = Path(os.environ["BANANAS_BIN_DIR"])
     for name, of in [("bananas-broker", Path(BEFORE)), ("bananas", today), ("direct", today)]:
         (directory / name).symlink_to((of / name).resolve(strict=True))
@@ -95,8 +98,10 @@ def binaries_before(directory):
 
 
 def measure(run, binaries=None):
-    """One scenario, once."""
-    options = ["--seconds", str(DURATION)] if run in DIRECT else ["--output", "json", "--duration", f"{round(DURATION * 1000)}ms"]
+    """Measures one scenario once."""
+    options = ["--output", "json", "--duration", f"{round(DURATION * 1000)}ms"]
+    if run in DIRECT:
+        options = ["--seconds", str(DURATION)]
     command = [Path(__file__).with_name("bench.sh"), *run.split(), *options]
     environment = os.environ | ({"BANANAS_BIN_DIR": str(binaries)} if binaries else {})
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -111,7 +116,7 @@ def rate(measured):
 
 
 def flat(value, path=""):
-    """Every number of a report under its path; an entry of a list is known by its name."""
+    """All numbers of a report by their path. The entries of a list are keyed by their names."""
     if isinstance(value, list):
         value = {entry["name"]: entry for entry in value}
     if isinstance(value, dict):
@@ -122,8 +127,9 @@ def flat(value, path=""):
 
 
 def gathered(rounds):
-    """The median and the spread of every figure that each round has."""
-    return {name: spread([each[name] for each in rounds]) for name in rounds[0] if all(name in each for each in rounds)}
+    """Median and range of each figure that all rounds have."""
+    names = [name for name in rounds[0] if all(name in each for each in rounds)]
+    return {name: spread([each[name] for each in rounds]) for name in names}
 
 
 def spread(values):
@@ -133,8 +139,8 @@ def spread(values):
 def shown(figure, digits=0, scale=1):
     if figure is None:
         return "-"
-    median, least, most = (f"{figure[name] * scale:,.{digits}f}" for name in ["median", "min", "max"])
-    return f"{median} ({least} to {most})"
+    middle, low, high = (f"{figure[name] * scale:,.{digits}f}" for name in ["median", "min", "max"])
+    return f"{middle} ({low} to {high})"
 
 
 def median(figure, digits=2):
@@ -146,8 +152,9 @@ def head(report):
     build = "" if report["optimised_build"] else " (NOT an optimised build)"
     return (
         f"{machine['cores']} cores, {machine['cpu']}, kernel {machine['kernel']}\n"
-        f"bananas {versions['bench']}{build}, broker {versions['broker']}, redis {versions['redis']}, append-only file: {AOF}\n"
-        f"payload {report['payload_bytes']} bytes; {DURATION:g} s each; median of {ROUNDS} rounds (least to most)"
+        f"bananas {versions['bench']}{build}, broker {versions['broker']}, redis {versions['redis']},"
+        f" append-only file: {AOF}\n"
+        f"payload {report['payload_bytes']} bytes; {DURATION:g} s each; median of {ROUNDS} rounds (minimum to maximum)"
     )
 
 
@@ -174,7 +181,8 @@ def latencies(figures):
     rows = [["LATENCY FROM DUE, MS", "P50", "P99", "MAX"]]
     for run in ["idle", "delayed"]:
         get = figures[run].get
-        rows.append([f"{run}, to worker", *(shown(get(f"due_to_worker_us.{at}"), 2, 1e-3) for at in ["p50", "p99", "max"])])
+        quantiles = [get(f"due_to_worker_us.{at}") for at in ["p50", "p99", "max"]]
+        rows.append([f"{run}, to worker", *(shown(quantile, 2, 1e-3) for quantile in quantiles)])
     return table(rows)
 
 
@@ -183,29 +191,34 @@ def costs(figures):
     streams = f"{idle('streams')['median']:.0f}"
     return table(
         [
-            [f"{streams} idle streams, % of a core of the broker", shown(idle("cpu_cores.broker"), 2, 100)],
-            [f"{streams} idle streams, bytes of the broker for each", shown(idle("broker_bytes_per_stream"))],
-            ["8 equal streams, jobs one by one: spread of the shares, % of an equal one", shown(fairness("shares.spread_percent"), 1)],
-            ["a waiting job, bytes of Redis, payload included", shown(memory("redis_bytes_per_job"))],
+            [f"{streams} idle streams: CPU of the broker, % of a core", shown(idle("cpu_cores.broker"), 2, 100)],
+            [f"{streams} idle streams: memory of the broker, bytes per stream", shown(idle("broker_bytes_per_stream"))],
+            [
+                "8 equal streams, jobs one by one: spread of the shares, % of an equal share",
+                shown(fairness("shares.spread_percent"), 1),
+            ],
+            ["a waiting job: memory of Redis, bytes with the payload", shown(memory("redis_bytes_per_job"))],
         ]
     )
 
 
 def compared(before, after):
-    """Rates, and CPU and latency where they are what a scenario is about, with the broker before; ratios round by round, because the machine changes."""
+    """Compares with the broker before. The ratios are per round, because the speed of the machine changes."""
     rows = [["BEFORE AND AFTER", "WHAT", "BEFORE", "AFTER", "RATIO"]]
     for run in before[0]:
         for name, what, digits in [
             ("jobs_per_second", "jobs/s", 0),
-            ("cpu_us_per_job.broker", "us of broker a job", 2),
-            ("cpu_us_per_job.redis", "us of Redis a job", 2),
+            ("cpu_us_per_job.broker", "us of the broker per job", 2),
+            ("cpu_us_per_job.redis", "us of Redis per job", 2),
             ("due_to_worker_us.p50", "us to worker, p50", 0),
             ("due_to_worker_us.p99", "us to worker, p99", 0),
             ("cpu_cores.broker", "cores of the broker", 4),
             ("shares.spread_percent", "spread of shares, %", 1),
-            ("redis_bytes_per_job", "bytes of Redis a job", 0),
+            ("redis_bytes_per_job", "bytes of Redis per job", 0),
         ]:
-            pairs = [(old[run]["figures"].get(name), new[run]["figures"].get(name)) for old, new in zip(before, after)]
+            pairs = [
+                (old[run]["figures"].get(name), new[run]["figures"].get(name)) for old, new in zip(before, after)
+            ]
             if not all(old is not None and new is not None for old, new in pairs):
                 continue
             if name == "jobs_per_second" and run in ["idle", "delayed", "memory", "subscribers"]:
@@ -213,12 +226,13 @@ def compared(before, after):
             olds, news = zip(*pairs)
             ratios = [new / old for old, new in pairs if old]
             ratio = shown(spread(ratios), 2) if ratios else "-"
-            rows.append([run, what, f"{statistics.median(olds):,.{digits}f}", f"{statistics.median(news):,.{digits}f}", ratio])
+            old, new = (f"{statistics.median(values):,.{digits}f}" for values in [olds, news])
+            rows.append([run, what, old, new, ratio])
     return table(rows)
 
 
 def table(rows):
-    """The first column is text, the others are aligned to the right."""
+    """Renders a table. All columns but the first are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:

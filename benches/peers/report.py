@@ -1,4 +1,4 @@
-"""The report for people."""
+"""Renders the report as text."""
 
 import textwrap
 
@@ -11,29 +11,39 @@ def as_text(report):
         f"{machine['cores']} cores, {machine['cpu']}, kernel {machine['kernel']}; data on {machine['filesystem']};"
         f" load average before: {machine['load_average'][0]}; {report['measured_at']}",
         "versions: " + ", ".join(f"{name} {version or '-'}" for name, version in report["versions"].items()),
-        f"medians of {settings['runs']} runs; payload {settings['payload_bytes']} bytes, no-op handler. CPU is µs per job over all processes, server included.",
-        f"W1: {settings['bulk_jobs']:,} jobs enqueued in bulk, then drained by one worker process. W2: one job at a time from 50 in flight, one worker"
-        f" with 50 at once, for {settings['measured_seconds']:g} s.",
-        f"W3: from the enqueue call to the handler at {settings['latency_jobs_per_second']} jobs/s. W4: memory of the server per waiting job (NATS: growth of"
-        " its process).",
+        f"medians of {settings['runs']} runs; payload {settings['payload_bytes']} bytes, no-op handler."
+        " CPU is µs per job over all processes, server included.",
+        f"W1: {settings['bulk_jobs']:,} jobs enqueued in bulk, then drained by one worker process."
+        f" W2: one job per call, 50 calls in flight, a worker with concurrency 50, for {settings['measured_seconds']:g} s.",
+        f"W3: from the enqueue call to the handler at {settings['latency_jobs_per_second']} jobs/s. W4: memory of the"
+        " server per waiting job (NATS: growth of its process).",
     ]
     lines = [wrapped for line in lines for wrapped in textwrap.wrap(line, WIDTH)]
-    lines += ["", *table(report["systems"]), "", "How each is set:"]
+    lines += ["", *table(report["systems"]), "", "Settings:"]
     for name, text in {system["system"]: system["settings"] for system in report["systems"]}.items():
         lines += textwrap.wrap(f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent="    ")
-    lines += [f"Left out: {name}: {reason}" for name, reason in report["left_out"].items()]
-    lines += [f"FAILED: {system['system']} ({system['durability']}): {system['failure']}" for system in report["systems"] if system["failure"]]
+    lines += [f"Skipped: {name}: {reason}" for name, reason in report["left_out"].items()]
+    lines += [
+        f"FAILED: {system['system']} ({system['durability']}): {system['failure']}"
+        for system in report["systems"]
+        if system["failure"]
+    ]
     return "\n".join(lines)
 
 
 def table(systems):
-    headings = ["SYSTEM", "DURABILITY", "W1 ENQUEUE/S", "CPU", "W1 DRAIN/S", "CPU", "W2 JOBS/S", "CPU", "W3 P50 MS", "P99 MS", "W4 B/JOB"]
+    headings = ["SYSTEM", "DURABILITY", "W1 ENQUEUE/S", "CPU", "W1 DRAIN/S", "CPU"]
+    headings += ["W2 JOBS/S", "CPU", "W3 P50 MS", "P99 MS", "W4 B/JOB"]
     rows = [headings, *(row(system) for system in systems)]
     widths = [max(len(cells[i]) for cells in rows) for i in range(len(headings))]
-    # Words to the left, numbers to the right.
-    return [
-        "  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(cells, widths))).rstrip() for cells in rows
-    ]
+
+    def line(cells):
+        # Text is aligned to the left, numbers to the right.
+        aligned = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2])]
+        aligned += [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:])]
+        return "  ".join(aligned).rstrip()
+
+    return [line(cells) for cells in rows]
 
 
 def row(system):
@@ -47,7 +57,11 @@ def row(system):
     return [
         system["system"],
         system["durability"],
-        *(value(f"{phase}_{figure}", form) for phase in ("enqueue", "drain", "life") for figure, form in (("per_second", ",.0f"), ("cpu_us", ".1f"))),
+        *(
+            value(f"{phase}_{figure}", form)
+            for phase in ("enqueue", "drain", "life")
+            for figure, form in (("per_second", ",.0f"), ("cpu_us", ".1f"))
+        ),
         value("latency_p50_us", ".2f", 1000),
         value("latency_p99_us", ".2f", 1000),
         memory,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Runs the same workloads on Bananas and on what people would otherwise use, and prints medians. README.md says how and why.
+"""Runs the same workloads on Bananas and on its peers, and prints medians. README.md explains the choices.
 
-Started by scripts/bench-peers.sh. Needs nothing but Python's standard library.
+Started by scripts/bench-peers.sh. Needs only the standard library.
 """
 
 import argparse
@@ -23,15 +23,16 @@ from versions import versions
 
 def arguments():
     parser = argparse.ArgumentParser(prog="make bench-peers", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=3, help="how often everything is measured (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="number of runs (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=100_000, help="jobs of the bulk workloads (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3, help="how long life and latency are measured (default: %(default)s)")
-    parser.add_argument("--warmup", type=float, default=3, help="seconds before those, for compilers that learn as they go (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3, help="seconds of life and latency (default: %(default)s)")
+    parser.add_argument("--warmup", type=float, default=3, help="seconds of their warm-up (default: %(default)s)")
     parser.add_argument("--payload", type=int, default=256, help="bytes of payload, at least 20 (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=200, help="latency: jobs per second (default: %(default)s)")
-    parser.add_argument("--only", default="", help=f"some of {','.join(system.key for system in SYSTEMS)}, separated by commas")
-    parser.add_argument("--dir", default=None, help="where servers keep their data (default: the system's temporary directory)")
-    parser.add_argument("-o", "--output", default="text", help="text, json, or a file that gets the JSON beside the text")
+    keys = ",".join(system.key for system in SYSTEMS)
+    parser.add_argument("--only", default="", help=f"some of {keys}, separated by commas")
+    parser.add_argument("--dir", default=None, help="data directory of the servers (default: a temporary directory)")
+    parser.add_argument("-o", "--output", default="text", help="text, json, or a file for the JSON in addition to text")
     parser.add_argument("--bananas-bin", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--peers-bin", type=Path, required=True, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -42,18 +43,19 @@ def arguments():
 
 
 def measure(systems, settings, runs, directory):
-    """Figures of each variant in each run. A variant that fails once is not tried again."""
+    """The figures of each variant in each run. A variant that has failed is not run again."""
     measured = {(system.key, variant): [] for system in systems for variant in system.variants}
     failures = {}
     for run in range(runs):
-        # Each run begins with another one, so that none is always the first or follows always the same.
+        # Rotate the order, so that no variant is always first or always follows the same one.
         order = list(measured)
         order = order[run % len(order) :] + order[: run % len(order)]
         for key, variant in order:
             if (key, variant) in failures:
                 continue
             system = next(system for system in systems if system.key == key)
-            print(f"run {run + 1} of {runs}: {system.name}, {system.variants[variant]} ...", file=sys.stderr, flush=True)
+            label = f"run {run + 1} of {runs}: {system.name}, {system.variants[variant]} ..."
+            print(label, file=sys.stderr, flush=True)
             try:
                 with tempfile.TemporaryDirectory(prefix="bench-peers-", dir=directory) as own:
                     measured[key, variant].append(system.measure(variant, settings, Path(own)))
@@ -64,7 +66,7 @@ def measure(systems, settings, runs, directory):
 
 
 def medians(figures):
-    """The median of each figure over all runs, and its least and greatest value."""
+    """Median, minimum and maximum of each figure over all runs."""
     names = {name: None for run in figures for name in run}
     spread = {}
     for name in names:
@@ -75,7 +77,8 @@ def medians(figures):
 
 
 def machine(directory):
-    model = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": model[0] if model else "unknown CPU",
@@ -86,7 +89,7 @@ def machine(directory):
 
 
 def filesystem(path):
-    """The type of the file system that a path is on: what is kept in memory is not durable, whatever the server does."""
+    """The type of the file system of a path. Data on a file system in memory are not durable."""
     best = ("", "unknown")
     for line in Path("/proc/mounts").read_text().splitlines():
         _, point, kind, *_ = line.split()
@@ -96,7 +99,7 @@ def filesystem(path):
 
 
 def main():
-    # The servers end with us, however we end.
+    # Exit on SIGTERM as usual, so that the servers are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen = arguments()
     only = set(filter(None, chosen.only.split(",")))

@@ -1,4 +1,4 @@
-"""What is compared: how each system is started, set and measured. Every one gives the same figures."""
+"""The measured systems: how each is started, configured and measured. All return the same figures."""
 
 import json
 import shutil
@@ -12,13 +12,13 @@ from servers import REDIS_SERVER, Failed, broker, disk_bytes, nats, redis, redis
 
 HERE = Path(__file__).resolve().parent
 PATIENCE_SECONDS = 600
-# What the field's words "50 in flight" and "50 concurrent" mean here; the same for everybody.
+# Calls in flight of a producer and concurrency of a worker, the same for all systems.
 IN_FLIGHT = 50
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, and where the programs are."""
+    """The parameters of a measurement, and the directories of the programs."""
 
     jobs: int
     seconds: float
@@ -41,12 +41,12 @@ def one_line(command):
 
 
 def milliseconds(seconds):
-    """A duration as the command line of Bananas reads it."""
+    """A duration in the format of the Bananas command line."""
     return f"{seconds * 1000:.0f}ms"
 
 
 class System(ABC):
-    """A job queue with its server. `variants` says for each way to run it what survives a crash."""
+    """A job queue with its server. `variants` describes the durability of each variant."""
 
     key: str
     name: str
@@ -55,11 +55,11 @@ class System(ABC):
 
     @abstractmethod
     def missing(self, settings):
-        """Why it cannot be measured here; None if it can."""
+        """Why the system cannot be measured on this machine. None if it can."""
 
     @abstractmethod
     def measure(self, variant, settings, directory):
-        """All workloads once, on servers of its own."""
+        """Runs all workloads once, on new servers."""
 
 
 REDIS_VARIANTS = {"none": "no persistence", "aof": "AOF, fsync every second"}
@@ -71,8 +71,9 @@ class Bananas(System):
     key = "bananas"
     name = "Bananas"
     settings = (
-        "bananas bench: W1 calls of 500 jobs, four in flight, then Subscribe with a window of 2,000; W2 50 tasks with the client library,"
-        " a worker process with 50 handlers of the worker library; W3 a bare stream, counts from when a job is due"
+        "bananas bench: W1 calls of 500 jobs, four in flight, then Subscribe with a window of 2,000; W2 50 tasks with"
+        " the client library, a worker process with 50 handlers of the worker library; W3 a stream without the library,"
+        " counted from when a job is due"
     )
     variants = REDIS_VARIANTS
 
@@ -84,15 +85,16 @@ class Bananas(System):
     def measure(self, variant, settings, directory):
         with redis(directory, variant == "aof") as (redis_port, redis_pid):
             with broker(directory, settings.bananas_bin / "bananas-broker", redis_port) as (address, broker_pid):
-                common = [settings.bananas_bin / "bananas", "--broker", address, "-o", "json", "bench", "--payload", str(settings.payload)]
-                common += ["--redis-url", f"redis://127.0.0.1:{redis_port}", "--broker-pid", str(broker_pid), "--redis-pid", str(redis_pid)]
+                common = [settings.bananas_bin / "bananas", "--broker", address, "-o", "json", "bench"]
+                common += ["--redis-url", f"redis://127.0.0.1:{redis_port}", "--redis-pid", str(redis_pid)]
+                common += ["--broker-pid", str(broker_pid), "--payload", str(settings.payload)]
                 common += ["--jobs", str(settings.jobs), "--warmup", milliseconds(settings.warmup)]
 
                 def bench(scenario, *flags):
                     return one_line([*common, *flags, scenario])["scenarios"][0]
 
                 measured = ["--duration", milliseconds(settings.seconds)]
-                # Enqueuing ends with the last job, not with the time.
+                # Measures until the last job is enqueued.
                 until_all = ["--duration", f"{PATIENCE_SECONDS}s", "--batch", "500"]
                 memory = bench("memory")
                 bulk = bench("batch", *until_all)
@@ -118,21 +120,22 @@ class Bananas(System):
 
 
 class Peer(System):
-    """A program of this directory that has the commands produce-bulk, drain, life and latency."""
+    """A program of this directory with the commands produce-bulk, drain, life and latency."""
 
-    # Where the best is another one than the 50 of the other workloads.
+    # Flags of the bulk workloads, if other values than those of the other workloads are faster.
     bulk_flags: list = []
     drain_flags: list = []
 
     @abstractmethod
     def program(self, settings):
-        """Its command without flags."""
+        """The command without flags."""
 
     def workloads(self, settings, address, server_pid, stored_bytes, flags=()):
-        """All workloads; `stored_bytes` says what the server holds now, as a dictionary."""
-        common = [*self.program(settings), f"--address={address}", f"--server-pid={server_pid}", f"--payload={settings.payload}"]
-        common += [f"--warmup={settings.warmup}", f"--rate={settings.rate}", f"--in-flight={IN_FLIGHT}", f"--concurrency={IN_FLIGHT}", *flags]
-        # The first job makes what every queue has, however long it is.
+        """Runs all workloads. `stored_bytes` returns the storage of the server as a dictionary."""
+        common = [*self.program(settings), f"--address={address}", f"--server-pid={server_pid}"]
+        common += [f"--payload={settings.payload}", f"--warmup={settings.warmup}", f"--rate={settings.rate}"]
+        common += [f"--in-flight={IN_FLIGHT}", f"--concurrency={IN_FLIGHT}", *flags]
+        # The first job creates the data that a queue has independent of its length.
         one_line([*common, "produce-bulk", "1"])
         one_line([*common, "drain", "1"])
         empty = stored_bytes()
@@ -152,7 +155,7 @@ class Peer(System):
 
 
 class RedisPeer(Peer):
-    """A peer whose server is Redis itself."""
+    """A peer with Redis as its server."""
 
     variants = REDIS_VARIANTS
 
@@ -165,8 +168,8 @@ class BullMQ(RedisPeer):
     key = "bullmq"
     name = "BullMQ"
     settings = (
-        "W1 addBulk of 1,000 jobs, two in flight, then one Worker with concurrency 50; W2 50 promises that add one job at a time, concurrency 50;"
-        " removeOnComplete; ioredis"
+        "W1 addBulk of 1,000 jobs, two in flight, then one Worker with concurrency 50; W2 50 promises that add one job"
+        " at a time, concurrency 50; removeOnComplete; ioredis"
     )
 
     def program(self, settings):
@@ -175,11 +178,12 @@ class BullMQ(RedisPeer):
     def missing(self, settings):
         if not shutil.which("node"):
             return "node is missing"
-        return None if (HERE / "bullmq" / "node_modules" / "bullmq").exists() else "its packages are not installed (npm ci)"
+        package = HERE / "bullmq" / "node_modules" / "bullmq"
+        return None if package.exists() else "its packages are not installed (npm ci)"
 
 
 class GoPeer(Peer):
-    """A peer that is written in Go."""
+    """A peer with a client in Go."""
 
     def program(self, settings):
         return [settings.peers_bin / self.key]
@@ -192,8 +196,8 @@ class Asynq(GoPeer, RedisPeer):
     key = "asynq"
     name = "asynq"
     settings = (
-        "W1 200 goroutines (there is no bulk call), then one Server with concurrency 50; W2 50 goroutines, concurrency 50; a connection for each;"
-        " an idle worker looks again after 10 ms (default: 1 s)"
+        "W1 200 goroutines (there is no bulk call), then one Server with concurrency 50; W2 50 goroutines, concurrency"
+        " 50; a connection for each; an idle worker polls every 10 ms (default: 1 s)"
     )
     bulk_flags = ["--in-flight=200"]
 
@@ -202,20 +206,23 @@ class Nats(GoPeer):
     key = "nats"
     name = "NATS JetStream"
     settings = (
-        "work-queue stream, durable pull consumer, explicit ack; W1 PublishAsync with 4,000 unacknowledged, then one Consume that handles in place"
-        " and keeps 5,000 messages ready; W2 50 goroutines that publish synchronously, 50 that handle, 500 ready"
+        "work-queue stream, durable pull consumer, explicit ack; W1 PublishAsync with 4,000 unacknowledged, then one"
+        " Consume that handles messages in its callback and keeps 5,000 ready; W2 50 goroutines that publish"
+        " synchronously, 50 that handle, 500 ready"
     )
     variants = {"file": "file storage, fsync every 2 minutes", "memory": "memory storage"}
     drain_flags = ["--concurrency=1", "--pull=5000"]
 
     def missing(self, settings):
-        return super().missing(settings) or (None if shutil.which("nats-server") else "nats-server is missing and could not be installed")
+        if reason := super().missing(settings):
+            return reason
+        return None if shutil.which("nats-server") else "nats-server is missing and could not be installed"
 
     def measure(self, variant, settings, directory):
         with nats(directory) as (port, pid):
 
             def stored():
-                # Its files are written in the background.
+                # NATS writes its files in the background.
                 time.sleep(0.5)
                 return {"memory": resident_bytes(pid), **({"disk": disk_bytes(directory)} if variant == "file" else {})}
 

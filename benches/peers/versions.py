@@ -1,4 +1,4 @@
-"""The versions of everything that takes part."""
+"""Reads the versions of the measured systems."""
 
 import json
 import re
@@ -11,24 +11,24 @@ HERE = Path(__file__).resolve().parent
 
 
 def versions(settings):
-    """None stands for what is not there."""
+    """All versions. None if a program is missing."""
     modules = dict(re.findall(r"^\s*(\S+) (v\S+)", (HERE / "go.mod").read_text(), re.MULTILINE))
     packages = json.loads((HERE / "bullmq" / "package-lock.json").read_text())["packages"]
     return {
-        "bananas": said(settings.bananas_bin / "bananas-broker", "--version"),
-        "redis": said(REDIS_SERVER, "--version"),
-        "nats-server": said("nats-server", "--version"),
+        "bananas": reported(settings.bananas_bin / "bananas-broker", "--version"),
+        "redis": reported(REDIS_SERVER, "--version"),
+        "nats-server": reported("nats-server", "--version"),
         "bullmq": packages["node_modules/bullmq"]["version"],
         "ioredis": packages["node_modules/ioredis"]["version"],
         "asynq": modules["github.com/hibiken/asynq"].lstrip("v"),
         "nats.go": modules["github.com/nats-io/nats.go"].lstrip("v"),
-        "node": said("node", "--version"),
-        "go": said("go", "version"),
+        "node": reported("node", "--version"),
+        "go": reported("go", "version"),
     }
 
 
-def said(*command):
-    """The first thing that looks like a version in what a program says."""
+def reported(*command):
+    """The first version number in the output of a program."""
     try:
         text = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):

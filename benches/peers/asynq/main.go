@@ -1,4 +1,4 @@
-// The workloads on asynq.
+// Command asynq runs the workloads on asynq.
 package main
 
 import (
@@ -17,7 +17,7 @@ const (
 	taskType  = "bench"
 )
 
-var checkInterval = flag.Duration("check-interval", 10*time.Millisecond, "how long an idle worker sleeps before it looks again")
+var checkInterval = flag.Duration("check-interval", 10*time.Millisecond, "how often an idle worker polls")
 
 type queue struct {
 	redis     asynq.RedisClientOpt
@@ -27,14 +27,14 @@ type queue struct {
 
 func main() {
 	load.Main(func(context.Context) (load.Queue, error) {
-		// A connection for each call in flight: the default, ten for each core, would make callers wait for one another.
+		// One connection per call in flight. With the default, ten per core, callers would wait for connections.
 		redis := asynq.RedisClientOpt{Addr: *load.Address, PoolSize: max(*load.InFlight, *load.Concurrency) + 10}
 		client := asynq.NewClient(redis)
 		return &queue{redis: redis, client: client, inspector: asynq.NewInspector(redis)}, client.Ping()
 	})
 }
 
-// EnqueueAll uses goroutines: asynq has no call for many tasks.
+// EnqueueAll uses goroutines, because asynq has no bulk call.
 func (q *queue) EnqueueAll(ctx context.Context, n int, payload []byte) error {
 	var group errgroup.Group
 	for i := range *load.InFlight {
@@ -50,7 +50,7 @@ func (q *queue) EnqueueAll(ctx context.Context, n int, payload []byte) error {
 	return group.Wait()
 }
 
-// share is the i-th of so many nearly equal parts of n.
+// share is the size of the i-th of nearly equal parts of n.
 func share(n, parts, i int) int { return n*(i+1)/parts - n*i/parts }
 
 func (q *queue) Enqueue(ctx context.Context, payload []byte) error {

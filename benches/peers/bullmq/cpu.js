@@ -1,13 +1,13 @@
-// CPU time of processes, from /proc.
+// The CPU time of processes, from /proc.
 'use strict';
 
 const fs = require('node:fs');
 
-// Of /proc, on every Linux that Node runs on.
+// The unit of CPU times in /proc, on every Linux that Node supports.
 const TICKS_PER_SECOND = 100;
 
-// Microseconds of user and system time of a process and of the children it has waited for: fields 14 to 17, counted after
-// the name, which may contain anything.
+// User and system time in microseconds of a process and of the children it has waited for: fields 14 to 17, counted
+// from the end of the name, which may contain any character.
 function usedMicroseconds(pid) {
   let stat;
   try {
@@ -19,7 +19,7 @@ function usedMicroseconds(pid) {
   return (fields.slice(11, 15).reduce((sum, ticks) => sum + Number(ticks), 0) * 1e6) / TICKS_PER_SECOND;
 }
 
-// What this process, the server and the given processes have used.
+// The CPU time of this process, of the given processes and of the server.
 function cpuTime(serverPid, ...clients) {
   return {
     client: [process.pid, ...clients].reduce((sum, pid) => sum + usedMicroseconds(pid), 0),

@@ -1,4 +1,4 @@
-// The workloads on BullMQ; ../load is the same in Go.
+// Runs the workloads on BullMQ. ../load is the same in Go.
 'use strict';
 
 const { setTimeout: sleep } = require('node:timers/promises');
@@ -7,8 +7,8 @@ const { cpuTime, cpuSince } = require('./cpu');
 const { BullQueue } = require('./queue');
 const { WorkerProcess, beWorker, newPayload } = require('./worker');
 
-// Producers rest while so many jobs wait, so that a life is measured and not the growth of a queue. Enough for the worker
-// never to wait, and little enough to be reached within the warm-up.
+// Producers pause while more jobs than this wait, so that the queue does not grow during the measurement. It is enough
+// for the worker never to wait, and is reached within the warm-up.
 const MAX_BACKLOG = 2_000;
 
 const { values, positionals } = parseArgs({
@@ -27,7 +27,7 @@ const settings = Object.fromEntries(Object.entries(values).map(([name, value]) =
 const plainPayload = newPayload(settings.payload, 0);
 const used = (...clients) => cpuTime(settings['server-pid'], ...clients);
 
-// Measures from now until it is called.
+// Starts a measurement. The returned function ends it.
 function measure(...clients) {
   const before = used(...clients);
   const start = performance.now();
@@ -40,7 +40,7 @@ async function produceBulk(queue, n) {
   return measured(n);
 }
 
-// One worker on n jobs that wait: until the last one is settled, not only handled.
+// Measures one worker that settles n waiting jobs.
 async function drain(queue, n) {
   let handled = 0;
   const measured = measure();
@@ -61,7 +61,7 @@ async function startWorker() {
   return worker;
 }
 
-// The whole life of jobs that many promises enqueue one at a time.
+// Measures the whole life of jobs that many promises enqueue one at a time.
 async function life(queue, seconds) {
   const worker = await startWorker();
   let enqueued = 0;
@@ -89,7 +89,8 @@ async function life(queue, seconds) {
   return figures;
 }
 
-// From just before a job is enqueued until its handler starts. A job is sent when it is due, whatever became of those before.
+// Measures from just before a job is enqueued until its handler starts. A job is sent when it is due, even if earlier
+// calls have not returned.
 async function latency(queue, seconds) {
   const worker = await startWorker();
   const warmupJobs = Math.floor(settings.warmup * settings.rate);
@@ -125,7 +126,7 @@ async function main() {
     throw new Error('usage: main.js [FLAGS] produce-bulk N | drain N | life SECONDS | latency SECONDS');
   }
   const figures = await commands[command](queue, Number(number));
-  // The connections would keep the process alive.
+  // Open connections would keep the process alive.
   process.stdout.write(`${JSON.stringify(figures)}\n`, () => process.exit(0));
 }
 

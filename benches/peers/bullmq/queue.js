@@ -1,4 +1,4 @@
-// What BullMQ brings to the workloads: its own calls, as its users would write them.
+// The calls of BullMQ for the workloads.
 'use strict';
 
 const { Queue, Worker } = require('bullmq');
@@ -8,13 +8,13 @@ const JOB_NAME = 'bench';
 // Jobs of one addBulk call, and calls in flight.
 const BULK_JOBS = 1000;
 const BULK_CALLS = 2;
-// Settled jobs are not kept: by default BullMQ keeps all of them for ever.
+// Settled jobs are removed. By default BullMQ keeps all of them.
 const JOB_OPTIONS = { removeOnComplete: true, removeOnFail: true };
 
 class BullQueue {
   constructor(address) {
     const [host, port] = address.split(':');
-    // What BullMQ asks of a worker's connection; the rest are the defaults of ioredis.
+    // maxRetriesPerRequest: BullMQ requires null for the connection of a worker. The rest are the defaults of ioredis.
     this.connection = { host, port: Number(port), maxRetriesPerRequest: null };
     this.queue = new Queue(QUEUE_NAME, { connection: this.connection, defaultJobOptions: JOB_OPTIONS });
   }
@@ -39,7 +39,7 @@ class BullQueue {
     await this.queue.add(JOB_NAME, { payload });
   }
 
-  // Starts a worker that runs so many jobs at once.
+  // Starts a worker that runs this many jobs at the same time.
   async work(concurrency, handle) {
     const handler = async (job) => handle(job.data.payload);
     this.worker = new Worker(QUEUE_NAME, handler, { connection: this.connection, concurrency, autorun: false });
@@ -51,7 +51,7 @@ class BullQueue {
     this.worker.run();
   }
 
-  // Whether no job waits or runs.
+  // Returns whether no job waits or runs.
   async empty() {
     const counts = await this.queue.getJobCounts('wait', 'active');
     return counts.wait === 0 && counts.active === 0;

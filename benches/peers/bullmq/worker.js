@@ -1,23 +1,23 @@
-// The worker of life and latency: a process of its own, that tells its producer how far it is.
+// The worker of life and latency: a separate process that reports to its producer how many jobs it has settled.
 'use strict';
 
 const { fork } = require('node:child_process');
 const { setTimeout: sleep } = require('node:timers/promises');
 
 const REPORT_EVERY_MS = 5;
-// A worker that settles nothing for so long has failed.
+// A worker that settles nothing for this long has failed.
 const STUCK_AFTER_MS = 30_000;
 
-// The head of a payload says when its job was enqueued, in nanoseconds of a clock that all processes share; 0 if that is
-// not measured.
+// A payload starts with the time when its job was enqueued, in nanoseconds of a clock that all processes share; 0 if
+// that is not measured.
 const STAMP_BYTES = 20;
 const newPayload = (bytes, stamp) => String(stamp).padStart(STAMP_BYTES, '0').padEnd(bytes, 'x');
 const stampOf = (payload) => BigInt(payload.slice(0, STAMP_BYTES));
 
-// Works until the producer says that it is enough.
+// Runs jobs until the producer sends a message.
 async function beWorker(queue, concurrency) {
   let settled = 0;
-  let told = -1;
+  let reported = -1;
   const delaysUs = [];
   await queue.work(concurrency, (payload) => {
     const stamp = stampOf(payload);
@@ -25,20 +25,20 @@ async function beWorker(queue, concurrency) {
     settled += 1;
   });
   setInterval(() => {
-    if (settled === told) return;
-    told = settled;
+    if (settled === reported) return;
+    reported = settled;
     process.send({ settled });
   }, REPORT_EVERY_MS);
   process.on('message', () => process.send({ settled, delaysUs, last: true }, () => process.exit(0)));
   process.on('disconnect', () => process.exit(1));
 }
 
-// The producer's side of it.
+// The producer's side of the worker.
 class WorkerProcess {
   settled = 0;
   waiting = [];
 
-  // Returns when the worker works.
+  // Starts the worker and returns when it is ready.
   async start(args) {
     this.child = fork(process.argv[1], args);
     this.pid = this.child.pid;
@@ -54,12 +54,12 @@ class WorkerProcess {
       });
     });
     this.last = Promise.race([last, this.ended]);
-    // Whoever waits for the worker hears of it; nobody has to.
+    // No unhandled rejection if nothing waits for the worker.
     this.last.catch(() => {});
     while (!this.ready) await Promise.race([sleep(1), this.ended]);
   }
 
-  // Returns when the worker says that it has settled more.
+  // Waits until the worker has settled more jobs.
   waitForMore() {
     const more = new Promise((resolve) => {
       this.waiting.push(resolve);
@@ -67,7 +67,7 @@ class WorkerProcess {
     return Promise.race([more, this.ended]);
   }
 
-  // Waits for so many jobs, and fails if nothing moves.
+  // Waits until this many jobs are settled. Fails if no job is settled for a while.
   async untilSettled(jobs) {
     let last = -1;
     let since = Date.now();
@@ -81,7 +81,7 @@ class WorkerProcess {
     }
   }
 
-  // Stops the worker and returns the delays that it saw, in microseconds.
+  // Stops the worker and returns the delays that it measured, in microseconds.
   async end() {
     this.child.send('end');
     return (await this.last).delaysUs;

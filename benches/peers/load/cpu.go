@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// ticksPerSecond is that of /proc on every Linux that Go runs on.
+// ticksPerSecond is the unit of CPU times in /proc, on every Linux that Go supports.
 const ticksPerSecond = 100
 
-// CPUTime is in microseconds. The client is all processes of the peer.
+// CPUTime is in microseconds. Client is the sum of all processes of the peer.
 type CPUTime struct {
 	Client int64 `json:"client"`
 	Server int64 `json:"server"`
 }
 
-// cpuTime is what this process, the server and the given processes have used.
+// cpuTime returns the CPU time of this process, of the given processes and of the server.
 func cpuTime(clients ...int) CPUTime {
 	used := CPUTime{Client: usedMicroseconds(os.Getpid()), Server: usedMicroseconds(*serverPID)}
 	for _, pid := range clients {
@@ -29,8 +29,8 @@ func (now CPUTime) since(before CPUTime) CPUTime {
 	return CPUTime{Client: now.Client - before.Client, Server: now.Server - before.Server}
 }
 
-// usedMicroseconds adds user and system time of a process and of the children it has waited for: fields 14 to 17, counted
-// after the name, which may contain anything.
+// usedMicroseconds returns user and system time of a process and of the children it has waited for: fields 14 to 17,
+// counted from the end of the name, which may contain any character.
 func usedMicroseconds(pid int) int64 {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

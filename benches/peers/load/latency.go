@@ -22,8 +22,8 @@ func quantiles(delays []float64) *Quantiles {
 	return &Quantiles{P50: at(0.5), P99: at(0.99)}
 }
 
-// latency measures from just before a job is enqueued until its handler starts, in a process of its own. A job is sent when
-// it is due, whatever became of those before.
+// latency measures from just before a job is enqueued until its handler starts in a separate process. A job is sent
+// when it is due, even if earlier calls have not returned.
 func latency(ctx context.Context, queue Queue, duration time.Duration) (*Figures, error) {
 	worker, err := startWorker()
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// maxBacklog: producers rest while so many jobs wait, so that a life is measured and not the growth of a queue. Enough for
-// the worker never to wait, and little enough to be reached within the warm-up.
+// maxBacklog: producers pause while more jobs than this wait, so that the queue does not grow during the measurement.
+// It is enough for the worker never to wait, and is reached within the warm-up.
 const maxBacklog = 2_000
 
-// life measures the whole life of jobs that many goroutines enqueue one at a time, beside a worker in a process of its own.
+// life measures the whole life of jobs that many goroutines enqueue one at a time, with a worker in a separate process.
 func life(ctx context.Context, queue Queue, duration time.Duration) (*Figures, error) {
 	worker, err := startWorker()
 	if err != nil {

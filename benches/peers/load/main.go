@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Flags are those of every peer. A peer may define more before it calls Main.
+// The flags of all peers. A peer may define more before it calls Main.
 var (
 	Address     = flag.String("address", "127.0.0.1:6379", "host:port of the server")
 	Concurrency = flag.Int("concurrency", 50, "jobs that a worker runs at once")
@@ -23,7 +23,7 @@ var (
 	serverPID     = flag.Int("server-pid", 0, "the server's process, for its CPU time")
 )
 
-// Figures is the one line that a command prints.
+// Figures is what a command prints, as one line of JSON.
 type Figures struct {
 	Jobs      int        `json:"jobs"`
 	Seconds   float64    `json:"seconds"`
@@ -31,7 +31,7 @@ type Figures struct {
 	LatencyUS *Quantiles `json:"latency_us,omitempty"`
 }
 
-// Main runs the command that the arguments name: produce-bulk N, drain N, life SECONDS or latency SECONDS.
+// Main runs the command of the arguments: produce-bulk N, drain N, life SECONDS or latency SECONDS.
 func Main(open func(context.Context) (Queue, error)) {
 	flag.Parse()
 	if err := run(open); err != nil {
@@ -65,10 +65,10 @@ func run(open func(context.Context) (Queue, error)) error {
 	case "latency":
 		figures, err = latency(ctx, queue, seconds(number))
 	case "worker":
-		// What life and latency start beside themselves.
+		// Started by life and latency.
 		return beWorker(ctx, queue)
 	default:
-		err = fmt.Errorf("there is no command %s", flag.Arg(0))
+		err = fmt.Errorf("unknown command %s", flag.Arg(0))
 	}
 	if err != nil {
 		return err
@@ -78,7 +78,8 @@ func run(open func(context.Context) (Queue, error)) error {
 
 func seconds(number float64) time.Duration { return time.Duration(number * float64(time.Second)) }
 
-// stampBytes is the head of a payload: when its job was enqueued, in nanoseconds; 0 if that is not measured.
+// stampBytes is the length of the timestamp at the start of a payload: when its job was enqueued, in nanoseconds; 0 if
+// that is not measured.
 const stampBytes = 20
 
 func newPayload(stamp int64) []byte {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// produceBulk measures enqueuing alone.
+// produceBulk measures enqueuing n jobs.
 func produceBulk(ctx context.Context, queue Queue, n int) (*Figures, error) {
 	before, start := cpuTime(), time.Now()
 	if err := queue.EnqueueAll(ctx, n, newPayload(0)); err != nil {
@@ -15,7 +15,7 @@ func produceBulk(ctx context.Context, queue Queue, n int) (*Figures, error) {
 	return &Figures{Jobs: n, Seconds: time.Since(start).Seconds(), CPU: cpuTime().since(before)}, nil
 }
 
-// drain measures one worker on n jobs that wait: until the last one is settled, not only handled.
+// drain measures one worker that settles n waiting jobs.
 func drain(ctx context.Context, queue Queue, n int) (*Figures, error) {
 	var handled atomic.Int64
 	all := make(chan struct{})

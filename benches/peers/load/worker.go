@@ -13,20 +13,20 @@ import (
 	"time"
 )
 
-// reportEvery: how often a worker tells its producer how far it is.
+// reportEvery is how often a worker reports to its producer how many jobs it has settled.
 const reportEvery = 5 * time.Millisecond
 
-// stuckAfter: a worker that settles nothing for so long has failed.
+// stuckAfter: a worker that settles nothing for this long has failed.
 const stuckAfter = 30 * time.Second
 
-// progress is a line that a worker prints; the last one has the delays of all stamped jobs.
+// progress is a line that a worker prints. The last one has the delays of all stamped jobs.
 type progress struct {
 	Settled  int64     `json:"settled"`
 	DelaysUS []float64 `json:"delays_us,omitempty"`
 	Last     bool      `json:"last,omitempty"`
 }
 
-// beWorker works until its stdin ends.
+// beWorker runs jobs until its stdin ends.
 func beWorker(ctx context.Context, queue Queue) error {
 	var settled atomic.Int64
 	var lock sync.Mutex
@@ -49,12 +49,12 @@ func beWorker(ctx context.Context, queue Queue) error {
 		close(ended)
 	}()
 	out := json.NewEncoder(os.Stdout)
-	told := int64(-1)
+	reported := int64(-1)
 	for {
 		select {
 		case <-time.After(reportEvery):
-			if now := settled.Load(); now != told {
-				told = now
+			if now := settled.Load(); now != reported {
+				reported = now
 				if err := out.Encode(progress{Settled: now}); err != nil {
 					return err
 				}
@@ -67,7 +67,7 @@ func beWorker(ctx context.Context, queue Queue) error {
 	}
 }
 
-// worker is this program once more, working.
+// worker is a separate process of this program that runs jobs.
 type worker struct {
 	command *exec.Cmd
 	stdin   io.Closer
@@ -79,7 +79,7 @@ type worker struct {
 	ended bool
 }
 
-// startWorker returns when the worker works.
+// startWorker starts a worker and returns when it is ready.
 func startWorker() (*worker, error) {
 	args := append(os.Args[1:len(os.Args)-2:len(os.Args)-2], "worker", "0")
 	command := exec.Command(os.Args[0], args...)
@@ -130,7 +130,7 @@ func startWorker() (*worker, error) {
 
 func (w *worker) pid() int { return w.command.Process.Pid }
 
-// waitForMore returns when the worker says that it has settled another number of jobs.
+// waitForMore waits until the worker has settled more jobs.
 func (w *worker) waitForMore(settled int64) error {
 	w.lock.Lock()
 	defer w.lock.Unlock()
@@ -151,7 +151,7 @@ func (w *worker) hasEnded() {
 	close(w.last)
 }
 
-// untilSettled waits for so many jobs, and fails if nothing moves.
+// untilSettled waits until this many jobs are settled. It fails if no job is settled for a while.
 func (w *worker) untilSettled(jobs int64) error {
 	last, since := int64(-1), time.Now()
 	for {
@@ -170,7 +170,7 @@ func (w *worker) untilSettled(jobs int64) error {
 	}
 }
 
-// end stops the worker and returns the delays that it saw, in microseconds.
+// end stops the worker and returns the delays that it measured, in microseconds.
 func (w *worker) end() ([]float64, error) {
 	if err := w.stdin.Close(); err != nil {
 		return nil, err

@@ -1,4 +1,5 @@
-// The workloads on NATS JetStream: a work-queue stream, one durable pull consumer, explicit acknowledgements.
+// Command nats runs the workloads on NATS JetStream: a work-queue stream, one durable pull consumer, explicit
+// acknowledgements.
 package main
 
 import (
@@ -56,7 +57,7 @@ func open(ctx context.Context) (load.Queue, error) {
 	consumer, err := stream.CreateOrUpdateConsumer(ctx, streamName, jetstream.ConsumerConfig{
 		Durable:   consumerName,
 		AckPolicy: jetstream.AckExplicitPolicy,
-		// As many as may be in the client's hands; the default of 1,000 would hold the pulls back.
+		// Above the number of messages in the client: the default of 1,000 would limit the pulls.
 		MaxAckPending: 20_000,
 	})
 	return &queue{stream: stream, consumer: consumer}, err
@@ -87,7 +88,7 @@ func (q *queue) Enqueue(ctx context.Context, payload []byte) error {
 	return err
 }
 
-// Work handles messages in so many goroutines, or, if that is one, where they arrive.
+// Work handles messages in this many goroutines or, if that is one, in the callback of the consumer.
 func (q *queue) Work(_ context.Context, concurrency int, handle func([]byte)) error {
 	settle := func(message jetstream.Msg) {
 		handle(message.Data())
