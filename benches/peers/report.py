@@ -14,7 +14,7 @@ def as_text(report):
         f"medians of {settings['runs']} runs; payload {settings['payload_bytes']} bytes, no-op handler."
         " CPU is µs per job over all processes, server included.",
         f"W1: {settings['bulk_jobs']:,} jobs enqueued in bulk, then drained by one worker process."
-        f" W2: one job per call, 50 calls in flight, a worker with concurrency 50, for {settings['measured_seconds']:g} s.",
+        f" W2: one job per call, 50 in flight, one worker with concurrency 50, for {settings['measured_seconds']:g} s.",
         f"W3: from the enqueue call to the handler at {settings['latency_jobs_per_second']} jobs/s. W4: memory of the"
         " server per waiting job (NATS: growth of its process).",
     ]

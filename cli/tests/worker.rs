@@ -156,7 +156,10 @@ async fn a_second_signal_ends_the_worker_and_its_job_at_once() {
     assert!(matches!(matter(&mut stream).await, Some(Frame::Drain(_))));
     worker.signal(Signal::TERM);
     assert_eq!(worker.exit_code().await, Some(0));
-    assert!(matter(&mut stream).await.is_none(), "the worker must not settle the job");
+    assert!(
+        matter(&mut stream).await.is_none(),
+        "the worker must not settle the job"
+    );
     spawn_blocking(move || wait_until_closed(&job)).await.unwrap();
 }
 
