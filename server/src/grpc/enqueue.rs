@@ -1,4 +1,4 @@
-//! Batches of jobs: each for itself, or all or none.
+//! `BatchEnqueue`: each job on its own, or all or none.
 
 use super::{Service, convert, settle::wire_state};
 use crate::{
@@ -8,16 +8,16 @@ use crate::{
     telemetry::propagation::TraceHeaders,
 };
 
-/// The answers in the order of the jobs, with the id where the job could be read.
+/// The results in the order of the jobs, with the id if the job could be read.
 pub(super) type EachEnqueued = Vec<(Option<JobId>, Result<Enqueued, Error>)>;
 
-/// Where the job is that was there already; UNSPECIFIED for a new one.
+/// The state of a job that existed before; UNSPECIFIED for a new one.
 pub(super) fn wire_enqueued_state(enqueued: &Enqueued) -> i32 {
     enqueued.state.map_or(0, |state| wire_state(state) as i32)
 }
 
 impl Service {
-    /// Every job for itself.
+    /// Enqueues every job on its own.
     pub(super) async fn enqueue_each(&self, specs: Vec<bytes::Bytes>, trace: Option<&TraceHeaders>) -> EachEnqueued {
         let mut results: EachEnqueued = Vec::with_capacity(specs.len());
         let mut queues: PerQueue<(Vec<usize>, Vec<EnqueueItem>)> = PerQueue::default();
@@ -32,20 +32,20 @@ impl Service {
                 }
             }
         }
-        // All leave before any is waited for.
-        let pending: Vec<_> = queues
+        // All leave before the first is waited for.
+        let submitted: Vec<_> = queues
             .into_iter()
             .map(|(queue, (indexes, items))| (indexes, queue.enqueue.submit(items)))
             .collect();
-        for (indexes, pending) in pending {
-            for (index, answer) in indexes.into_iter().zip(pending.all().await) {
-                results[index].1 = answer;
+        for (indexes, submitted) in submitted {
+            for (index, result) in indexes.into_iter().zip(submitted.all().await) {
+                results[index].1 = result;
             }
         }
         results
     }
 
-    /// All or none: every job is checked first, and all go to Redis in one script call.
+    /// Enqueues all or none: checks every job first, then sends all to Redis in one script call.
     pub(super) async fn enqueue_atomic(
         &self,
         specs: Vec<bytes::Bytes>,
@@ -81,10 +81,10 @@ impl Service {
         }
         let routing_key = routing_key.ok_or_else(|| Error::invalid("jobs", "must have at least one entry"))?;
         let ids: Vec<JobId> = items.iter().map(|item| item.id).collect();
-        let answers = self.0.queues.get(&routing_key).enqueue.submit_whole(items).all().await;
-        if let Some(Err(error)) = answers.first() {
+        let results = self.0.queues.get(&routing_key).enqueue.submit_whole(items).all().await;
+        if let Some(Err(error)) = results.first() {
             return Err(error.clone());
         }
-        Ok(ids.into_iter().map(Some).zip(answers).collect())
+        Ok(ids.into_iter().map(Some).zip(results).collect())
     }
 }

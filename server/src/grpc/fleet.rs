@@ -1,4 +1,4 @@
-//! `FleetService`: brokers and the workers that hold a stream.
+//! `FleetService`: lists workers with a stream, and describes the broker.
 
 use std::time::Duration;
 
@@ -81,7 +81,7 @@ impl FleetService for Service {
     }
 }
 
-/// What holds where a job, a call or a stream does not say otherwise.
+/// What applies if a job, a call or a stream does not set it.
 fn defaults(broker: &Broker) -> pb::Defaults {
     let (policy, stream) = (broker.store.policy(), &broker.stream);
     let duration = |value: Duration| Some(convert::duration(value.as_millis() as u64));
@@ -107,7 +107,7 @@ fn asks_for(worker: &pb::Worker, routing_key: &str) -> bool {
         .is_some_and(|selector| selector.routing_keys.iter().any(|key| key == routing_key))
 }
 
-/// Workers are listed by id; a session tells apart two streams of one worker.
+/// Workers are listed by id; the session tells two streams of one worker apart.
 fn order(worker: &pb::Worker) -> String {
     format!(
         "{}\n{}",

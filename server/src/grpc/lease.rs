@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tonic::Response;
 
 use super::{
-    bounds::{answer_by, at_most},
+    bounds::{number_at_most, respond_by},
     convert,
 };
 use crate::{
@@ -23,8 +23,8 @@ pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Res
     let lease_ms = convert::lease_ms(request.lease_duration.as_ref(), "lease_duration", bound::LEASE_MS.0)?;
     let selector = convert::selector(request.selector.as_ref(), lease_ms)?;
     let worker = convert::worker(request.worker.as_ref())?;
-    at_most("max_jobs", request.max_jobs, bound::MAX_LEASE_JOBS)?;
-    at_most("max_bytes", request.max_bytes, bound::MAX_LEASE_BYTES)?;
+    number_at_most("max_jobs", request.max_jobs, bound::MAX_LEASE_JOBS)?;
+    number_at_most("max_bytes", request.max_bytes, bound::MAX_LEASE_BYTES)?;
     let wait_ms = request
         .wait
         .as_ref()
@@ -51,7 +51,7 @@ pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Res
         worker_id: worker.worker_id,
         max_jobs,
         max_bytes,
-        until: answer_by(wait_ms, deadline),
+        until: respond_by(wait_ms, deadline),
         deadline,
         request: request_id.map(|id| (id, convert::fingerprint(&selector, max_jobs, max_bytes))),
         selector,

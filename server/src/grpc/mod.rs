@@ -1,14 +1,15 @@
-//! The gRPC side: decode, check, call, encode. No decision is made here; what a job may do is decided in the scripts.
+//! The gRPC services: decode, check, call, encode. Nothing here waits or decides: the scripts decide what happens to a job,
+//! `dispatch`, `session` and `queue` wait.
 
 mod bounds;
 mod broker;
 mod convert;
 mod enqueue;
 mod fleet;
-mod jobs;
+mod job;
 mod lease;
 mod pages;
-mod queues;
+mod queue;
 mod settle;
 mod subscribe;
 
@@ -23,10 +24,10 @@ use tonic_health::{pb::health_server::HealthServer, server::HealthService};
 
 use crate::broker::Broker;
 
-/// Room for the frame around a batch that is as large as it may be.
+/// For the rest of a message whose batch has the maximum size.
 const MESSAGE_OVERHEAD: usize = 1 << 20;
 
-/// Every service: ours, health, and reflection in both of its versions if it is wanted.
+/// Every service: the broker's own, health, and both versions of reflection if it is enabled.
 pub fn routes(broker: &Arc<Broker>) -> Routes {
     let service = || Service(broker.clone());
     let most = broker.limits.max_batch_bytes.max(broker.limits.max_payload_bytes) + MESSAGE_OVERHEAD;
@@ -42,7 +43,7 @@ pub fn routes(broker: &Arc<Broker>) -> Routes {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(bananas_proto::DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // So that tools show the details of an error instead of their bytes.
+                // Tools show the details of an error instead of their bytes.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         match (builder().build_v1(), builder().build_v1alpha()) {
@@ -53,6 +54,6 @@ pub fn routes(broker: &Arc<Broker>) -> Routes {
     routes.prepare()
 }
 
-/// Implements every service of ours; each in its own file.
+/// Implements every service of the broker; each in its own file.
 #[derive(Clone, Debug)]
 struct Service(Arc<Broker>);

@@ -1,9 +1,10 @@
-//! Lists come in pages. A page token is the last name of the page before, in hexadecimal: opaque, and valid at every broker.
+//! Lists come in pages. A page token is the last name of the page before, in hexadecimal: opaque, and valid at every
+//! broker.
 
-use super::bounds::at_most;
+use super::bounds::number_at_most;
 use crate::domain::{Error, limits as bound};
 
-/// Which page of a list is wanted.
+/// The requested page of a list.
 #[derive(Debug)]
 pub(super) struct Page {
     size: usize,
@@ -11,10 +12,10 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Checks what a request says of the page; a size of 0 is the default.
+    /// Checks the page of a request; a size of 0 is the default.
     pub(super) fn read(size: u32, token: &str) -> Result<Self, Error> {
         let (default, most) = bound::PAGE;
-        at_most("page_size", size, most)?;
+        number_at_most("page_size", size, most)?;
         let size = if size == 0 { default } else { size };
         Ok(Self {
             size: size as usize,
@@ -27,12 +28,13 @@ impl Page {
         &self.after
     }
 
-    /// One entry more than the page may have: with it, there is a next page.
+    /// One entry more than the page may have: if it comes, there is a next page.
     pub(super) fn and_one(&self) -> usize {
         self.size + 1
     }
 
-    /// This page of a list that was read in order from [`Page::after`], up to [`Page::and_one`] entries, and the token of the next; empty after the last.
+    /// This page of a list that was read in order from [`Page::after`] on, up to [`Page::and_one`] entries; and the token
+    /// of the next page, empty after the last.
     pub(super) fn first<T>(&self, mut items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let more = items.len() > self.size;
         items.truncate(self.size);
@@ -43,7 +45,7 @@ impl Page {
         (items, next)
     }
 
-    /// This page of a list, in the order of names, and the token of the next; empty after the last.
+    /// This page of a list, in the order of names; and the token of the next page, empty after the last.
     pub(super) fn cut<T>(&self, items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let mut named: Vec<(String, T)> = items
             .into_iter()
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_token_names_where_to_go_on_and_nothing_else_is_one() {
+    fn a_page_token_names_the_last_entry_and_nothing_else_is_a_token() {
         assert_eq!(read_token(&token("email.eu-1")).unwrap(), "email.eu-1");
         for bad in ["x", "xy", "é", "ff"] {
             assert!(read_token(bad).is_err(), "{bad}");

@@ -6,6 +6,7 @@ mod core;
 pub mod due_index;
 mod guard;
 mod per_queue;
+mod settled;
 pub mod waiters;
 
 use std::{collections::HashMap, sync::Arc};

@@ -1,4 +1,4 @@
-//! A job: from the bytes of a `JobSpec` to the record that is stored, and back.
+//! A job: from the bytes of a `JobSpec` to the stored record, and back.
 
 use std::collections::HashMap;
 
@@ -8,16 +8,16 @@ use prost::Message as _;
 use prost_types::Duration as PbDuration;
 
 use super::{
-    text::{at_most, pairs, payload},
+    policy::own_policy,
+    text::{pairs, payload, text_at_most},
     time::{duration_ms, timestamp_ms},
 };
 use crate::{
     clock::now_ms,
     domain::{
         Error, JobId, JobType, Limits, RoutingKey, limits as bound,
-        record::{self, Head, JITTER_UNSET, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
+        record::{self, Head, SpecFields, flag},
     },
-    grpc::bounds,
     store::{EnqueueItem, Start, UniqueKey},
     telemetry::{
         names::{TRACEPARENT, TRACESTATE},
@@ -25,14 +25,14 @@ use crate::{
     },
 };
 
-/// A checked job and the queue it is for.
+/// A checked job and its queue.
 #[derive(Debug)]
 pub(in crate::grpc) struct NewJob {
     pub(in crate::grpc) routing_key: RoutingKey,
     pub(in crate::grpc) item: EnqueueItem,
 }
 
-/// Checks an encoded `JobSpec` and makes the record of it. A job without a trace context of its own gets that of the call.
+/// Checks an encoded `JobSpec` and makes its record. A job without a trace context gets that of the call.
 pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &Limits) -> Result<NewJob, Error> {
     let decoded = pb::JobSpec::decode(spec.clone()).map_err(|_| Error::invalid("job", "is not a valid message"))?;
     let routing_key = RoutingKey::parse(&decoded.routing_key)?;
@@ -44,7 +44,7 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     };
     let priority = priority(decoded.priority, "priority")?;
     payload("payload", &decoded.payload, limits)?;
-    at_most("content_type", &decoded.content_type, bound::SHORT_TEXT_BYTES)?;
+    text_at_most("content_type", &decoded.content_type, bound::SHORT_TEXT_BYTES)?;
     if !decoded.headers.is_empty() {
         pairs("headers", &decoded.headers, bound::HEADERS)?;
         if decoded.headers.keys().any(|key| key.starts_with("bananas-")) {
@@ -146,7 +146,8 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     })
 }
 
-/// The fields of a spec that has some of them more than once, each once, as they were checked; and those that only a newer version knows.
+/// Encodes the checked fields of a spec that has some of them more than once, each once; and the fields that only a newer
+/// version knows.
 fn once_each(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
     let newer = SpecFields::of_newer(spec)?;
     let mut out = BytesMut::with_capacity(decoded.encoded_len() + newer.len());
@@ -172,7 +173,7 @@ fn unique(unique: &pb::Unique) -> Result<UniqueKey, Error> {
     if unique.key.is_empty() {
         return Err(Error::invalid("unique.key", "is required"));
     }
-    at_most("unique.key", &unique.key, bound::SHORT_TEXT_BYTES)?;
+    text_at_most("unique.key", &unique.key, bound::SHORT_TEXT_BYTES)?;
     let scope =
         pb::UniqueScope::try_from(unique.scope).map_err(|_| Error::invalid("unique.scope", "is not a known scope"))?;
     let on_conflict = pb::OnConflict::try_from(unique.on_conflict)
@@ -184,65 +185,6 @@ fn unique(unique: &pb::Unique) -> Result<UniqueKey, Error> {
     })
 }
 
-/// What a job sets for itself, and the flags that follow from it.
-fn own_policy(spec: &pb::JobSpec) -> Result<(Option<OwnPolicy>, u8), Error> {
-    let mut own = OwnPolicy::default();
-    let mut flags = 0;
-    if let Some(timeout) = &spec.attempt_timeout {
-        let (least, most) = bound::ATTEMPT_TIMEOUT_MS;
-        own.attempt_timeout_ms = duration_ms(timeout, "attempt_timeout", least, most)? as u32;
-        flags |= flag::ATTEMPT_TIMEOUT;
-    }
-    if let Some(retention) = &spec.retention {
-        own.retention_ms = duration_ms(retention, "retention", 0, bound::MAX_RETENTION_MS)? as u32;
-        flags |= flag::RETENTION;
-    }
-    if let Some(retry) = &spec.retry_policy {
-        let count = |value: u32, field: &str| {
-            bounds::at_most(&format!("retry_policy.{field}"), value, bound::MAX_ATTEMPTS)?;
-            Ok(value as u16)
-        };
-        own.max_attempts = count(retry.max_attempts, "max_attempts")?;
-        own.max_losses = count(retry.max_losses, "max_losses")?;
-        let wait = |value: &Option<PbDuration>, field: &str| match value {
-            None => Ok(0),
-            Some(value) => {
-                duration_ms(value, &format!("retry_policy.{field}"), 1, bound::MAX_BACKOFF_MS).map(|ms| ms as u32)
-            }
-        };
-        own.initial_backoff_ms = wait(&retry.initial_backoff, "initial_backoff")?;
-        own.max_backoff_ms = wait(&retry.max_backoff, "max_backoff")?;
-        if own.max_backoff_ms > 0 && own.max_backoff_ms < own.initial_backoff_ms {
-            return Err(Error::invalid("retry_policy.max_backoff", "is below initial_backoff"));
-        }
-        if retry.multiplier != 0.0 && !(1.0..=100.0).contains(&retry.multiplier) {
-            return Err(Error::invalid("retry_policy.multiplier", "must be 1 to 100"));
-        }
-        own.multiplier_milli = (retry.multiplier * 1_000.0).round() as u32;
-        own.jitter_milli = match retry.jitter {
-            0.0 => JITTER_UNSET,
-            jitter if jitter < 0.0 => 0,
-            jitter if jitter <= 1.0 => (jitter * 1_000.0).round() as u16,
-            _ => return Err(Error::invalid("retry_policy.jitter", "must be at most 1")),
-        };
-        if retry.non_retryable_types.len() > bound::NON_RETRYABLE_TYPES {
-            return Err(Error::invalid(
-                "retry_policy.non_retryable_types",
-                format!("has more than {} entries", bound::NON_RETRYABLE_TYPES),
-            ));
-        }
-        for kind in &retry.non_retryable_types {
-            at_most("retry_policy.non_retryable_types", kind, bound::SHORT_TEXT_BYTES)?;
-        }
-        own.non_retryable.clone_from(&retry.non_retryable_types);
-    }
-    debug_assert_eq!(RETENTION_UNSET, OwnPolicy::default().retention_ms);
-    if own == OwnPolicy::default() {
-        return Ok((None, 0));
-    }
-    Ok((Some(own), flags | flag::POLICY))
-}
-
 fn priority(value: u32, field: &str) -> Result<u8, Error> {
     match value {
         0 => Ok(record::DEFAULT_PRIORITY),
@@ -251,7 +193,7 @@ fn priority(value: u32, field: &str) -> Result<u8, Error> {
     }
 }
 
-/// A whole `JobSpec` of a stored record; without the payload if it was not asked for.
+/// The `JobSpec` of a stored record, with or without its payload.
 pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], with_payload: bool) -> Option<Bytes> {
     let (head, fields) = Head::decode(record)?;
     let fields = SpecFields::for_reader(fields, with_payload)?;
@@ -355,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_checked_is_what_is_kept() {
+    fn the_checked_fields_are_the_stored_ones() {
         let large = |bytes: usize| spec_with(|job| job.payload = vec![7; bytes].into());
         let small = spec_with(|job| {
             job.payload = "hi".into();
@@ -406,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_and_leased_jobs_share_the_numbers_that_they_should() {
+    fn jobs_and_leased_jobs_share_their_field_numbers() {
         let set = prost_types::FileDescriptorSet::decode(bananas_proto::DESCRIPTOR_SET).unwrap();
         let message = |name: &str| {
             let mut all = set.file.iter().flat_map(|file| &file.message_type);
@@ -429,10 +371,10 @@ mod tests {
                 let type_name = field.type_name().replace("JobSpec.", "LeasedJob.");
                 assert_eq!((field.label(), type_name.as_str()), (there.label(), there.type_name()));
             }
-            // Who adds one above 15 has to tell record/fields.rs: what is known is written again by `once_each`, what is not is copied.
+            // A new field above 15 needs a change in record/fields.rs: `once_each` writes known fields and copies others.
             assert!(
                 field.number() <= 15,
-                "SpecFields::of_newer takes {} for unknown",
+                "SpecFields::of_newer takes {} for an unknown field",
                 field.name()
             );
         }

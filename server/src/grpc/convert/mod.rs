@@ -1,6 +1,7 @@
-//! What comes over the wire, checked once and turned into the broker's own types, and back. Every error names its field.
+//! Messages of the API, checked once and turned into the broker's own types, and back. Every error names its field.
 
 mod job;
+mod policy;
 mod selector;
 mod settlement;
 mod text;

@@ -1,10 +1,10 @@
-//! Who asks for jobs, and for which.
+//! Selectors, workers and the length of leases.
 
 use bananas_proto::server as pb;
 use prost_types::Duration as PbDuration;
 
 use super::{
-    text::{at_most, pairs},
+    text::{pairs, text_at_most},
     time::duration_ms,
 };
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     queue::waiters::LaneFilter,
 };
 
-/// What a selector asks for.
+/// Checks a selector.
 pub(in crate::grpc) fn selector(selector: Option<&pb::Selector>, lease_ms: u64) -> Result<Selector, Error> {
     let selector = selector.ok_or_else(|| Error::invalid("selector", "is required"))?;
     if selector.routing_keys.is_empty() || selector.routing_keys.len() > bound::MAX_SELECTOR_NAMES {
@@ -96,7 +96,7 @@ pub(in crate::grpc) fn selector(selector: Option<&pb::Selector>, lease_ms: u64) 
     })
 }
 
-/// Who asks; an empty id gets a new one.
+/// Checks the description of a worker; one without an id gets a new one.
 pub(in crate::grpc) fn worker(info: Option<&pb::WorkerInfo>) -> Result<pb::WorkerInfo, Error> {
     let mut info = info.cloned().unwrap_or_default();
     if info.worker_id.is_empty() {
@@ -109,21 +109,22 @@ pub(in crate::grpc) fn worker(info: Option<&pb::WorkerInfo>) -> Result<pb::Worke
             "must be 1 to 64 characters of A-Z a-z 0-9 _ . : @ -",
         ));
     }
-    at_most("worker.name", &info.name, 128)?;
-    at_most("worker.build_id", &info.build_id, 64)?;
-    at_most("worker.sdk", &info.sdk, 64)?;
+    text_at_most("worker.name", &info.name, 128)?;
+    text_at_most("worker.build_id", &info.build_id, 64)?;
+    text_at_most("worker.sdk", &info.sdk, 64)?;
     pairs("worker.labels", &info.labels, (8, 128, 128))?;
     Ok(info)
 }
 
-/// The term of a lease, in milliseconds.
+/// The length of a lease, in milliseconds.
 pub(in crate::grpc) fn lease_ms(duration: Option<&PbDuration>, field: &str, least: u64) -> Result<u64, Error> {
     let (_, _, default, most) = bound::LEASE_MS;
     duration.map_or(Ok(default), |duration| duration_ms(duration, field, least, most))
 }
 
-/// What a Lease call asks for, as the text that its request id is remembered with. Brokers of two versions that serve one queue have to make the same
-/// text of the same call, so it is made of named values and not of how this program keeps them. A field that comes new is left out where it is not set.
+/// A fingerprint of what a lease call asks for, remembered with its request id. Brokers of two versions that serve one
+/// queue have to make the same fingerprint of the same call, so it is made of named values and not of this program's
+/// types. A new field is left out if it is not set.
 pub(in crate::grpc) fn fingerprint(selector: &Selector, max_jobs: u32, max_bytes: u64) -> String {
     let weights: Vec<String> = selector.weights.iter().map(u32::to_string).collect();
     let keys: Vec<&str> = selector.routing_keys.iter().map(RoutingKey::as_str).collect();
@@ -136,7 +137,7 @@ pub(in crate::grpc) fn fingerprint(selector: &Selector, max_jobs: u32, max_bytes
         selector.filter.job_types.join(","),
         selector.lease_ms,
     );
-    // FNV-1a: who wants to deceive can only deceive himself.
+    // FNV-1a: a caller that forges a collision only deceives itself.
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
@@ -159,8 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_known_again_by_a_broker_of_another_version() {
-        // Never to be changed: the other version says the same.
+    fn a_broker_of_another_version_makes_the_same_fingerprint() {
+        // Must never change: the other version compares it.
         assert_eq!(fingerprint(&asked(|_| ()), 10, 3 << 20), "1:ee53828bf8887175");
     }
 

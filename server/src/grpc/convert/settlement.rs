@@ -1,4 +1,4 @@
-//! What a worker says about its leases: done, not done, still at it.
+//! Settlements and extensions.
 
 use bananas_proto::server as pb;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use prost_types::Duration as PbDuration;
 
 use super::{
     selector::lease_ms,
-    text::{at_most, cut, payload},
+    text::{cut, payload, text_at_most},
     time::duration_ms,
 };
 use crate::{
@@ -22,7 +22,7 @@ pub(in crate::grpc) fn result(
 ) -> Result<Option<(String, Bytes)>, Error> {
     let Some(result) = result else { return Ok(None) };
     payload("result.data", &result.data, limits)?;
-    at_most("result.content_type", &result.content_type, bound::SHORT_TEXT_BYTES)?;
+    text_at_most("result.content_type", &result.content_type, bound::SHORT_TEXT_BYTES)?;
     Ok(Some((result.content_type, result.data)))
 }
 
@@ -52,7 +52,7 @@ pub(in crate::grpc) fn nack(
         _ => {}
     }
     let failure = failure.unwrap_or_default();
-    at_most("failure.type", &failure.r#type, bound::SHORT_TEXT_BYTES)?;
+    text_at_most("failure.type", &failure.r#type, bound::SHORT_TEXT_BYTES)?;
     let (message_bytes, stack_bytes) = bound::FAILURE_BYTES;
     Ok(NackItem {
         job_id: token.job_id,

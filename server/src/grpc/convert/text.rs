@@ -17,7 +17,7 @@ pub(super) fn payload(field: &str, data: &[u8], limits: &Limits) -> Result<(), E
 }
 
 /// Refuses a text of more than `bytes`.
-pub(super) fn at_most(field: &str, text: &str, bytes: usize) -> Result<(), Error> {
+pub(super) fn text_at_most(field: &str, text: &str, bytes: usize) -> Result<(), Error> {
     if text.len() > bytes {
         return Err(Error::invalid(
             field,
@@ -55,7 +55,7 @@ pub(super) fn pairs(
 
 /// Checks a reason that people give.
 pub(in crate::grpc) fn reason(text: &str) -> Result<(), Error> {
-    at_most("reason", text, bound::REASON_BYTES)
+    text_at_most("reason", text, bound::REASON_BYTES)
 }
 
 /// Cuts a text at a character, so that it has at most `bytes`.

@@ -1,4 +1,4 @@
-//! Times and durations of the wire, in milliseconds and back.
+//! Times and durations of requests, in milliseconds.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use prost_types::{Duration as PbDuration, Timestamp};
 
 use crate::domain::{Error, limits as bound};
 
-/// A duration of a request, in milliseconds, rounded up: nothing is ever early.
+/// A duration of a request, in milliseconds, rounded up: nothing happens early.
 pub(in crate::grpc) fn duration_ms(duration: &PbDuration, field: &str, least: u64, most: u64) -> Result<u64, Error> {
     let bounds = || {
         let text = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
@@ -28,10 +28,11 @@ pub(in crate::grpc) fn duration_ms(duration: &PbDuration, field: &str, least: u6
     }
 }
 
-/// The first and the last second that a `Timestamp` may have: the years 1 to 9999.
+/// The first and the last second of a valid `Timestamp`: the years 1 to 9999.
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
-/// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`. What was before 1970 is 0: as much the past as any.
+/// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`. A time before 1970 is 0,
+/// which is in the past as well.
 pub(super) fn timestamp_ms(at: &Timestamp, field: &str, now_ms: u64) -> Result<u64, Error> {
     let nanos = u64::try_from(at.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     let (true, Some(nanos)) = (TIMESTAMP_SECONDS.contains(&at.seconds), nanos) else {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{bounds::at_most, convert, settle::wire_extended};
+use super::{bounds::number_at_most, convert, settle::wire_extended};
 use crate::{
     broker::Broker,
     domain::{Error, limits as bound},
@@ -93,8 +93,8 @@ fn check_open(open: pb::Open) -> Result<Opening, Error> {
 
 /// Checks a window; 0 bytes is the default.
 fn check_flow(flow: pb::Flow) -> Result<Window, Error> {
-    at_most("flow.max_jobs", flow.max_jobs, bound::MAX_WINDOW_JOBS)?;
-    at_most("flow.max_bytes", flow.max_bytes, bound::MAX_WINDOW_BYTES)?;
+    number_at_most("flow.max_jobs", flow.max_jobs, bound::MAX_WINDOW_JOBS)?;
+    number_at_most("flow.max_bytes", flow.max_bytes, bound::MAX_WINDOW_BYTES)?;
     Ok(Window {
         max_jobs: flow.max_jobs,
         max_bytes: if flow.max_bytes == 0 {

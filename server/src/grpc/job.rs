@@ -1,14 +1,11 @@
-//! `JobService`: one job, read, waited for, cancelled.
-
-use std::time::Duration;
+//! `JobService`: reads one job, waits for its end, cancels it.
 
 use bananas_proto::server::{self as pb, job_service_server::JobService};
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::{
     Service,
-    bounds::{answer_by, deadline, weighed},
+    bounds::{deadline, respond_by, weighed},
     convert,
     settle::wire_state,
 };
@@ -17,10 +14,8 @@ use crate::{
     store::JobView,
 };
 
-/// Even without a signal, a waiting call looks this often.
-const SAFETY_LOOK: Duration = Duration::from_secs(5);
-/// How long the entry of a cancelled job may stay in its lane where no worker passes it, in milliseconds.
-const TIDY_MS: u64 = 5_000;
+/// How long the entry of a cancelled job may stay in its lane if no fetch passes it, in milliseconds.
+const TOMBSTONE_MS: u64 = 5_000;
 
 #[tonic::async_trait]
 impl JobService for Service {
@@ -41,7 +36,8 @@ impl JobService for Service {
             .map_or(Ok(bound::DEFAULT_WAIT_JOB_MS), |timeout| {
                 convert::duration_ms(timeout, "timeout", 0, bound::MAX_WAIT_MS)
             })?;
-        self.wait(&key, id, answer_by(wait_ms, deadline)).await?;
+        let until = respond_by(wait_ms, deadline);
+        self.0.queues.wait_settled(&key, id, until, &self.0.draining).await?;
         let job = self.read(&key, id, request.full).await?;
         let settled = pb::JobState::try_from(job.state).is_ok_and(is_final);
         Ok(weighed(pb::WaitJobResponse {
@@ -63,7 +59,7 @@ impl JobService for Service {
             .as_ref()
             .map_or(Ok(default), |grace| convert::duration_ms(grace, "grace", least, most))?;
         let broker = self.0.clone();
-        // A task of its own: a caller that goes away does not cancel the cancel.
+        // A task of its own: the cancel goes on if the caller goes away.
         let state = tokio::spawn(async move {
             let state = broker
                 .store
@@ -73,8 +69,8 @@ impl JobService for Service {
                 Ok(Some((JobState::Cancelled, true))) => {
                     let queue = broker.queues.get(&key);
                     queue.metrics().cancelled.inc();
-                    // Its entry stays in its lane: upkeep takes it away if no worker does.
-                    queue.due_within(TIDY_MS);
+                    // Its entry stays in its lane: maintenance removes it if no fetch does.
+                    queue.due_within(TOMBSTONE_MS);
                 }
                 Ok(Some((JobState::Leased, _))) => broker.queues.get(&key).due_within(grace_ms),
                 _ => {}
@@ -103,67 +99,9 @@ impl Service {
         let view = store.get_job(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
         Ok(job(key, id, &view, full))
     }
-
-    /// Waits until the job is in a final state or the time is up.
-    async fn wait(&self, key: &RoutingKey, id: JobId, until: Instant) -> Result<(), Error> {
-        let wait_ms = (until.saturating_duration_since(Instant::now()) + SAFETY_LOOK).as_millis() as u64;
-        let queue = if let Some(queue) = self.0.queues.known(key) {
-            queue
-        } else {
-            // Only of a job that is there, anything is remembered.
-            match self.0.store.await_settled(&self.0.store.keys(key), id, wait_ms).await? {
-                None => return Err(Error::JobNotFound),
-                Some(true) => return Ok(()),
-                Some(false) => self.0.queues.get(key),
-            }
-        };
-        queue.due_within(wait_ms);
-        let (settled, subscription) = queue.waiters().on_settled(id);
-        // Forgotten on every way out, also when the caller goes away.
-        let _forget = Forget {
-            queue: queue.clone(),
-            id,
-        };
-        let mut subscription = Some(subscription);
-        loop {
-            let mut notified = std::pin::pin!(settled.notified());
-            notified.as_mut().enable();
-            let left = until.saturating_duration_since(Instant::now());
-            let wait_ms = (left + SAFETY_LOOK).as_millis() as u64;
-            match queue.store().await_settled(queue.keys(), id, wait_ms).await? {
-                None => return Err(Error::JobNotFound),
-                Some(true) => return Ok(()),
-                Some(false) => {}
-            }
-            if left.is_zero() || self.0.draining.is_cancelled() {
-                return Ok(());
-            }
-            if let Some(subscription) = subscription.take() {
-                // From here on nothing is missed; what was settled in between is seen by the next look.
-                subscription.ready().await;
-                continue;
-            }
-            tokio::select! {
-                () = notified => {}
-                () = tokio::time::sleep(left.min(SAFETY_LOOK)) => {}
-                () = self.0.draining.cancelled() => {}
-            }
-        }
-    }
 }
 
-struct Forget {
-    queue: std::sync::Arc<crate::queue::Queue>,
-    id: JobId,
-}
-
-impl Drop for Forget {
-    fn drop(&mut self) {
-        self.queue.waiters().forget_settled(self.id);
-    }
-}
-
-/// A job as its readers see it.
+/// A job as the API shows it.
 fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
     let hash = &view.hash;
     let time = |name: &str| hash.number::<u64>(name).map(convert::timestamp);
@@ -199,7 +137,7 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
         },
     });
     pb::Job {
-        // Where only the id is remembered, the spec is just that.
+        // If only the id is remembered, the spec has nothing else.
         spec: spec.unwrap_or_else(|| {
             use prost::Message as _;
             pb::JobSpec {

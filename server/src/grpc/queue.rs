@@ -1,4 +1,4 @@
-//! `QueueService`: depth of queues, pause and resume.
+//! `QueueService`: counts, pauses and resumes queues.
 
 use bananas_proto::server::{self as pb, queue_service_server::QueueService};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -25,7 +25,7 @@ impl QueueService for Service {
             RoutingKey::parse(&request.prefix)
                 .map_err(|_| Error::invalid("prefix", "cannot be the beginning of a routing key"))?;
         }
-        // Read in order of their names, this page and no more.
+        // In the order of their names, only this page.
         let names = self
             .0
             .store
@@ -66,7 +66,7 @@ impl QueueService for Service {
             .store()
             .pause(queue.keys(), &request.reason, request.enqueue_too)
             .await?;
-        // Those who wait learn of it with their next look.
+        // Waiting consumers learn of it with their next fetch.
         queue.waiters().missed();
         tracing::info!(queue = %name, reason = request.reason, enqueue_too = request.enqueue_too, "queue paused");
         Ok(Response::new(pb::PauseQueueResponse {
@@ -100,8 +100,8 @@ impl Service {
     }
 }
 
-/// Lanes of a queue that an answer has room for.
-const MOST_LANES: usize = 1_000;
+/// Lanes of a queue in one response.
+const MAX_LANES: usize = 1_000;
 
 fn queue(name: &RoutingKey, counts: &QueueCounts) -> pb::Queue {
     pb::Queue {
@@ -115,7 +115,7 @@ fn queue(name: &RoutingKey, counts: &QueueCounts) -> pb::Queue {
         lanes: counts
             .lanes
             .iter()
-            .take(MOST_LANES)
+            .take(MAX_LANES)
             .map(|lane| pb::Lane {
                 priority: lane.priority.into(),
                 job_type: lane.job_type.clone(),
