@@ -20,6 +20,7 @@ mod queues;
 mod retry;
 mod signals;
 mod subscribe;
+mod tidy;
 mod unread;
 mod wait;
 
