@@ -15,10 +15,9 @@ use bananas_harness::redis_server::RedisServer;
 use futures_util::StreamExt as _;
 
 use crate::{
-    agenda, cancelling, counting, damaged, disowning, enqueueing, extending, forgetting, lanes, leasing, nacking,
-    outcomes, settling,
+    cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining, nacking,
+    outcomes, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
-    upkeep,
 };
 
 /// Commands that scripts use: whether they write, and whether all arguments are keys (else only the first is; MSET: every other).
@@ -241,11 +240,11 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         damaged::FACTS,
         settling::FACTS,
         nacking::FACTS,
-        disowning::FACTS,
+        reclaiming::FACTS,
         extending::FACTS,
         cancelling::FACTS,
-        upkeep::FACTS,
-        agenda::FACTS,
+        maintaining::FACTS,
+        due_index::FACTS,
         forgetting::FACTS,
         counting::FACTS,
     ];

@@ -6,7 +6,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod agenda;
 mod bounds;
 mod cancelling;
 mod connecting;
@@ -14,20 +13,21 @@ mod counting;
 mod damaged;
 mod damaging;
 mod discipline;
-mod disowning;
 mod documents;
-mod doubt;
+mod due_index;
 mod enqueueing;
 mod extending;
 mod faults;
 mod forgetting;
 mod lanes;
 mod leasing;
+mod maintaining;
 mod model;
 mod nacking;
+mod notifying;
 mod opening;
 mod outcomes;
+mod reclaiming;
 mod settling;
-mod signalling;
 mod space;
-mod upkeep;
+mod unknown_outcome;
