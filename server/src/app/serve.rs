@@ -242,7 +242,7 @@ async fn serve(
             "connections were still open at the end of drain.grace"
         );
     }
-    broker.landed(deadline.max(Instant::now() + LAST_CALLS)).await;
+    broker.finish_calls(deadline.max(Instant::now() + LAST_CALLS)).await;
     tracing::info!("drained");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What all parts of a broker share, and how it drains. `app/serve.rs` puts the parts together.
+//! What the parts of a broker share, and how it drains. `app/serve.rs` puts the parts together.
 
 pub mod notifications;
 
@@ -18,12 +18,12 @@ use crate::{
     store::{self, Notification, OpenError, Store},
 };
 
-/// How a broker is to behave.
+/// The options of a broker.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Redis, and the defaults of jobs.
     pub store: store::Options,
-    /// The bounds that an operator may set.
+    /// The bounds that an operator can set.
     pub limits: Limits,
     /// Streams.
     pub stream: StreamOptions,
@@ -31,16 +31,16 @@ pub struct Options {
     pub reflection: bool,
 }
 
-/// How Subscribe streams are to behave.
+/// The options of `Subscribe` streams.
 #[derive(Clone, Debug)]
 pub struct StreamOptions {
-    /// Both sides send something at least this often.
+    /// The interval of heartbeats, in both directions.
     pub heartbeat_interval: Duration,
-    /// How long received jobs stay with a worker whose stream broke.
+    /// How long confirmed jobs stay with a worker whose stream broke.
     pub grace: Duration,
-    /// How long a stream lives, give or take a tenth.
+    /// The maximum age of a stream, give or take a tenth.
     pub max_age: Duration,
-    /// How long a stream that was told to drain may still settle.
+    /// How long a stream still takes settlements once the broker drains.
     pub drain_grace: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Default for StreamOptions {
     }
 }
 
-/// A running broker. Nothing in it is the truth; that is in Redis.
+/// A running broker. It holds only caches: the source of truth is Redis.
 #[derive(Debug)]
 pub struct Broker {
     pub(crate) id: String,
@@ -68,15 +68,15 @@ pub struct Broker {
     pub(crate) limits: Limits,
     pub(crate) stream: StreamOptions,
     pub(crate) reflection: bool,
-    /// Streams are asked to move, long polls end.
+    /// Cancelled when the drain begins: streams are asked to move, long polls end.
     pub(crate) draining: CancellationToken,
-    /// Background work ends.
+    /// Cancelled when the drain is over: background tasks end.
     stopped: CancellationToken,
     pub(crate) health: tonic_health::server::HealthReporter,
 }
 
 impl Broker {
-    /// Connects to Redis and refuses one on which jobs could be lost. What the scripts tell comes out beside the broker.
+    /// Connects to Redis; refuses one on which jobs could be lost. Also returns the notifications that Redis sends.
     pub async fn open(
         options: Options,
         metrics: Arc<Metrics>,
@@ -85,7 +85,7 @@ impl Broker {
         let signals = store.listen();
         let queues = Arc::new(Queues::new(store.clone(), metrics.clone(), signals.interest));
         let health = tonic_health::server::HealthReporter::new();
-        say(&health, tonic_health::ServingStatus::Serving).await;
+        set_health(&health, tonic_health::ServingStatus::Serving).await;
         let broker = Arc::new(Self {
             id: uuid::Uuid::now_v7().to_string(),
             started_ms: now_ms(),
@@ -104,17 +104,18 @@ impl Broker {
         Ok((broker, signals.incoming))
     }
 
-    /// Does work in the background until the drain is over.
+    /// Runs a background task until the drain is over.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.stopped.clone().run_until_cancelled_owned(work));
     }
 
-    /// Says to the outside that this broker is about to stop.
+    /// Reports over gRPC health that this broker is about to stop.
     pub async fn set_draining(&self) {
-        say(&self.health, tonic_health::ServingStatus::NotServing).await;
+        set_health(&self.health, tonic_health::ServingStatus::NotServing).await;
     }
 
-    /// Ends long polls, asks streams to move, and waits until they have or until the deadline; then the background work ends.
+    /// Ends long polls, asks streams to move, and waits until all have ended or until the deadline. Then the background
+    /// tasks end.
     pub async fn drain(&self, deadline: Instant) {
         self.draining.cancel();
         let _ = tokio::time::timeout_at(deadline, self.sessions.all_gone()).await;
@@ -122,21 +123,22 @@ impl Broker {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.store.retire(&self.id)).await;
     }
 
-    /// Waits for the script calls that are under way, at most until then: what was leased for callers that are gone goes back with them.
-    pub async fn landed(&self, deadline: Instant) {
-        let flights = self.store.in_flight();
-        flights.close();
-        if tokio::time::timeout_at(deadline, flights.wait()).await.is_err() {
+    /// Waits for the script calls in flight, until the deadline at most: jobs that they lease for callers that are gone are
+    /// released with them.
+    pub async fn finish_calls(&self, deadline: Instant) {
+        let calls = self.store.in_flight();
+        calls.close();
+        if tokio::time::timeout_at(deadline, calls.wait()).await.is_err() {
             tracing::warn!(
-                calls = flights.len(),
-                "script calls were still under way at the end of drain.grace"
+                calls = calls.len(),
+                "script calls were still in flight at the end of drain.grace"
             );
         }
     }
 }
 
 /// Sets the health of the broker as a whole, which has the empty name, and of each of its services.
-async fn say(health: &tonic_health::server::HealthReporter, status: tonic_health::ServingStatus) {
+async fn set_health(health: &tonic_health::server::HealthReporter, status: tonic_health::ServingStatus) {
     for name in [""].into_iter().chain(methods::own_services()) {
         health.set_service_status(name, status).await;
     }

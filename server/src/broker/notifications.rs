@@ -1,4 +1,4 @@
-//! What other brokers and the scripts of this one tell over Redis, passed on to those who wait for it here.
+//! Receives notifications from Redis and wakes the local tasks that wait for them.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 
 use crate::{broker::Broker, domain::RoutingKey, store::Notification};
 
-/// Runs until Redis is not listened to any more.
+/// Runs until the subscription ends.
 pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(String, Notification)>) {
-    while let Some((channel, signal)) = incoming.recv().await {
-        if signal == Notification::Missed {
+    while let Some((channel, notification)) = incoming.recv().await {
+        if notification == Notification::Missed {
             for queue in broker.queues.all() {
                 queue.waiters().missed();
             }
@@ -18,8 +18,8 @@ pub async fn run(broker: Arc<Broker>, mut incoming: mpsc::UnboundedReceiver<(Str
         let Some(queue) = routing_key_of(&channel).and_then(|key| broker.queues.known(&key)) else {
             continue;
         };
-        match signal {
-            // Our own enqueues have woken our own registered already.
+        match notification {
+            // This broker's own enqueues have woken its waiters already.
             Notification::LaneReady { by_us: true, .. } | Notification::Missed => {}
             Notification::LaneReady { priority, job_type, .. } => queue.waiters().lane_ready(priority, &job_type, None),
             Notification::DueEarlier(_) => queue.waiters().due_earlier(),

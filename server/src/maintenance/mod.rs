@@ -6,13 +6,13 @@
 //!
 //! | duty | what it does | interval |
 //! |---|---|---|
-//! | [`due`] | promotes, expires, ends leases, prunes and repairs in the queues in which something is due | when due |
-//! | [`registration`] | registers this broker's queues again in the due index | a minute, and after a reconnect |
-//! | [`memory`] | drops queues that nothing uses from this broker's memory | 2 s |
-//! | [`reclaim`] | releases leases of fetches whose reply was lost | 1 s |
-//! | [`presence`] | reports this broker and its streams for ListWorkers | 3 s |
-//! | [`depths`] | counts the jobs of each queue for the metrics | 5 s |
-//! | [`scan`] | finds queues and lanes that no index names | an hour, and after a reconnect |
+//! | `due` | promotes, expires, ends leases, prunes and repairs in the queues in which something is due | when due |
+//! | `registration` | registers this broker's queues again in the due index | a minute, and after a reconnect |
+//! | `memory` | drops queues that nothing uses from this broker's memory | 2 s |
+//! | `reclaim` | releases leases of fetches whose reply was lost | 1 s |
+//! | `presence` | reports this broker and its streams for ListWorkers | 3 s |
+//! | `depths` | counts the jobs of each queue for the metrics | 5 s |
+//! | `scan` | finds queues and lanes that no index names | an hour, and after a reconnect |
 
 mod depths;
 mod due;

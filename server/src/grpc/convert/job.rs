@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use bananas_proto::server as pb;
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use prost_types::Duration as PbDuration;
 
 use super::{
     policy::own_policy,
@@ -205,6 +204,8 @@ pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], 
 
 #[cfg(test)]
 mod tests {
+    use prost_types::Duration as PbDuration;
+
     use super::*;
 
     fn spec_with(change: impl FnOnce(&mut pb::JobSpec)) -> Bytes {
