@@ -61,7 +61,7 @@ tests_exist() {
   done
 }
 
-mutate "the consumer that was served last is served first" server/src/dispatch/line.rs \
+mutate "the consumer that was served last is served first" server/src/dispatch/wait_list.rs \
   'self.0.pop_first()?' 'self.0.pop_last()?' \
   it equal_streams_get_equal_shares
 mutate "a former owner shortens a lease" server/src/store/lua/extend.lua \

@@ -1,4 +1,4 @@
-// A worker on a Subscribe stream, to be copied: put your own functions into `handlers`. docs/protocol.md explains each rule.
+// A worker on a Subscribe stream. Copy it and put your functions into `handlers`. docs/protocol.md explains each rule.
 //
 // npm install @grpc/grpc-js @grpc/proto-loader
 // BANANAS_BROKER=http://127.0.0.1:8080 PROTO=../../proto node stream_worker.js demo
@@ -9,23 +9,26 @@ const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
 
 const PROTO = process.env.PROTO ?? path.resolve(__dirname, '../../proto');
-// keepCase: names as in the .proto files; others would be dropped in silence. Payloads are Buffers: a string would be read as base64.
+// keepCase: field names as in the .proto files; other names would be ignored silently. Payloads are Buffers: a string
+// would be read as base64.
 const options = { includeDirs: [PROTO], keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true };
-const { BrokerService } = grpc.loadPackageDefinition(protoLoader.loadSync('bananas/v1/broker_service.proto', options)).bananas.v1;
+const definition = protoLoader.loadSync('bananas/v1/broker_service.proto', options);
+const { BrokerService } = grpc.loadPackageDefinition(definition).bananas.v1;
 
-const ADDRESSES = (process.env.BANANAS_BROKER ?? '127.0.0.1:8080').split(',').map((address) => address.replace('http://', ''));
+const BROKERS = (process.env.BANANAS_BROKER ?? '127.0.0.1:8080').split(',');
+const ADDRESSES = BROKERS.map((address) => address.replace('http://', ''));
 const CONCURRENCY = 10;
 const LEASE_SECONDS = Number(process.env.LEASE_SECONDS ?? 30);
-const STOP_SECONDS = 20; // what still runs so long after SIGTERM goes back to the queue
+const STOP_SECONDS = 20; // jobs that still run this long after SIGTERM are released
 const { INVALID_ARGUMENT, FAILED_PRECONDITION, UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED } = grpc.status;
-// Before `opened` these say that trying again cannot help. Any other end of a stream, also OK, means: open the next one.
-const HOPELESS = [INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED];
+// Errors before `opened` that a retry cannot fix. After any other end of a stream, also OK, the next stream is opened.
+const FATAL = [INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNIMPLEMENTED];
 
 const handlers = {
   async upper(payload) {
     return Buffer.from(payload.toString().toUpperCase());
   },
-  // A long job looks at `signal`: somebody has cancelled it, or another worker has it by now.
+  // A long job checks `signal`: the job was cancelled, or its lease is lost.
   sleep: (payload, signal) =>
     new Promise((resolve, reject) => {
       const timer = setTimeout(() => resolve(Buffer.from('slept')), 1000 * Number(payload.toString()));
@@ -40,13 +43,13 @@ const log = (...words) => console.log(new Date().toISOString(), ...words);
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const seconds = (duration, otherwise) => (duration ? duration.seconds + duration.nanos / 1e9 : 0) || otherwise;
 const now = () => performance.now() / 1000; // monotonic
-const textOf = (token) => token.toString('base64'); // Buffers are no keys of a Map
+const textOf = (token) => token.toString('base64'); // a Buffer cannot be the key of a Map
 
 class Worker {
   running = new Map(); // token -> AbortController of the handler
-  answers = new Map(); // token -> the settlement that no broker has confirmed yet
-  underWay = []; // the tokens in the settle frame whose results are not here yet
-  stream = null; // while it is open and takes frames
+  settlements = new Map(); // token -> the settlement that has no result yet
+  inFlight = []; // the tokens of the settle frame that was sent and has no results yet
+  stream = null; // while a stream is open and not half-closed
   opened = null;
   sessionId = '';
   sequence = 0;
@@ -57,26 +60,27 @@ class Worker {
     this.selector = { routing_keys: [routingKey], job_types: Object.keys(handlers) };
   }
 
-  // Keeps a stream open, at one broker after the other, until it is told to stop and has answered for everything.
+  // Keeps a stream open, trying the brokers in turn, until the worker is stopped and all its jobs are settled.
   async run() {
     for (let tries = 0; !this.finished(); ) {
-      // A client of its own for each try: the back-off of a shared channel would come on top of ours.
+      // A new client for each try: the backoff of a shared channel would be added to this one.
       const client = new BrokerService(ADDRESSES[tries % ADDRESSES.length], grpc.credentials.createInsecure());
-      const { isOpen, error } = await this.one(client.Subscribe());
+      const { isOpen, error } = await this.runStream(client.Subscribe());
       client.close();
-      Object.assign(this, { stream: null, underWay: [] }); // unconfirmed answers are sent again on the next stream
+      Object.assign(this, { stream: null, inFlight: [] }); // settlements without a result are sent again
       if (error) log(`stream ended: ${error.code} ${error.details}`);
-      if (error && !isOpen && HOPELESS.includes(error.code)) throw error;
-      // The first try comes at once, the next after 0.1, 0.2, 0.4 ... 5 s.
+      if (error && !isOpen && FATAL.includes(error.code)) throw error;
+      // The first retry is immediate, the next ones wait 0.1, 0.2, 0.4 ... 5 s.
       tries = isOpen ? 1 : tries + 1;
       await pause(isOpen ? 50 : Math.min(5000, 50 * 2 ** tries) * (0.5 + Math.random() / 2));
-      // No broker has kept the leases alive meanwhile.
-      if (now() - this.lastFrame > LEASE_SECONDS - 2) [...this.running.keys()].forEach((token) => this.lose(token));
+      if (now() - this.lastFrame > LEASE_SECONDS - 2) {
+        [...this.running.keys()].forEach((token) => this.lose(token)); // no broker has renewed the leases
+      }
     }
   }
 
-  // One stream, to its end.
-  one(call) {
+  // Runs one stream until it ends.
+  runStream(call) {
     return new Promise((resolve) => {
       let isOpen = false;
       let lastSign = now();
@@ -84,7 +88,7 @@ class Worker {
       const beat = (interval) => {
         clearInterval(timer);
         timer = setInterval(() => {
-          if (now() - lastSign > 3 * interval) call.cancel(); // a connection that is half dead says nothing by itself
+          if (now() - lastSign > 3 * interval) call.cancel(); // a broken connection may not report an error
           else if (this.stream === call) call.write({ heartbeat: {} });
         }, interval * 500);
       };
@@ -104,8 +108,8 @@ class Worker {
         this.on(frame);
       });
       beat(10);
-      // Everything that no broker has confirmed an answer for, whether the work still runs or not.
-      this.named = [...this.running.keys(), ...this.answers.keys()].slice(0, 10_000);
+      // All held leases: of running jobs, and of settlements without a result.
+      this.named = [...this.running.keys(), ...this.settlements.keys()].slice(0, 10_000);
       const open = {
         worker: { worker_id: this.opened?.worker_id ?? '', sdk: 'stream_worker.js' },
         selector: this.selector,
@@ -133,12 +137,12 @@ class Worker {
     this.opened = opened;
     this.sessionId = opened.session_id;
     if (this.stopping) this.stream.write({ drain: {} });
-    opened.held.forEach((verdict, at) => {
+    opened.held.forEach((result, at) => {
       const token = this.named[at];
-      if (verdict.error?.reason === 'ALREADY_SETTLED') this.answers.delete(token);
-      // An answer stays: it may be the very one that ended the lease.
-      else if (verdict.error?.code === FAILED_PRECONDITION) this.lose(token);
-      else if (verdict.cancel_requested) this.running.get(token)?.abort();
+      if (result.error?.reason === 'ALREADY_SETTLED') this.settlements.delete(token);
+      // A settlement is kept: it may be what ended the lease.
+      else if (result.error?.code === FAILED_PRECONDITION) this.lose(token);
+      else if (result.cancel_requested) this.running.get(token)?.abort();
     });
     this.settle();
   }
@@ -146,7 +150,7 @@ class Worker {
   async work(job) {
     const [token, stop] = [textOf(job.lease_token), new AbortController()];
     this.running.set(token, stop);
-    if (this.stopping) return this.answer(token, { nack: { action: 'NACK_ACTION_RELEASE' } });
+    if (this.stopping) return this.report(token, { nack: { action: 'NACK_ACTION_RELEASE' } });
     log(`started ${job.job_id} attempt ${job.attempt}`);
     let outcome;
     try {
@@ -159,27 +163,29 @@ class Worker {
       outcome = { nack: { action, failure: { type: error.name, message: error.message, stack: error.stack } } };
     }
     log(`finished ${job.job_id}`);
-    this.answer(token, outcome);
+    this.report(token, outcome);
   }
 
-  answer(token, outcome) {
-    if (!this.running.delete(token)) return; // the lease was lost: there is nobody to answer to
-    this.answers.set(token, { lease_token: Buffer.from(token, 'base64'), ...outcome });
+  report(token, outcome) {
+    if (!this.running.delete(token)) return; // the lease is lost
+    this.settlements.set(token, { lease_token: Buffer.from(token, 'base64'), ...outcome });
     this.settle();
   }
 
-  // Sends answers, one frame at a time; what comes meanwhile goes with the next one.
+  // Sends the settlements, one frame at a time. Later ones are in the next frame.
   settle() {
-    if (!this.stream || this.underWay.length) return;
+    if (!this.stream || this.inFlight.length) return;
     if (this.finished()) return this.leave();
     const settlements = [];
     let size = 0;
-    for (const settlement of this.answers.values()) {
-      size += (settlement.ack?.result.data.length ?? 0) + 1024 + 2 * JSON.stringify(settlement.nack ?? '').length; // no less than it takes
-      if (settlements.length && (settlements.length === this.opened.max_batch_items || size > this.opened.max_batch_bytes)) break;
+    for (const settlement of this.settlements.values()) {
+      // An upper bound of the encoded size.
+      size += (settlement.ack?.result.data.length ?? 0) + 1024 + 2 * JSON.stringify(settlement.nack ?? '').length;
+      const isFull = settlements.length === this.opened.max_batch_items || size > this.opened.max_batch_bytes;
+      if (settlements.length && isFull) break;
       settlements.push(settlement);
     }
-    this.underWay = settlements.map((settlement) => textOf(settlement.lease_token));
+    this.inFlight = settlements.map((settlement) => textOf(settlement.lease_token));
     this.sequence += 1;
     if (settlements.length) this.stream.write({ settle: { sequence: this.sequence, settlements } });
   }
@@ -187,15 +193,16 @@ class Worker {
   onResults(results) {
     let again = 0;
     results.forEach(({ error }, at) => {
-      const token = this.underWay[at];
-      if (!error || error.code === FAILED_PRECONDITION) this.answers.delete(token); // applied, or never to be: LEASE_LOST, ALREADY_SETTLED
+      const token = this.inFlight[at];
+      // Applied, LEASE_LOST or ALREADY_SETTLED.
+      if (!error || error.code === FAILED_PRECONDITION) this.settlements.delete(token);
       else if (error.code === INVALID_ARGUMENT) {
-        // The broker cannot take this answer: say so, or the lease lives on.
+        // The broker rejected this settlement: report that instead.
         const nack = { action: 'NACK_ACTION_DEAD_LETTER', failure: { type: 'AnswerRefused', message: error.message } };
-        this.answers.set(token, { lease_token: Buffer.from(token, 'base64'), nack });
-      } else again = Math.max(again, 1, seconds(error.retry_after, 0)); // unknown, or not done: the same answer again is safe
+        this.settlements.set(token, { lease_token: Buffer.from(token, 'base64'), nack });
+      } else again = Math.max(again, 1, seconds(error.retry_after, 0)); // not applied or unknown: it can be sent again
     });
-    this.underWay = [];
+    this.inFlight = [];
     setTimeout(() => this.settle(), again * 1000);
   }
 
@@ -207,7 +214,8 @@ class Worker {
     stop.abort();
   }
 
-  // Half-closes the stream; results that are under way still come. The broker ends a half-closed stream; the timer is for one that hangs.
+  // Half-closes the stream; outstanding results still arrive. The broker ends a half-closed stream; the timer is for a
+  // stream that hangs.
   leave() {
     const call = this.stream;
     if (!call) return;
@@ -217,17 +225,18 @@ class Worker {
   }
 
   finished() {
-    return this.stopping && !this.running.size && !this.answers.size;
+    return this.stopping && !this.running.size && !this.settlements.size;
   }
 
-  // SIGTERM: no new jobs, an answer for those that run, then the stream is half-closed.
+  // SIGTERM: take no new jobs, settle the running ones, half-close the stream.
   stop() {
     this.stopping = true;
     this.stream?.write({ drain: {} });
     this.settle();
     setTimeout(() => {
-      [...this.running.keys()].forEach((token) => this.answer(token, { nack: { action: 'NACK_ACTION_RELEASE' } }));
-      setTimeout(() => process.exit(1), 5000).unref(); // no broker took the answers; the jobs come again when their leases are over
+      [...this.running.keys()].forEach((token) => this.report(token, { nack: { action: 'NACK_ACTION_RELEASE' } }));
+      // If no broker takes the settlements, the jobs run again when their leases expire.
+      setTimeout(() => process.exit(1), 5000).unref();
     }, STOP_SECONDS * 1000).unref();
   }
 }

@@ -1,4 +1,4 @@
-// A worker on a Subscribe stream, to be copied: put your own functions into handlers. docs/protocol.md explains each rule.
+// A worker on a Subscribe stream. Copy it and put your functions into handlers. docs/protocol.md explains each rule.
 //
 //	go install google.golang.org/protobuf/cmd/protoc-gen-go@latest google.golang.org/grpc/cmd/protoc-gen-go-grpc@latest
 //	buf generate                 # writes the stubs into gen/
@@ -28,24 +28,24 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	_ "google.golang.org/genproto/googleapis/rpc/errdetails" // so that details of errors can be printed
+	_ "google.golang.org/genproto/googleapis/rpc/errdetails" // to print the details of errors
 
 	pb "bananas.dev/examples/stream_worker/gen/bananas/v1"
 )
 
 const (
 	concurrency = 10
-	stopTime    = 20 * time.Second // what still runs so long after SIGTERM goes back to the queue
+	stopTime    = 20 * time.Second // jobs that still run this long after SIGTERM are released
 )
 
 var (
 	addresses = strings.Split(strings.ReplaceAll(env("BANANAS_BROKER", "127.0.0.1:8080"), "http://", ""), ",")
 	lease     = seconds(env("LEASE_SECONDS", "30"))
-	// Before opened these say that trying again cannot help. Any other end of a stream, also a good one, means: open the next one.
-	hopeless = []codes.Code{codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented}
+	// Errors before opened that a retry cannot fix. After any other end of a stream, also OK, the next stream is opened.
+	fatal = []codes.Code{codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented}
 )
 
-// A long job looks at ctx: somebody has cancelled it, or another worker has it by now.
+// A long job checks ctx: the job was cancelled, or its lease is lost.
 var handlers = map[string]func(ctx context.Context, payload []byte) ([]byte, error){
 	"upper": func(_ context.Context, payload []byte) ([]byte, error) { return bytes.ToUpper(payload), nil },
 	"sleep": func(ctx context.Context, payload []byte) ([]byte, error) {
@@ -60,11 +60,11 @@ var handlers = map[string]func(ctx context.Context, payload []byte) ([]byte, err
 
 type worker struct {
 	selector  *pb.Selector
-	mu        sync.Mutex                    // for all that follows
+	mu        sync.Mutex                    // for all fields below
 	running   map[string]context.CancelFunc // by lease token
-	answers   map[string]*pb.Settlement     // those that no broker has confirmed yet
-	underWay  []string                      // the tokens in the settle frame whose results are not here yet
-	out       chan *pb.SubscribeRequest     // while a stream is open and takes frames; closing it half-closes the stream
+	settling  map[string]*pb.Settlement     // those without a result yet
+	inFlight  []string                      // the tokens of the settle frame that was sent and has no results yet
+	out       chan *pb.SubscribeRequest     // while a stream is open; closing it half-closes the stream
 	hangUp    context.CancelFunc            // ends the stream at once
 	opened    *pb.Opened
 	sessionID string
@@ -73,15 +73,15 @@ type worker struct {
 	stopping  bool
 }
 
-// run keeps a stream open, at one broker after the other, until it is told to stop and has answered for everything.
+// run keeps a stream open, trying the brokers in turn, until the worker is stopped and all its jobs are settled.
 func (w *worker) run() error {
 	for tries := 0; !w.finished(); {
 		isOpen, err := w.stream(addresses[tries%len(addresses)])
 		log.Printf("stream ended: %v", err)
-		if !isOpen && slices.Contains(hopeless, status.Code(err)) {
+		if !isOpen && slices.Contains(fatal, status.Code(err)) {
 			return err
 		}
-		// The first try comes at once, the next after 0.1, 0.2, 0.4 ... 5 s.
+		// The first retry is immediate, the next ones wait 0.1, 0.2, 0.4 ... 5 s.
 		wait := 50 * time.Millisecond
 		if tries++; isOpen {
 			tries = 1
@@ -91,7 +91,7 @@ func (w *worker) run() error {
 		time.Sleep(wait)
 		w.mu.Lock()
 		if time.Since(w.lastFrame) > lease-2*time.Second {
-			for token := range w.running { // no broker has kept the leases alive meanwhile
+			for token := range w.running { // no broker has renewed the leases
 				w.lose(token)
 			}
 		}
@@ -100,7 +100,8 @@ func (w *worker) run() error {
 	return nil
 }
 
-// stream runs one stream to its end, over a connection of its own: the back-off of a shared one would come on top of ours.
+// stream runs one stream until it ends. It uses a new connection: the backoff of a shared one would be added to this
+// one.
 func (w *worker) stream(address string) (isOpen bool, err error) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -115,15 +116,15 @@ func (w *worker) stream(address string) (isOpen bool, err error) {
 	}
 	named, first := w.first()
 	if err := call.Send(&pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Open{Open: first}}); err != nil {
-		_, err = call.Recv() // it has the reason
+		_, err = call.Recv() // Recv returns the reason
 		return false, err
 	}
-	silence := time.AfterFunc(30*time.Second, cancel) // a connection that is half dead says nothing by itself
+	silence := time.AfterFunc(30*time.Second, cancel) // a broken connection may not report an error
 	defer silence.Stop()
 	defer func() {
 		w.mu.Lock()
 		w.leave()
-		w.underWay = nil // unconfirmed answers are sent again on the next stream
+		w.inFlight = nil // settlements without a result are sent again on the next stream
 		w.mu.Unlock()
 	}()
 	for {
@@ -136,7 +137,7 @@ func (w *worker) stream(address string) (isOpen bool, err error) {
 		if opened := frame.GetOpened(); opened != nil {
 			isOpen = true
 			w.opened, w.sessionID, w.hangUp = opened, opened.SessionId, cancel
-			// Room for one frame of each job, so that nobody who holds the lock waits long for the network.
+			// Buffered, so that no caller waits for the network while it holds the lock.
 			w.out = make(chan *pb.SubscribeRequest, 4*concurrency)
 			go send(call, w.out, opened.HeartbeatInterval.AsDuration())
 			w.onOpened(named, opened.Held)
@@ -148,7 +149,7 @@ func (w *worker) stream(address string) (isOpen bool, err error) {
 	}
 }
 
-// send is the only one that writes to a stream.
+// send is the only function that writes to a stream.
 func send(call pb.BrokerService_SubscribeClient, out <-chan *pb.SubscribeRequest, interval time.Duration) {
 	heartbeat := time.NewTicker(interval / 2)
 	defer heartbeat.Stop()
@@ -159,7 +160,7 @@ func send(call pb.BrokerService_SubscribeClient, out <-chan *pb.SubscribeRequest
 				_ = call.CloseSend()
 				return
 			}
-			_ = call.Send(frame) // Recv has the error
+			_ = call.Send(frame) // Recv returns the error
 		case <-heartbeat.C:
 			_ = call.Send(&pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Heartbeat{Heartbeat: &pb.Heartbeat{}}})
 		}
@@ -169,8 +170,8 @@ func send(call pb.BrokerService_SubscribeClient, out <-chan *pb.SubscribeRequest
 func (w *worker) first() ([]string, *pb.Open) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	// Everything that no broker has confirmed an answer for, whether the work still runs or not.
-	named := slices.Concat(slices.Collect(maps.Keys(w.running)), slices.Collect(maps.Keys(w.answers)))
+	// All held leases: of running jobs, and of settlements without a result.
+	named := slices.Concat(slices.Collect(maps.Keys(w.running)), slices.Collect(maps.Keys(w.settling)))
 	named = named[:min(len(named), 10_000)]
 	held := make([][]byte, 0, len(named))
 	for _, token := range named {
@@ -190,14 +191,14 @@ func (w *worker) onOpened(named []string, held []*pb.ExtendResult) {
 	if w.stopping {
 		w.out <- drain
 	}
-	for at, verdict := range held {
+	for at, result := range held {
 		token := named[at]
 		switch {
-		case verdict.Error.GetReason() == "ALREADY_SETTLED":
-			delete(w.answers, token)
-		case verdict.Error.GetCode() == int32(codes.FailedPrecondition):
-			w.lose(token) // an answer stays: it may be the very one that ended the lease
-		case verdict.CancelRequested:
+		case result.Error.GetReason() == "ALREADY_SETTLED":
+			delete(w.settling, token)
+		case result.Error.GetCode() == int32(codes.FailedPrecondition):
+			w.lose(token) // a settlement is kept: it may be what ended the lease
+		case result.CancelRequested:
 			w.cancel(token)
 		}
 	}
@@ -208,14 +209,15 @@ func (w *worker) on(frame *pb.SubscribeResponse) {
 	switch frame := frame.Frame.(type) {
 	case *pb.SubscribeResponse_Jobs:
 		if w.out == nil {
-			return // half-closed: they cannot be confirmed, so the broker gives them to somebody else
+			return // half-closed: the jobs cannot be confirmed, so the broker releases them
 		}
-		w.out <- &pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Received{Received: &pb.Received{Delivery: frame.Jobs.Delivery}}}
+		received := &pb.Received{Delivery: frame.Jobs.Delivery}
+		w.out <- &pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Received{Received: received}}
 		for _, job := range frame.Jobs.Jobs {
 			ctx, cancel := context.WithCancel(context.Background())
 			w.running[string(job.LeaseToken)] = cancel
 			if w.stopping {
-				w.answer(string(job.LeaseToken), nack(pb.NackAction_NACK_ACTION_RELEASE, nil))
+				w.report(string(job.LeaseToken), nack(pb.NackAction_NACK_ACTION_RELEASE, nil))
 			} else {
 				go w.work(ctx, job)
 			}
@@ -237,16 +239,16 @@ func (w *worker) work(ctx context.Context, job *pb.LeasedJob) {
 	log.Printf("finished %s", job.JobId)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	verdict := &pb.Settlement{Outcome: &pb.Settlement_Ack{Ack: &pb.SettleAck{Result: &pb.JobResult{Data: data}}}}
+	settlement := &pb.Settlement{Outcome: &pb.Settlement_Ack{Ack: &pb.SettleAck{Result: &pb.JobResult{Data: data}}}}
 	switch {
 	case err != nil && ctx.Err() != nil:
-		verdict = nack(pb.NackAction_NACK_ACTION_DISCARD, err)
+		settlement = nack(pb.NackAction_NACK_ACTION_DISCARD, err)
 	case err != nil:
-		verdict = nack(pb.NackAction_NACK_ACTION_RETRY, err)
+		settlement = nack(pb.NackAction_NACK_ACTION_RETRY, err)
 	case len(data) > int(w.opened.MaxPayloadBytes):
-		verdict = nack(pb.NackAction_NACK_ACTION_DEAD_LETTER, errors.New("the result is too large"))
+		settlement = nack(pb.NackAction_NACK_ACTION_DEAD_LETTER, errors.New("the result is too large"))
 	}
-	w.answer(string(job.LeaseToken), verdict)
+	w.report(string(job.LeaseToken), settlement)
 }
 
 func nack(action pb.NackAction, why error) *pb.Settlement {
@@ -257,19 +259,19 @@ func nack(action pb.NackAction, why error) *pb.Settlement {
 	return &pb.Settlement{Outcome: &pb.Settlement_Nack{Nack: nack}}
 }
 
-func (w *worker) answer(token string, verdict *pb.Settlement) {
+func (w *worker) report(token string, settlement *pb.Settlement) {
 	if _, held := w.running[token]; !held {
-		return // the lease was lost: there is nobody to answer to
+		return // the lease is lost
 	}
 	delete(w.running, token)
-	verdict.LeaseToken = []byte(token)
-	w.answers[token] = verdict
+	settlement.LeaseToken = []byte(token)
+	w.settling[token] = settlement
 	w.settle()
 }
 
-// settle sends answers, one frame at a time; what comes meanwhile goes with the next one.
+// settle sends the settlements, one frame at a time. Later ones are in the next frame.
 func (w *worker) settle() {
-	if w.out == nil || len(w.underWay) > 0 {
+	if w.out == nil || len(w.inFlight) > 0 {
 		return
 	}
 	if w.isFinished() {
@@ -278,34 +280,35 @@ func (w *worker) settle() {
 	}
 	var batch []*pb.Settlement
 	size := 0
-	for token, answer := range w.answers {
-		size += proto.Size(answer) + 8
+	for token, settlement := range w.settling {
+		size += proto.Size(settlement) + 8
 		if len(batch) > 0 && (len(batch) == int(w.opened.MaxBatchItems) || size > int(w.opened.MaxBatchBytes)) {
 			break
 		}
-		batch, w.underWay = append(batch, answer), append(w.underWay, token)
+		batch, w.inFlight = append(batch, settlement), append(w.inFlight, token)
 	}
 	if len(batch) > 0 {
 		w.sequence++
-		w.out <- &pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Settle{Settle: &pb.Settle{Sequence: w.sequence, Settlements: batch}}}
+		settle := &pb.Settle{Sequence: w.sequence, Settlements: batch}
+		w.out <- &pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Settle{Settle: settle}}
 	}
 }
 
 func (w *worker) onResults(results []*pb.SettleResult) {
 	var again time.Duration
 	for at, result := range results {
-		token := w.underWay[at]
+		token := w.inFlight[at]
 		switch codes.Code(result.Error.GetCode()) {
-		case codes.OK, codes.FailedPrecondition: // applied, or never to be: LEASE_LOST, ALREADY_SETTLED
-			delete(w.answers, token)
-		case codes.InvalidArgument: // the broker cannot take this answer: say so, or the lease lives on
-			w.answers[token] = nack(pb.NackAction_NACK_ACTION_DEAD_LETTER, errors.New(result.Error.Message))
-			w.answers[token].LeaseToken = []byte(token)
-		default: // the outcome is unknown, or nothing was done: the same answer again is safe
+		case codes.OK, codes.FailedPrecondition: // applied, LEASE_LOST or ALREADY_SETTLED
+			delete(w.settling, token)
+		case codes.InvalidArgument: // the broker rejected this settlement: report that instead
+			w.settling[token] = nack(pb.NackAction_NACK_ACTION_DEAD_LETTER, errors.New(result.Error.Message))
+			w.settling[token].LeaseToken = []byte(token)
+		default: // not applied, or the outcome is unknown: sending the same settlement again is safe
 			again = max(again, time.Second, result.Error.RetryAfter.AsDuration())
 		}
 	}
-	w.underWay = nil
+	w.inFlight = nil
 	time.AfterFunc(again, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -327,7 +330,8 @@ func (w *worker) lose(token string) {
 	}
 }
 
-// leave half-closes the stream; results that are under way still come. The broker ends a half-closed stream; the timer is for one that hangs.
+// leave half-closes the stream; outstanding results still arrive. The broker ends a half-closed stream; the timer is
+// for a stream that hangs.
 func (w *worker) leave() {
 	if w.out != nil {
 		close(w.out)
@@ -336,7 +340,7 @@ func (w *worker) leave() {
 	}
 }
 
-func (w *worker) isFinished() bool { return w.stopping && len(w.running) == 0 && len(w.answers) == 0 }
+func (w *worker) isFinished() bool { return w.stopping && len(w.running) == 0 && len(w.settling) == 0 }
 
 func (w *worker) finished() bool {
 	w.mu.Lock()
@@ -346,7 +350,7 @@ func (w *worker) finished() bool {
 
 var drain = &pb.SubscribeRequest{Frame: &pb.SubscribeRequest_Drain{Drain: &pb.Drain{}}}
 
-// stop, for SIGTERM: no new jobs, an answer for those that run, then the stream is half-closed.
+// stop handles SIGTERM: it takes no new jobs, settles the running ones and half-closes the stream.
 func (w *worker) stop() {
 	w.mu.Lock()
 	w.stopping = true
@@ -358,11 +362,11 @@ func (w *worker) stop() {
 	time.Sleep(stopTime)
 	w.mu.Lock()
 	for token := range w.running {
-		w.answer(token, nack(pb.NackAction_NACK_ACTION_RELEASE, nil))
+		w.report(token, nack(pb.NackAction_NACK_ACTION_RELEASE, nil))
 	}
 	w.mu.Unlock()
 	time.Sleep(5 * time.Second)
-	os.Exit(1) // no broker took the answers; the jobs come again when their leases are over
+	os.Exit(1) // no broker took the settlements; the jobs run again when their leases expire
 }
 
 func env(name, otherwise string) string {
@@ -383,7 +387,7 @@ func seconds(text string) time.Duration {
 func main() {
 	w := &worker{
 		selector: &pb.Selector{RoutingKeys: []string{os.Args[1]}, JobTypes: slices.Collect(maps.Keys(handlers))},
-		running:  map[string]context.CancelFunc{}, answers: map[string]*pb.Settlement{}, lastFrame: time.Now(),
+		running:  map[string]context.CancelFunc{}, settling: map[string]*pb.Settlement{}, lastFrame: time.Now(),
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
