@@ -70,14 +70,14 @@ mutate "a former owner shortens a lease" server/src/store/lua/extend.lua \
 mutate "a fetch has no limit in bytes" server/src/store/lua/lease.lua \
   'taken > 0 and (suspect or size > bytes_left)' 'taken > 0 and suspect' \
   store bounds:: a_look_hands_out_no_more_bytes
-mutate "an enqueue with an unknown outcome wakes no waiter" server/src/queue/batch/operations.rs \
-  'wake_in_doubt(queue, &unique);' 'let _ = wake_in_doubt;' \
+mutate "an enqueue with an unknown outcome wakes no waiter" server/src/queue/batch/enqueue.rs \
+  'wake_after_unknown(queue, &unique);' 'let _ = wake_after_unknown;' \
   store those_who_wait_look_for_a_job_whose_enqueue_had_no_answer
 mutate "a truncated record raises an error" server/src/store/lua/lib.lua \
   'if #record < at + 26 then return nil end' '' \
   store damaged::
-mutate "a fetch without jobs does not report when the first lease ends" server/src/queue/mod.rs \
-  'first.or(look.first_lease_ends_in_ms)' 'first' \
+mutate "a fetch without jobs does not report when the first lease ends" server/src/queue/core.rs \
+  'first.or(batch.first_lease_ends_in_ms)' 'first' \
   it a_lease_that_the_list_of_queues_has_not_heard_of
 if [ -n "$check_only" ]; then
   say "mutations: $count, with their rules and tests in place"
