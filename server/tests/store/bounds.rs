@@ -1,4 +1,5 @@
-//! What a look costs is bounded by what it hands out, not by what waits. Each test has a Redis to itself, because it reads the counters of the server.
+//! The cost of a fetch is bounded by what it leases, not by what waits. Each test has its own Redis, because it reads the
+//! counters of the server.
 
 use bananas_broker::store::Verdict;
 use bananas_harness::redis_server::RedisServer;
@@ -8,7 +9,7 @@ use crate::{
     space::{Ask, Space},
 };
 
-/// A number of INFO.
+/// A counter of INFO.
 async fn figure(space: &Space, section: &str, name: &str) -> u64 {
     let text: String = space.command("INFO", &[section.as_bytes()]).await;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -29,8 +30,8 @@ async fn large_jobs_are_read_no_further_than_there_is_room() {
         max_bytes: 250_000,
         ..Ask::default()
     };
-    let look = space.ask(&ask).await;
-    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::BlockedBySize));
+    let batch = space.ask(&ask).await;
+    assert_eq!((batch.jobs.len(), batch.verdict), (2, Verdict::BlockedBySize));
     let sent = figure(&space, "stats", "total_net_output_bytes").await - before;
     assert!(sent < 300_000, "{sent} bytes for two jobs");
 }
@@ -49,8 +50,8 @@ async fn a_call_for_a_thousand_large_jobs_takes_little_memory_of_redis() {
         max_bytes: 1 << 40,
         ..Ask::default()
     };
-    let look = space.ask(&ask).await;
-    assert_eq!((look.jobs.len(), look.verdict), (3, Verdict::Again));
+    let batch = space.ask(&ask).await;
+    assert_eq!((batch.jobs.len(), batch.verdict), (3, Verdict::Again));
     let peak = figure(&space, "memory", "used_memory_peak").await;
     assert!(peak - before <= 32 << 20, "{} bytes more", peak - before);
 }

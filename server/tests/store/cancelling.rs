@@ -53,7 +53,7 @@ async fn a_holder_is_asked_and_loses_the_lease_when_the_grace_is_over(space: &Sp
     let (job, nonce) = space.lease_one().await;
     assert_eq!(cancel(space, job.job_id, 1).await, Some(JobState::Leased));
     space.reached(("cancel", "leased"));
-    space.upkeep_until(|round| round.cancelled == 1).await;
+    space.maintain_until(|run| run.cancelled == 1).await;
     assert_eq!(space.job(job.job_id).await.state, JobState::Cancelled);
     assert!(space.extend(&extend(job.job_id, nonce, 1_000)).await.is_err());
 }
@@ -89,7 +89,7 @@ async fn what_is_not_there_cannot_be_cancelled(space: &Space) {
     space.reached(("cancel", "unknown"));
 }
 
-/// A nack is remembered with the state that it led to; a job that is dead and pruned since was not READY at the end.
+/// A nack is remembered with the state that it led to. A job that has died and been pruned since did not end as READY.
 async fn a_job_that_went_on_and_is_gone_is_not_said_to_wait(space: &Space) {
     let space = &space
         .with("short", |policy| (policy.max_losses, policy.dead_max) = (1, 0))
@@ -98,8 +98,8 @@ async fn a_job_that_went_on_and_is_gone_is_not_said_to_wait(space: &Space) {
     let (job, nonce) = space.lease_one().await;
     space.nack(job.job_id, nonce, NackAction::Release).await.unwrap();
     space.lease_one_for(1).await;
-    space.upkeep_until(|round| round.dead == 1).await;
-    space.upkeep_until(|_| true).await;
+    space.maintain_until(|run| run.dead == 1).await;
+    space.maintain_until(|_| true).await;
     assert!(space.snapshot().await.bodies.is_empty(), "dead and pruned");
     let said = cancel(space, job.job_id, 0).await;
     assert!(said.is_none_or(JobState::is_final), "it is gone, not {said:?}");

@@ -1,4 +1,5 @@
-//! Connections that end, a Redis that goes away, and one that refuses writes: what was not sent is not called unknown, and the cause is said.
+//! Connections that end, a Redis that stops, and one that refuses writes: a command that was not sent has no unknown
+//! outcome, and the error names the cause.
 
 use bananas_broker::domain::Error;
 use bananas_harness::redis_server::RedisServer;
@@ -10,7 +11,7 @@ fn refused(what: &'static str) -> Error {
     Error::StoreUnavailable { what, unknown: false }
 }
 
-/// A job whose id the broker made: storing it is not repeated when the outcome is unknown.
+/// Stores a job whose id the broker made: the store does not repeat that when the outcome is unknown.
 async fn store_one(space: &Space) -> Result<(), Error> {
     let mut job = draft();
     job.id_is_new = true;
@@ -23,7 +24,7 @@ async fn ask(raw: &mut MultiplexedConnection, command: &[&str]) {
     let _: redis::Value = asked.query_async(raw).await.unwrap();
 }
 
-/// As `timeout` in redis.conf does, or a firewall.
+/// `timeout` in redis.conf closes idle connections, and so does a firewall.
 #[tokio::test]
 async fn a_connection_that_redis_closed_while_it_was_idle_costs_no_call_an_error() {
     let server = RedisServer::start().await;
@@ -32,7 +33,7 @@ async fn a_connection_that_redis_closed_while_it_was_idle_costs_no_call_an_error
     for _ in 0..20 {
         store_one(&space).await.unwrap();
         ask(&mut raw, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-        // The end of the other connections arrived before this answer.
+        // The end of the other connections arrives before this reply.
         ask(&mut raw, &["PING"]).await;
         store_one(&space).await.unwrap();
     }
@@ -47,7 +48,7 @@ async fn what_cannot_be_sent_because_redis_is_away_was_not_applied() {
     let mut raw = space.raw();
     let ended = redis::cmd("SHUTDOWN").arg("NOSAVE").query_async::<()>(&mut raw).await;
     assert!(ended.is_err(), "it is gone");
-    // The end of the other connection arrived before this answer of another server.
+    // The end of the other connection arrives before this reply of another server.
     let elsewhere = Space::new(RedisServer::shared().await).await;
     ask(&mut elsewhere.raw(), &["PING"]).await;
     for _ in 0..3 {
@@ -69,7 +70,7 @@ async fn a_redis_that_becomes_a_replica_is_said_to_be_one_until_it_is_a_primary_
     assert_eq!(why.as_deref(), Some("Redis refuses writes: not a primary"));
     assert_eq!(space.store.facts().unwrap().role, "slave");
     ask(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
-    // For a moment after a failed attempt nobody tries again.
+    // For a moment after a failed attempt the store does not try again.
     while store_one(&space).await.is_err() {
         tokio::task::yield_now().await;
     }
@@ -89,7 +90,7 @@ async fn a_redis_that_cannot_save_refuses_writes_and_is_there() {
     drop(gone);
     save_until(&mut raw, "err").await;
     assert_eq!(store_one(&space).await, Err(refused("disk trouble")));
-    // What only reads works, and does not make it look well.
+    // Reads work, and do not hide that writes fail.
     assert_eq!(space.store.counts(&space.keys).await.unwrap().ready(), 1);
     let why = space.store.condition().why_not();
     assert_eq!(why.as_deref(), Some("Redis refuses writes: disk trouble"));
@@ -100,10 +101,10 @@ async fn a_redis_that_cannot_save_refuses_writes_and_is_there() {
     assert_eq!(space.store.condition().why_not(), None);
 }
 
-/// Snapshots, until one ended that way.
+/// Starts snapshots until one ends that way.
 async fn save_until(raw: &mut MultiplexedConnection, wanted: &str) {
     loop {
-        // One may be under way.
+        // A snapshot may be running.
         let _: Result<redis::Value, _> = redis::cmd("BGSAVE").query_async(raw).await;
         let info: String = redis::cmd("INFO").arg("persistence").query_async(raw).await.unwrap();
         if info.contains(&format!("rdb_last_bgsave_status:{wanted}")) {

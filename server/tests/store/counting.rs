@@ -42,7 +42,7 @@ async fn a_job_is_seen_where_it_is(space: &Space) {
     let view = space.job(job.job_id).await;
     assert!(view.state == JobState::Succeeded && view.record.is_none());
     space.reached(("get_job", "remembered"));
-    assert!(space.look(JobId::new()).await.is_none());
+    assert!(space.get_job(JobId::new()).await.is_none());
     space.reached(("get_job", "unknown"));
 }
 
@@ -99,7 +99,7 @@ async fn every_lane_is_counted(space: &Space) {
     let counts = space.store.counts(&space.keys).await.unwrap();
     assert_eq!((counts.ready(), counts.lanes.len()), (TYPES as u64, TYPES));
     space.reached(("counts", "more than one call"));
-    // Other tests walk the keys of this Redis.
+    // Other tests scan the keys of this Redis.
     let keys: Vec<Vec<u8>> = space
         .command("KEYS", &[[space.keys.base(), "*"].concat().as_bytes()])
         .await;

@@ -1,4 +1,4 @@
-//! Records and keys that are damaged, foreign or of a newer version: they stop nobody, and nothing is lost.
+//! Damaged or foreign keys and records of a newer version: other jobs go on, and nothing is lost.
 
 use bananas_broker::{
     domain::{JobId, record::OwnPolicy},
@@ -10,7 +10,7 @@ use crate::space::{LONG_MS, Space, again, draft, ids, ids_of, plain, unique};
 crate::facts![
     a_record_that_is_missing_or_unreadable_is_set_aside,
     an_unreadable_job_leaves_nothing_behind,
-    a_scheduled_job_without_a_record_is_set_aside_by_the_look,
+    a_scheduled_job_without_a_record_is_set_aside_by_the_fetch,
     a_record_that_is_cut_anywhere_stops_nobody,
     foreign_keys_of_a_job_stop_nobody,
     what_a_newer_version_stored_is_left_for_it,
@@ -22,8 +22,8 @@ async fn a_record_that_is_missing_or_unreadable_is_set_aside(space: &Space) {
     space.fill(&items).await;
     let body = |item: &EnqueueItem| [space.keys.base().as_bytes(), b"j", &item.id.0].concat();
     let () = space.command("SET", &[&body(&items[0]), b"\x63not ours"]).await;
-    let look = space.lease(1).await;
-    assert_eq!((look.quarantined, ids(&look.jobs)), (1, vec![items[1].id]));
+    let batch = space.lease(1).await;
+    assert_eq!((batch.quarantined, ids(&batch.jobs)), (1, vec![items[1].id]));
     space.reached(("lease", "record unreadable"));
     let all = space.snapshot().await;
     assert_eq!(all.quarantine[&items[0].id.0.to_vec()], b"unreadable record");
@@ -35,8 +35,8 @@ async fn a_record_that_is_missing_or_unreadable_is_set_aside(space: &Space) {
     let more = plain(1);
     space.fill(&more).await;
     let () = space.command("DEL", &[&body(&items[2])]).await;
-    let look = space.lease(2).await;
-    assert_eq!((look.quarantined, ids(&look.jobs)), (1, vec![more[0].id]));
+    let batch = space.lease(2).await;
+    assert_eq!((batch.quarantined, ids(&batch.jobs)), (1, vec![more[0].id]));
     space.reached(("lease", "record missing"));
 }
 
@@ -54,7 +54,7 @@ async fn an_unreadable_job_leaves_nothing_behind(space: &Space) {
     space.fill(&[next.item()]).await;
 }
 
-async fn a_scheduled_job_without_a_record_is_set_aside_by_the_look(space: &Space) {
+async fn a_scheduled_job_without_a_record_is_set_aside_by_the_fetch(space: &Space) {
     let mut soon = draft();
     soon.start = Start::In(1);
     space.fill(&[soon.item()]).await;
@@ -87,11 +87,11 @@ async fn a_record_that_is_cut_anywhere_stops_nobody(space: &Space) {
         let body = [space.keys.base().as_bytes(), b"j", &cut.id.0].concat();
         let () = space.command("SET", &[&body, &whole[..number / 2]]).await;
         space.pass(space.now_ms().await + 1).await;
-        space.store.maintain(&space.keys, 0).await.expect("upkeep runs");
+        space.store.maintain(&space.keys, 0).await.expect("maintenance runs");
         let mut given = Vec::new();
         for _ in 0..2 {
-            let look = space.lease(1).await;
-            given.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
+            let batch = space.lease(1).await;
+            given.extend(batch.jobs.iter().map(|job| (job.job_id, batch.nonce)));
         }
         assert!(given.iter().any(|(id, _)| *id == sound.id), "cut at {}", number / 2);
         for (id, nonce) in given {
@@ -123,14 +123,14 @@ async fn foreign_keys_of_a_job_stop_nobody(space: &Space) {
     // Entries that are too short, at the head and behind it.
     let () = space.command("LPUSH", &[&lane, b"short"]).await;
     let () = space.command("RPUSH", &[&lane, b"short too"]).await;
-    let look = space.lease(9).await;
-    assert_eq!(ids(&look.jobs), [items[0].id, items[3].id]);
-    assert_eq!(look.quarantined, 3);
+    let batch = space.lease(9).await;
+    assert_eq!(ids(&batch.jobs), [items[0].id, items[3].id]);
+    assert_eq!(batch.quarantined, 3);
     space.reached(("lease", "entry unreadable"));
     space.reached(("lease", "lane of another type"));
     let all = space.snapshot().await;
     assert!(all.lanes.is_empty() && all.index.is_empty());
-    // The job whose lane was taken from it is nowhere, and nothing that is left can tell.
+    // The job whose lane was removed is in no place, and no key that is left tells which lane it was in.
     let () = space.command("DEL", &[&key(b"j", &items[2].id.0)]).await;
 }
 
@@ -147,8 +147,8 @@ async fn what_a_newer_version_stored_is_left_for_it(space: &Space) {
         let () = space.command("SET", &[&body, &newer]).await;
     }
     space.pass(space.now_ms().await + 1).await;
-    let look = space.lease(9).await;
-    assert_eq!((ids(&look.jobs), look.quarantined), (ids_of(&items[1..]), 0));
+    let batch = space.lease(9).await;
+    assert_eq!((ids(&batch.jobs), batch.quarantined), (ids_of(&items[1..]), 0));
     let all = space.snapshot().await;
     let newer: Vec<_> = all.newer.iter().map(|entry| entry.id.clone()).collect();
     assert_eq!(newer, [later.id.0.to_vec(), items[0].id.0.to_vec()]);

@@ -1,4 +1,4 @@
-//! Random operations on a queue whose keys are damaged at random: no call fails for it, and new jobs go through.
+//! Random operations on a queue whose keys are damaged at random: no call fails because of it, and new jobs are done.
 //!
 //! `BANANAS_DAMAGE_CASES` asks for more than the normal run; `BANANAS_DAMAGE_SEED` repeats one case.
 
@@ -53,7 +53,7 @@ struct Queue<'a> {
     leases: Vec<(JobId, Nonce)>,
 }
 
-/// Whatever a call says, it is no defect of ours.
+/// A call may fail, but not with a bug of the broker.
 fn fine<T: Debug>(what: &str, answer: Result<T, Error>) -> Option<T> {
     if let Err(Error::Bug(text)) = &answer {
         panic!("{what}: {text}");
@@ -115,7 +115,7 @@ impl Queue<'_> {
                 };
                 println!("cancel, read and wait for {id}");
                 fine("cancel", store.cancel(keys, id, "why", 1).await);
-                fine("look", store.get_job(keys, id).await);
+                fine("get_job", store.get_job(keys, id).await);
                 fine("wait", store.await_settled(keys, id, 1_000).await);
             }
             13..15 => {
@@ -180,12 +180,13 @@ impl Queue<'_> {
             ..Ask::default()
         };
         println!("lease {}", ask.jobs);
-        if let Some(look) = fine("lease", self.space.try_ask(&ask).await) {
-            self.leases.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
+        if let Some(batch) = fine("lease", self.space.try_ask(&ask).await) {
+            self.leases
+                .extend(batch.jobs.iter().map(|job| (job.job_id, batch.nonce)));
         }
     }
 
-    /// Cuts, removes or replaces something in one of the keys. A key that stands for the whole queue keeps its type.
+    /// Cuts, removes or replaces something in one key. The keys that all jobs of a queue share keep their type.
     async fn damage(&mut self) {
         let keys = dump(&mut self.space.raw(), self.space.keys.base()).await;
         let Some(key) = self.random.choice(&keys) else { return };
@@ -236,7 +237,7 @@ impl Queue<'_> {
         }
     }
 
-    /// At least one byte less.
+    /// Removes at least one byte.
     fn cut(&mut self, bytes: &[u8]) -> Vec<u8> {
         bytes[..self.random.usize(..bytes.len().max(1))].to_vec()
     }
@@ -244,9 +245,9 @@ impl Queue<'_> {
     async fn new_jobs_go_through(&mut self) {
         let (store, keys) = (&self.space.store, &self.space.keys);
         fine("resume", store.resume(keys).await);
-        for round in 0.. {
-            assert!(round < 100, "upkeep never comes to an end");
-            if fine("maintenance", store.maintain(keys, 0).await).is_none_or(|round| !round.more) {
+        for run in 0.. {
+            assert!(run < 100, "maintenance never comes to an end");
+            if fine("maintenance", store.maintain(keys, 0).await).is_none_or(|run| !run.more) {
                 break;
             }
         }
@@ -257,15 +258,15 @@ impl Queue<'_> {
             job_types: &["fresh"],
             ..Ask::default()
         };
-        for look in 0.. {
-            assert!(look < 100, "the new job is never found");
-            let look = self.space.ask(&ask).await;
-            if let Some(found) = look.jobs.first() {
+        for batch in 0.. {
+            assert!(batch < 100, "the new job is never found");
+            let batch = self.space.ask(&ask).await;
+            if let Some(found) = batch.jobs.first() {
                 assert_eq!(found.job_id, job.id);
-                self.space.ack(job.id, look.nonce).await.expect("the new job is done");
+                self.space.ack(job.id, batch.nonce).await.expect("the new job is done");
                 return;
             }
-            assert_eq!(look.verdict, Verdict::Again, "the new job is not found");
+            assert_eq!(batch.verdict, Verdict::Again, "the new job is not found");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What the scripts do inside, seen through MONITOR while every fact is run again.
+//! Which commands the scripts run, seen through MONITOR while every fact runs again.
 //!
-//! - Touch before write: a key that is first named after the script's first write could turn out to be somewhere else (a Cluster moving a slot) when half of
-//!   a move is done. Exceptions are listed with their reason.
+//! - Touch before write: a key that a script first names after its first write could be on another node (a Cluster moves
+//!   the slot) when half of a move is done. Exceptions are listed with their reason.
 //! - One slot: every key of a call has the tag of its queue.
 //! - Only known commands, none that walks a whole keyspace or an unbounded set, and a bounded number of them for each job.
 
@@ -20,7 +20,8 @@ use crate::{
     space::{Fact, LONG_MS, Space, extend, nack, plain},
 };
 
-/// Commands that scripts use: whether they write, and whether all arguments are keys (else only the first is; MSET: every other).
+/// Commands that scripts use: whether they write, and whether all arguments are keys (else only the first; MSET: every
+/// other one).
 const COMMANDS: &[(&str, bool, Keys)] = &[
     ("EXISTS", false, Keys::All),
     ("GET", false, Keys::First),
@@ -59,7 +60,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("ZADD", true, Keys::First),
     ("ZREM", true, Keys::First),
     ("ZREMRANGEBYSCORE", true, Keys::First),
-    // Its argument is a channel; subscribers of any node hear it.
+    // Its argument is a channel, which is no key: subscribers at every node receive the message.
     ("PUBLISH", false, Keys::None),
     ("PUBSUB", false, Keys::None),
 ];
@@ -72,8 +73,8 @@ enum Keys {
     EveryOther,
 }
 
-/// Where a script that consists of several moves begins the next one: script, command, key. Each move is whole in itself, so a key that turns out to be
-/// missing leaves the earlier ones done and nothing torn.
+/// Where a script of several moves begins the next one: script, command, key. Each move is complete in itself, so a key
+/// that is on another node leaves the earlier moves done and none half done.
 const NEXT_MOVES: &[(&str, &str, &[u8])] = &[
     ("maintenance", "ZRANGEBYSCORE", b"l"),
     ("maintenance", "ZRANGEBYSCORE", b"b"),
@@ -83,11 +84,11 @@ const NEXT_MOVES: &[(&str, &str, &[u8])] = &[
     ("maintenance", "ZRANGEBYSCORE", b"f"),
     ("maintenance", "HSCAN", b"t"),
     ("maintenance", "EXISTS", b"i"),
-    // Due jobs were promoted by the look; what follows is the lease.
+    // The fetch has promoted due jobs; the lease follows.
     ("lease", "ZRANGE", b"i"),
 ];
 
-/// One call of a script: which, and its commands.
+/// One call of a script, with its commands.
 #[derive(Debug, Default)]
 struct Run {
     script: String,
@@ -131,11 +132,11 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
         let runs = watch(&server, async || {
             let space = Space::new(&server).await;
             space.fill(&plain(jobs)).await;
-            let look = space.lease(jobs as u32).await;
-            let extensions: Vec<_> = look
+            let batch = space.lease(jobs as u32).await;
+            let extensions: Vec<_> = batch
                 .jobs
                 .iter()
-                .map(|job| extend(job.job_id, look.nonce, LONG_MS))
+                .map(|job| extend(job.job_id, batch.nonce, LONG_MS))
                 .collect();
             let all: Vec<_> = extensions.iter().collect();
             assert!(
@@ -147,12 +148,12 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
                     .iter()
                     .all(Result::is_ok)
             );
-            let acks: Vec<_> = look
+            let acks: Vec<_> = batch
                 .jobs
                 .iter()
                 .map(|job| AckItem {
                     job_id: job.job_id,
-                    nonce: look.nonce,
+                    nonce: batch.nonce,
                     result: None,
                 })
                 .collect();
@@ -166,13 +167,13 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
                     .iter()
                     .all(Result::is_ok)
             );
-            // What is released is no plain job any more: its releases are counted.
+            // A released job has a state hash: its releases are counted.
             space.fill(&plain(jobs)).await;
-            let look = space.lease(jobs as u32).await;
-            let releases: Vec<_> = look
+            let batch = space.lease(jobs as u32).await;
+            let releases: Vec<_> = batch
                 .jobs
                 .iter()
-                .map(|job| nack(job.job_id, look.nonce, NackAction::Release))
+                .map(|job| nack(job.job_id, batch.nonce, NackAction::Release))
                 .collect();
             let all: Vec<_> = releases.iter().collect();
             assert!(
@@ -200,7 +201,7 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
     assert!(*counts["nack"].iter().max().unwrap() <= 16 + 100 * 6, "{counts:?}");
 }
 
-/// What the scripts do while something runs.
+/// The script calls while `work` runs.
 async fn watch(server: &RedisServer, work: impl AsyncFnOnce()) -> Vec<Run> {
     let client = redis::Client::open(server.url()).unwrap();
     let mut monitor = client.get_async_monitor().await.unwrap();
@@ -225,10 +226,10 @@ async fn watch(server: &RedisServer, work: impl AsyncFnOnce()) -> Vec<Run> {
     runs
 }
 
-/// The last thing that MONITOR shows us.
+/// The last command that the reader of MONITOR waits for.
 const END: &str = "that was all";
 
-/// The scripts that were seen to be loaded, by their hash.
+/// The names of the scripts that were loaded, by their hash.
 static LOADED: Mutex<BTreeMap<Vec<u8>, String>> = Mutex::new(BTreeMap::new());
 
 /// The facts of all files.
@@ -251,7 +252,7 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
     files.into_iter().flatten().copied()
 }
 
-/// Takes one line of MONITOR; false at the end.
+/// Adds one line of MONITOR; false at the end.
 fn read(line: &str, runs: &mut Vec<Run>) -> bool {
     let Some((from, rest)) = line.split_once("] ") else {
         return true;
@@ -278,15 +279,15 @@ fn read(line: &str, runs: &mut Vec<Run>) -> bool {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.insert(sha.get_hash().as_bytes().to_vec(), name);
     } else if verb == b"EVAL" {
-        // The dump of the audit: not one of ours.
+        // The dump of the audit: no script of the broker.
         runs.push(Run::default());
     }
     true
 }
 
-/// Which file of lua/ the text of a script ends with.
+/// The name of the file of lua/ with whose text a script ends.
 fn script_of(text: &[u8]) -> String {
-    // Without comments, and without what only the scripts for a Cluster have.
+    // Without comments, and without the lines that only the scripts for a Cluster have.
     let core = |text: &str| -> String {
         let lines = text.lines().map(|line| (line.trim_start(), line));
         lines
@@ -298,7 +299,7 @@ fn script_of(text: &[u8]) -> String {
     let matches = |name: &str| {
         let path = format!("{}/src/store/lua/{name}.lua", env!("CARGO_MANIFEST_DIR"));
         let file = std::fs::read_to_string(path).unwrap();
-        // Where a line `-- with: ` is, functions are put in.
+        // The assembler puts functions in place of a line `-- with: `.
         let tail = file
             .rsplit_once("-- with: ")
             .and_then(|(_, rest)| rest.split_once('\n'))
@@ -384,7 +385,7 @@ fn check(run: &Run, wrong: &mut BTreeSet<String>) {
     }
 }
 
-/// What comes after the tag.
+/// The part of a key behind its hash tag.
 fn part_of(key: &[u8]) -> &[u8] {
     let at = key
         .windows(2)

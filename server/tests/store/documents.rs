@@ -1,4 +1,4 @@
-//! docs/redis.md names what there is.
+//! docs/redis.md names every key and script.
 
 const PAGE: &str = include_str!("../../../docs/redis.md");
 const KEYS: &str = include_str!("../../src/store/keys.rs");

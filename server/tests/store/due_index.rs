@@ -1,4 +1,4 @@
-//! due_index.lua, index_lanes.lua and presence.lua: the list of queues, and what is found when it is lost.
+//! due_index.lua, index_lanes.lua and presence.lua: the due index, and what the keyspace scan finds when it is lost.
 
 use bananas_broker::{
     domain::RoutingKey,
@@ -9,9 +9,9 @@ use crate::space::{LONG_MS, Space, draft, plain};
 
 crate::facts![
     a_queue_is_listed_when_it_is_used,
-    what_is_due_is_given_out_once,
-    a_visit_plans_the_next_but_not_past_what_was_told_meanwhile,
-    what_falls_due_late_during_a_visit_is_not_forgotten,
+    a_due_queue_is_taken_once,
+    a_run_plans_the_next_but_not_past_what_was_told_meanwhile,
+    what_falls_due_late_during_a_run_is_not_forgotten,
     a_queue_that_was_used_meanwhile_stays_listed,
     names_are_read_in_order_page_by_page,
     queues_and_lanes_that_are_on_no_list_are_found,
@@ -27,25 +27,25 @@ async fn tell(space: &Space, most: usize, told: &[(&str, DueUpdate)]) -> DueQueu
     space.store.update_due_index(most, &told).await.unwrap()
 }
 
-fn names(agenda: &DueQueues) -> Vec<&str> {
-    agenda.taken.iter().map(|taken| taken.routing_key.as_str()).collect()
+fn names(due: &DueQueues) -> Vec<&str> {
+    due.taken.iter().map(|taken| taken.routing_key.as_str()).collect()
 }
 
-/// A visit to tidy up that is due at once.
+/// A run that may forget the queue and is due at once.
 async fn due_to_be_forgotten(space: &Space, key: &str) -> String {
     let now = space.now_ms().await;
     let next = Some(NextRun {
         at_ms: now - 1,
         may_forget: true,
     });
-    let visited = DueUpdate::Maintained {
+    let maintained = DueUpdate::Maintained {
         taken: String::new(),
         at_ms: now + LONG_MS,
         next,
     };
-    let agenda = tell(space, 1, &[(key, visited)]).await;
-    assert!(names(&agenda) == [key] && agenda.taken[0].may_forget);
-    agenda.taken[0].score.clone()
+    let due = tell(space, 1, &[(key, maintained)]).await;
+    assert!(names(&due) == [key] && due.taken[0].may_forget);
+    due.taken[0].score.clone()
 }
 
 fn gone(score: &str) -> DueUpdate {
@@ -59,12 +59,12 @@ fn gone(score: &str) -> DueUpdate {
 async fn a_queue_is_listed_when_it_is_used(space: &Space) {
     assert!(!space.store.is_registered(&name("a")).await.unwrap());
     space.store.register([name("a")]).await.unwrap();
-    let agenda = tell(space, 0, &[("b", DueUpdate::Known)]).await;
+    let due = tell(space, 0, &[("b", DueUpdate::Known)]).await;
     space.reached(("due_index", "known"));
-    assert_eq!(agenda.queues, 2);
+    assert_eq!(due.queues, 2);
     assert!(space.store.is_registered(&name("a")).await.unwrap());
-    let wait = agenda.next_in_ms.unwrap();
-    assert!((1..=60_000).contains(&wait), "looked after within a minute: {wait}");
+    let wait = due.next_in_ms.unwrap();
+    assert!((1..=60_000).contains(&wait), "maintained within a minute: {wait}");
     space.reached(("due_index", "listed"));
     let unlisted = space
         .store
@@ -74,7 +74,7 @@ async fn a_queue_is_listed_when_it_is_used(space: &Space) {
     assert_eq!(unlisted, [name("c")]);
 }
 
-async fn what_is_due_is_given_out_once(space: &Space) {
+async fn a_due_queue_is_taken_once(space: &Space) {
     tell(
         space,
         0,
@@ -82,36 +82,39 @@ async fn what_is_due_is_given_out_once(space: &Space) {
     )
     .await;
     space.reached(("due_index", "due"));
-    let agenda = tell(space, 9, &[("late", DueUpdate::Due(2 * LONG_MS))]).await;
-    assert_eq!(names(&agenda), ["soon"]);
+    let due = tell(space, 9, &[("late", DueUpdate::Due(2 * LONG_MS))]).await;
+    assert_eq!(names(&due), ["soon"]);
     space.reached(("due_index", "taken"));
-    assert!(tell(space, 9, &[]).await.taken.is_empty(), "it is left to its taker");
-    let agenda = tell(space, 9, &[("late", DueUpdate::Due(0))]).await;
-    assert_eq!(names(&agenda), ["late"], "what is sooner counts");
+    assert!(
+        tell(space, 9, &[]).await.taken.is_empty(),
+        "the broker that took it keeps it for a while"
+    );
+    let due = tell(space, 9, &[("late", DueUpdate::Due(0))]).await;
+    assert_eq!(names(&due), ["late"], "what is sooner counts");
     space.reached(("due_index", "due, later than planned"));
 }
 
-async fn a_visit_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Space) {
-    let agenda = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
+async fn a_run_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Space) {
+    let due = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
     let later = |at_ms| {
         Some(NextRun {
             at_ms,
             may_forget: false,
         })
     };
-    let visited = DueUpdate::Maintained {
-        taken: agenda.taken[0].score.clone(),
-        at_ms: agenda.now_ms,
-        next: later(agenda.now_ms + LONG_MS),
+    let maintained = DueUpdate::Maintained {
+        taken: due.taken[0].score.clone(),
+        at_ms: due.now_ms,
+        next: later(due.now_ms + LONG_MS),
     };
-    let planned = tell(space, 9, &[("a", visited.clone())]).await;
+    let planned = tell(space, 9, &[("a", maintained.clone())]).await;
     assert!(planned.next_in_ms.unwrap() > LONG_MS / 2);
-    space.reached(("due_index", "visited"));
-    // The visit knew nothing of a lease that was made since.
+    space.reached(("due_index", "maintained"));
+    // The run knew nothing of a lease that was made since.
     tell(space, 0, &[("a", DueUpdate::Due(1_000))]).await;
-    let planned = tell(space, 9, &[("a", visited)]).await;
+    let planned = tell(space, 9, &[("a", maintained)]).await;
     assert!(planned.next_in_ms.unwrap() <= 1_000);
-    space.reached(("due_index", "visited, but sooner meanwhile"));
+    space.reached(("due_index", "maintained, but sooner meanwhile"));
 }
 
 async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
@@ -120,9 +123,9 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
     tell(space, 0, &[("a", gone(&score))]).await;
     assert!(space.store.is_registered(&name("a")).await.unwrap());
     space.reached(("due_index", "gone, but used meanwhile"));
-    // Planned to be forgotten, and used before that visit.
+    // Planned to be forgotten, and used before that run.
     let planned_ms = space.now_ms().await + 500;
-    let visited = DueUpdate::Maintained {
+    let maintained = DueUpdate::Maintained {
         taken: String::new(),
         at_ms: space.now_ms().await + LONG_MS,
         next: Some(NextRun {
@@ -130,19 +133,15 @@ async fn a_queue_that_was_used_meanwhile_stays_listed(space: &Space) {
             may_forget: true,
         }),
     };
-    tell(space, 0, &[("b", visited), ("b", DueUpdate::Used)]).await;
+    tell(space, 0, &[("b", maintained), ("b", DueUpdate::Used)]).await;
     space.pass(planned_ms).await;
-    let agenda = tell(space, 9, &[]).await;
-    let taken = agenda
-        .taken
-        .iter()
-        .find(|taken| taken.routing_key == name("b"))
-        .unwrap();
+    let due = tell(space, 9, &[]).await;
+    let taken = due.taken.iter().find(|taken| taken.routing_key == name("b")).unwrap();
     assert!(!taken.may_forget);
     space.reached(("due_index", "used lately"));
     let score = due_to_be_forgotten(space, "c").await;
-    let agenda = tell(space, 0, &[("c", gone(&score))]).await;
-    assert_eq!(agenda.queues, 2);
+    let due = tell(space, 0, &[("c", gone(&score))]).await;
+    assert_eq!(due.queues, 2);
     assert!(!space.store.is_registered(&name("c")).await.unwrap());
     space.reached(("due_index", "gone"));
 }
@@ -222,18 +221,18 @@ async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
     assert!(fleet().await.is_empty());
 }
 
-async fn what_falls_due_late_during_a_visit_is_not_forgotten(space: &Space) {
-    let agenda = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
-    // Nothing was due when the visit looked. Then a job was leased for longer than a queue is left to its visitor.
+async fn what_falls_due_late_during_a_run_is_not_forgotten(space: &Space) {
+    let due = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
+    // Nothing was due when the run checked. Then a job was leased for longer than a queue is left to the broker that took it.
     tell(space, 0, &[("a", DueUpdate::Due(30_000))]).await;
-    let visited = DueUpdate::Maintained {
-        taken: agenda.taken[0].score.clone(),
-        at_ms: agenda.now_ms,
+    let maintained = DueUpdate::Maintained {
+        taken: due.taken[0].score.clone(),
+        at_ms: due.now_ms,
         next: Some(NextRun {
-            at_ms: agenda.now_ms + LONG_MS,
+            at_ms: due.now_ms + LONG_MS,
             may_forget: true,
         }),
     };
-    let planned = tell(space, 9, &[("a", visited)]).await;
+    let planned = tell(space, 9, &[("a", maintained)]).await;
     assert!(planned.next_in_ms.unwrap() <= 30_000, "{planned:?}");
 }

@@ -139,17 +139,17 @@ async fn a_repeated_id_of_a_settled_job_is_remembered(space: &Space) {
 
 async fn a_retained_job_gives_way_once_its_id_is_forgotten(space: &Space) {
     let space = space.with("quick", |_| ()).await;
-    // A dead one, one with a result, and one that is cancelled; the last is asked for again with a start time.
+    // A dead job, one with a result, and a cancelled one; the last is enqueued again with a start time.
     let drafts = [draft(), draft(), draft()];
     let items = drafts.clone().map(|draft| draft.item());
     space.fill(&items).await;
     space.store.cancel(&space.keys, items[2].id, "", 1).await.unwrap();
-    let look = space.lease(2).await;
+    let batch = space.lease(2).await;
     space
-        .nack(items[0].id, look.nonce, NackAction::DeadLetter)
+        .nack(items[0].id, batch.nonce, NackAction::DeadLetter)
         .await
         .unwrap();
-    space.ack_with(items[1].id, look.nonce, Some("done")).await.unwrap();
+    space.ack_with(items[1].id, batch.nonce, Some("done")).await.unwrap();
     let [first, second, mut third] = drafts;
     third.start = Start::In(LONG_MS);
     let again = [first.item(), second.item(), third.item()];
@@ -164,7 +164,7 @@ async fn a_retained_job_gives_way_once_its_id_is_forgotten(space: &Space) {
         .with("quick", |policy| policy.dedupe_window = Duration::from_millis(1))
         .await;
     for _ in 0..3 {
-        hasty.upkeep_until(|round| round.now_ms > 0).await;
+        hasty.maintain_until(|run| run.now_ms > 0).await;
         space.pass(space.now_ms().await + 2).await;
     }
     space.fill(&again).await;
@@ -242,7 +242,7 @@ async fn jobs_of_one_call_go_to_their_own_lanes_in_order(space: &Space) {
 }
 
 async fn jobs_of_one_lane_keep_their_order_however_they_differ(space: &Space) {
-    // p plain, u with a unique key, b with a start_by, n with an id of the broker's, a with a start time that is over.
+    // p: plain; u: with a unique key; b: with a start_by; n: with an id of the broker; a: with a start time in the past.
     for kinds in ["pup", "pupu", "ppuupp", "uppu", "pnpnp", "pbabpu"] {
         let mut drafts: Vec<_> = kinds.chars().map(|_| draft()).collect();
         for (number, (draft, kind)) in drafts.iter_mut().zip(kinds.chars()).enumerate() {

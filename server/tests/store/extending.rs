@@ -5,7 +5,7 @@ use bananas_broker::{
     store::{ExtendItem, Extender, NackAction, NackItem},
 };
 
-use crate::space::{Ask, LONG_MS, Space, claim, draft, extend, nack, plain};
+use crate::space::{Ask, LONG_MS, Space, demand, draft, extend, nack, plain};
 
 crate::facts![
     a_lease_is_prolonged_or_shortened_from_now,
@@ -76,21 +76,21 @@ async fn a_holder_is_told_of_a_cancel_and_bound_by_its_grace(space: &Space) {
 async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(space: &Space) {
     let (first, second) = (Owner(*b"owner--1"), Owner(*b"owner--2"));
     space.fill(&plain(1)).await;
-    let mut claim = claim(1, 1 << 20);
-    claim.owner = first;
-    let look = space
+    let mut demand = demand(1, 1 << 20);
+    demand.owner = first;
+    let batch = space
         .ask(&Ask {
             lease_ms: 30_000,
-            claims: Some(&[claim]),
+            demands: Some(&[demand]),
             ..Ask::default()
         })
         .await;
-    let (id, nonce) = (look.jobs[0].job_id, look.nonce);
+    let (id, nonce) = (batch.jobs[0].job_id, batch.nonce);
     let by = |by, ms| ExtendItem {
         by,
         ..extend(id, nonce, ms)
     };
-    // Not received yet, then received.
+    // Not confirmed yet, then confirmed.
     assert_eq!(
         space
             .extend(&by(Extender::Owner(first, false), 40_000))
@@ -111,9 +111,9 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
     );
     let taken = space.extend(&by(Extender::Taking(second), 60_000)).await.unwrap();
     assert_eq!((taken.remaining_ms, taken.previous_owner), (60_000, Some(first)));
-    assert_eq!(taken.bytes, look.jobs[0].bytes());
+    assert_eq!(taken.bytes, batch.jobs[0].bytes());
     space.reached(("extend", "taken over"));
-    // The stream before neither prolongs nor shortens it any more, nor gives it back.
+    // The previous owner neither renews nor shortens the lease any more, nor releases the job.
     assert!(
         space
             .extend(&by(Extender::Owner(first, true), 90_000))
@@ -127,7 +127,7 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
         ..nack(id, nonce, NackAction::ReleaseUndelivered)
     };
     assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
-    // Whoever has the token extends it, whatever stream keeps it; nobody shortens it but that stream when it ends.
+    // Every holder of the token extends the lease, whoever owns it. Only the owner shortens it, when its stream ends.
     let remaining = async |extender, ms| {
         let extended = space.extend(&by(extender, ms)).await.unwrap();
         assert!(!extended.moved);
@@ -145,7 +145,7 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
             "{shorter:?}"
         );
     }
-    // What is longer than the term of the stream was asked for.
+    // The worker has asked for a longer lease than the stream renews to.
     assert!(remaining(Extender::Leaving(second, 30_000), 20_000).await > 50_000);
     assert_eq!(remaining(Extender::Leaving(second, 90_000), 20_000).await, 20_000);
     assert!(
@@ -159,10 +159,10 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
 
 async fn a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so(space: &Space) {
     space.fill(&plain(1)).await;
-    let look = space.lease(1).await;
+    let batch = space.lease(1).await;
     let by = |by, ms| ExtendItem {
         by,
-        ..extend(look.jobs[0].job_id, look.nonce, ms)
+        ..extend(batch.jobs[0].job_id, batch.nonce, ms)
     };
     space.extend(&by(Extender::Exactly, 60_000)).await.unwrap();
     let kept = space.extend(&by(Extender::Holder, 20_000)).await.unwrap();
@@ -173,20 +173,20 @@ async fn a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so(spac
 
 async fn a_lease_that_was_settled_is_not_lost(space: &Space) {
     space.fill(&plain(3)).await;
-    let look = space.lease(3).await;
-    let [acked, released, given_back] = [0, 1, 2].map(|job| look.jobs[job].job_id);
-    space.ack(acked, look.nonce).await.unwrap();
-    space.nack(released, look.nonce, NackAction::Release).await.unwrap();
+    let batch = space.lease(3).await;
+    let [acked, released, undelivered] = [0, 1, 2].map(|job| batch.jobs[job].job_id);
+    space.ack(acked, batch.nonce).await.unwrap();
+    space.nack(released, batch.nonce, NackAction::Release).await.unwrap();
     space
-        .nack(given_back, look.nonce, NackAction::ReleaseUndelivered)
+        .nack(undelivered, batch.nonce, NackAction::ReleaseUndelivered)
         .await
         .unwrap();
     for (id, expected) in [
         (acked, Error::AlreadySettled),
         (released, Error::AlreadySettled),
-        (given_back, Error::LeaseLost),
+        (undelivered, Error::LeaseLost),
     ] {
-        assert_eq!(space.extend(&extend(id, look.nonce, LONG_MS)).await, Err(expected));
+        assert_eq!(space.extend(&extend(id, batch.nonce, LONG_MS)).await, Err(expected));
     }
     space.reached(("extend", "settled"));
 }

@@ -46,12 +46,12 @@ async fn scripts_that_redis_has_forgotten_are_loaded_again() {
     space.audit().await;
 }
 
-/// Every part of a queue's keys that stands alone, and a type that it never has.
+/// Every single key of a queue.
 const PARTS: &[&str] = &[
     "m", "i", "z", "t", "l", "b", "x", "f", "c", "cn", "u", "q", "wt", "d1", "r:5:send",
 ];
 
-/// A queue with a job in each place that a script may move it from, and the scripts that move them.
+/// A queue with a job in each place from which a script may move it.
 struct Scene {
     space: Space,
     ready: bananas_broker::domain::JobId,
@@ -67,8 +67,8 @@ impl Scene {
             *item = job.item();
         }
         space.fill(&items).await;
-        let look = space.lease(4).await;
-        let leases: Vec<_> = look.jobs.iter().map(|job| (job.job_id, look.nonce)).collect();
+        let batch = space.lease(4).await;
+        let leases: Vec<_> = batch.jobs.iter().map(|job| (job.job_id, batch.nonce)).collect();
         let mut later = draft();
         later.start = Start::In(LONG_MS);
         space.fill(&[later.item()]).await;
@@ -84,7 +84,7 @@ impl Scene {
         }
     }
 
-    /// Runs one of the scripts that move something, with what it needs; returns what went wrong.
+    /// Runs one of the scripts that move something; returns its error.
     async fn run_one(&self, step: usize) -> Option<(&'static str, Error)> {
         let Self { space, ready, leases } = self;
         let (store, keys) = (&space.store, &space.keys);
@@ -151,7 +151,7 @@ async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
                 "{script} with a foreign {part}: {error:?}"
             );
         }
-        // A lane gives way: jobs go on. Nothing else does.
+        // A lane of another type is set aside, and jobs go on. Nothing else is.
         let aside = scene.space.keys.key(&format!("q{part}"));
         let kept = if part.starts_with("r:") { aside } else { name };
         let kept: String = scene.space.command("GET", &[kept.as_bytes()]).await;
@@ -159,8 +159,8 @@ async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
     }
 }
 
-/// A Cluster that moves a slot refuses keys that are elsewhere already, in the middle of a script. Here a rule of access refuses one kind of key: a script
-/// that runs into it must have written nothing.
+/// A Cluster that moves a slot refuses keys that it has moved already, in the middle of a script. Here an ACL rule refuses
+/// one kind of key: a script that fails at it must have written nothing.
 #[tokio::test]
 async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
     let server = RedisServer::start().await;
@@ -208,7 +208,7 @@ async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
     assert!(refused > 60, "only {refused} calls were refused");
 }
 
-/// All keys, read while everything may be read.
+/// All keys, read while the ACL allows it.
 async fn contents(
     scene: &Scene,
     raw: &mut redis::aio::MultiplexedConnection,
@@ -249,35 +249,35 @@ async fn a_full_redis_refuses_new_jobs_and_still_drains_to_zero() {
     assert!(stored > 1_000, "it was not full from the start");
     let before = space.snapshot().await.bodies.len();
     assert_eq!(before, stored, "what was refused is not there");
-    // Everything that a worker does goes on: leases, progress, releases, retries, cancels, results.
-    let look = space.lease(300).await;
+    // Everything that a worker does works: leases, progress, releases, retries, cancels, results.
+    let batch = space.lease(300).await;
     let progress = bananas_broker::store::ExtendItem {
         progress: Some((1.0, "begun".into(), "page 1".into())),
-        ..extend(look.jobs[0].job_id, look.nonce, LONG_MS)
+        ..extend(batch.jobs[0].job_id, batch.nonce, LONG_MS)
     };
     space.extend(&progress).await.unwrap();
     space
-        .nack(look.jobs[1].job_id, look.nonce, NackAction::Release)
+        .nack(batch.jobs[1].job_id, batch.nonce, NackAction::Release)
         .await
         .unwrap();
-    let mut retry = nack(look.jobs[2].job_id, look.nonce, NackAction::Retry);
+    let mut retry = nack(batch.jobs[2].job_id, batch.nonce, NackAction::Retry);
     (retry.delay_ms, retry.failure[1]) = (Some(0), "x".repeat(4_000));
     space.nack_with(&retry).await.unwrap();
     space
-        .ack_with(look.jobs[3].job_id, look.nonce, Some("a result"))
+        .ack_with(batch.jobs[3].job_id, batch.nonce, Some("a result"))
         .await
         .unwrap();
     space
         .store
-        .cancel(&space.keys, look.jobs[4].job_id, "", LONG_MS)
+        .cancel(&space.keys, batch.jobs[4].job_id, "", LONG_MS)
         .await
         .unwrap();
     let rest: Vec<AckItem> = [0]
         .into_iter()
-        .chain(4..look.jobs.len())
+        .chain(4..batch.jobs.len())
         .map(|number| AckItem {
-            job_id: look.jobs[number].job_id,
-            nonce: look.nonce,
+            job_id: batch.jobs[number].job_id,
+            nonce: batch.nonce,
             result: None,
         })
         .collect();
@@ -290,13 +290,13 @@ async fn a_full_redis_refuses_new_jobs_and_still_drains_to_zero() {
     let mut settled = rest.len() + 1;
     while settled < stored {
         space.store.maintain(&space.keys, 0).await.unwrap();
-        let look = space.lease(300).await;
-        let acks: Vec<AckItem> = look
+        let batch = space.lease(300).await;
+        let acks: Vec<AckItem> = batch
             .jobs
             .iter()
             .map(|job| AckItem {
                 job_id: job.job_id,
-                nonce: look.nonce,
+                nonce: batch.nonce,
                 result: None,
             })
             .collect();

@@ -1,4 +1,4 @@
-//! What maintenance.lua clears away: dead heads of lanes, waiters, and queues in which nothing is left.
+//! What maintenance.lua removes: dead heads of lanes, waiters, and queues in which nothing is left.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn waiters_go_when_their_time_is_over(space: &Space) {
     space.reached(("maintenance", "waiters pruned"));
 }
 
-/// How many keys the queue has.
+/// The number of keys of the queue.
 async fn keys(space: &Space) -> usize {
     dump(&mut space.raw(), space.keys.base()).await.len()
 }
@@ -59,16 +59,13 @@ async fn an_empty_queue_leaves_no_key(space: &Space) {
         .with("brief", |policy| policy.dedupe_window = Duration::from_millis(20))
         .await;
     space.fill(&plain(3)).await;
-    let look = space.lease(3).await;
-    for job in &look.jobs {
-        space.ack(job.job_id, look.nonce).await.unwrap();
+    let batch = space.lease(3).await;
+    for job in &batch.jobs {
+        space.ack(job.job_id, batch.nonce).await.unwrap();
     }
-    let round = space.store.maintain_or_forget(&space.keys, 0).await.unwrap();
-    if !round.forgotten {
-        assert!(
-            round.forget_ms.is_some(),
-            "ids are remembered, and for how long is known"
-        );
+    let run = space.store.maintain_or_forget(&space.keys, 0).await.unwrap();
+    if !run.forgotten {
+        assert!(run.forget_ms.is_some(), "ids are remembered, and for how long is known");
     }
     let started = std::time::Instant::now();
     while !space.store.maintain_or_forget(&space.keys, 0).await.unwrap().forgotten {
@@ -84,11 +81,11 @@ async fn an_empty_queue_leaves_no_key(space: &Space) {
 
 async fn a_queue_in_which_something_is_left_is_not_forgotten(space: &Space) {
     let kept = async |space: &Space, what: &str| {
-        // What was due is done first.
+        // Due jobs are handled first.
         space.store.maintain(&space.keys, 0).await.unwrap();
         let before = keys(space).await;
-        let round = space.store.maintain_or_forget(&space.keys, 0).await.unwrap();
-        assert!(!round.forgotten && keys(space).await == before, "{what}: {round:?}");
+        let run = space.store.maintain_or_forget(&space.keys, 0).await.unwrap();
+        assert!(!run.forgotten && keys(space).await == before, "{what}: {run:?}");
     };
     let no_memory = |policy: &mut bananas_broker::domain::Policy| policy.dedupe_window = Duration::ZERO;
     let ready = &space.with("ready", no_memory).await;

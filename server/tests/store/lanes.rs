@@ -1,4 +1,4 @@
-//! lease.lua: which lanes and entries a look passes, and in which order.
+//! lease.lua: which lanes and entries a fetch passes, and in which order.
 
 use bananas_broker::{domain::record::OwnPolicy, store::EnqueueItem};
 
@@ -13,8 +13,8 @@ crate::facts![
     a_walk_over_many_lanes_of_tombstones_says_that_there_is_more,
     types_of_one_priority_go_by_age,
     cancelled_jobs_let_no_lower_priority_pass,
-    many_cancelled_jobs_are_passed_in_few_looks,
-    lanes_that_a_look_has_read_ahead_keep_their_jobs,
+    many_cancelled_jobs_are_passed_in_few_fetches,
+    lanes_that_a_fetch_has_read_ahead_keep_their_jobs,
 ];
 
 async fn jobs_come_by_priority_then_by_age_of_the_lane_then_in_order(space: &Space) {
@@ -28,7 +28,7 @@ async fn jobs_come_by_priority_then_by_age_of_the_lane_then_in_order(space: &Spa
     space.pass(space.now_ms().await).await;
     let newer = [job(5, "alpha"), job(9, "alpha"), job(5, "print")];
     space.fill(&newer).await;
-    let look = space.lease(10).await;
+    let batch = space.lease(10).await;
     let expected = [
         older[2].id,
         newer[1].id,
@@ -37,8 +37,8 @@ async fn jobs_come_by_priority_then_by_age_of_the_lane_then_in_order(space: &Spa
         newer[2].id,
         newer[0].id,
     ];
-    assert_eq!(ids(&look.jobs), expected);
-    assert_eq!(look.jobs[0].record, older[2].record);
+    assert_eq!(ids(&batch.jobs), expected);
+    assert_eq!(batch.jobs[0].record, older[2].record);
     space.reached(("lease", "jobs"));
     space.fill(&plain(3)).await;
     assert!(space.lease(2).await.jobs.len() == 2);
@@ -72,7 +72,7 @@ async fn an_id_used_again_behind_its_own_tombstone_is_delivered_once(space: &Spa
     let items: Vec<_> = jobs.iter().map(super::space::Draft::item).collect();
     space.fill(&items).await;
     space.store.cancel(&space.keys, items[1].id, "", 0).await.unwrap();
-    // Two more turns of the memory, and the id is forgotten.
+    // Two more generations, and the id is forgotten.
     for _ in 0..2 {
         let (job, nonce) = space.lease_one().await;
         space.ack(job.job_id, nonce).await.unwrap();
@@ -95,25 +95,25 @@ async fn types_and_priorities_filter(space: &Space) {
     };
     let items = [job(9, "send"), job(1, "print"), job(1, "send"), job(5, "draw")];
     space.fill(&items).await;
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 9,
             job_types: &["print", "draw"],
             ..Ask::default()
         })
         .await;
-    assert_eq!(ids(&look.jobs), [items[3].id, items[1].id]);
+    assert_eq!(ids(&batch.jobs), [items[3].id, items[1].id]);
     space.reached(("lease", "type filter"));
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 9,
             priorities: "12",
             ..Ask::default()
         })
         .await;
-    assert_eq!(ids(&look.jobs), [items[2].id]);
+    assert_eq!(ids(&batch.jobs), [items[2].id]);
     space.reached(("lease", "priority filter"));
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 9,
             priorities: "9",
@@ -121,7 +121,7 @@ async fn types_and_priorities_filter(space: &Space) {
             ..Ask::default()
         })
         .await;
-    assert!(look.jobs.is_empty());
+    assert!(batch.jobs.is_empty());
 }
 
 /// One job in each of 100 lanes of one priority.
@@ -141,34 +141,34 @@ async fn fill_lanes(space: &Space, priority: u8) -> Vec<EnqueueItem> {
 async fn many_lanes_are_looked_up_not_walked(space: &Space) {
     let low = fill_lanes(space, 2).await;
     let high = fill_lanes(space, 7).await;
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 9,
             job_types: &["type99", "type98"],
             ..Ask::default()
         })
         .await;
-    let mut found = ids(&look.jobs);
+    let mut found = ids(&batch.jobs);
     found[..2].sort();
     found[2..].sort();
     assert_eq!(found, [high[98].id, high[99].id, low[98].id, low[99].id]);
     space.reached(("lease", "many lanes, types"));
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 300,
             priorities: "2",
             ..Ask::default()
         })
         .await;
-    assert!((64..98).contains(&look.jobs.len()));
-    let first = look.jobs.len();
-    assert!(again(&look) && look.jobs.iter().all(|job| job.record[2] == 2));
+    assert!((64..98).contains(&batch.jobs.len()));
+    let first = batch.jobs.len();
+    assert!(again(&batch) && batch.jobs.iter().all(|job| job.record[2] == 2));
     space.reached(("lease", "many lanes, priorities"));
     let mut rest = 0;
     loop {
-        let look = space.lease(300).await;
-        rest += look.jobs.len();
-        if !again(&look) {
+        let batch = space.lease(300).await;
+        rest += batch.jobs.len();
+        if !again(&batch) {
             break;
         }
     }
@@ -181,14 +181,14 @@ async fn a_walk_over_many_lanes_of_tombstones_says_that_there_is_more(space: &Sp
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }
     space.fill(&plain(1)).await;
-    let mut looks = 0;
+    let mut fetches = 0;
     let found = loop {
-        let look = space.lease(5).await;
-        looks += 1;
-        if !again(&look) {
-            break look.jobs.len();
+        let batch = space.lease(5).await;
+        fetches += 1;
+        if !again(&batch) {
+            break batch.jobs.len();
         }
-        assert!(looks < 10, "it says for ever that there is more");
+        assert!(fetches < 10, "it says for ever that there is more");
     };
     assert_eq!(
         found, 1,
@@ -201,7 +201,7 @@ async fn types_of_one_priority_go_by_age(space: &Space) {
     for kind in ["a", "b", "a", "c", "b", "b", "a"] {
         let mut job = draft();
         job.job_type = kind;
-        // Some are large: they are read one by one.
+        // Large jobs are read one by one.
         job.payload_bytes = if kind == "b" { 6_000 } else { 10 };
         space.fill(&[job.item()]).await;
         space.pass(space.now_ms().await).await;
@@ -223,7 +223,7 @@ async fn cancelled_jobs_let_no_lower_priority_pass(space: &Space) {
     assert_eq!(ids(&space.lease(1).await.jobs), [items[1].id]);
 }
 
-async fn many_cancelled_jobs_are_passed_in_few_looks(space: &Space) {
+async fn many_cancelled_jobs_are_passed_in_few_fetches(space: &Space) {
     let items = plain(3_000);
     for some in items.chunks(500) {
         space.fill(some).await;
@@ -231,23 +231,24 @@ async fn many_cancelled_jobs_are_passed_in_few_looks(space: &Space) {
     for item in &items[..2_999] {
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }
-    let mut looks = 0;
+    let mut fetches = 0;
     loop {
-        let look = space.lease(1).await;
-        looks += 1;
-        if again(&look) {
-            assert!(look.jobs.is_empty());
+        let batch = space.lease(1).await;
+        fetches += 1;
+        if again(&batch) {
+            assert!(batch.jobs.is_empty());
             continue;
         }
-        assert_eq!(ids(&look.jobs), [items[2_999].id]);
+        assert_eq!(ids(&batch.jobs), [items[2_999].id]);
         break;
     }
-    assert!((2..6).contains(&looks), "{looks} looks");
+    assert!((2..6).contains(&fetches), "{fetches} fetches");
     space.reached(("lease", "entries gone through"));
 }
 
-async fn lanes_that_a_look_has_read_ahead_keep_their_jobs(space: &Space) {
-    // Two types whose jobs take turns by age, so that they are merged, and a dead one, so that a look reads on when it has not found enough.
+async fn lanes_that_a_fetch_has_read_ahead_keep_their_jobs(space: &Space) {
+    // Two types whose jobs alternate by age, so that the lanes are merged, and a dead entry, so that the fetch reads on when it
+    // has not found enough.
     let mut items = Vec::new();
     for number in 0..200 {
         let mut job = draft();
@@ -259,8 +260,8 @@ async fn lanes_that_a_look_has_read_ahead_keep_their_jobs(space: &Space) {
     space.store.cancel(&space.keys, items[0].id, "", 0).await.unwrap();
     let mut found = Vec::new();
     for jobs in [70, 200] {
-        let look = space.lease(jobs).await;
-        found.extend(ids(&look.jobs));
+        let batch = space.lease(jobs).await;
+        found.extend(ids(&batch.jobs));
     }
     let expected: Vec<_> = items[1..].iter().map(|item| item.id).collect();
     assert_eq!(found.len(), expected.len());

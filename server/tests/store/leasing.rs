@@ -6,34 +6,34 @@ use bananas_broker::{
 };
 use bananas_harness::keyspace::Snapshot;
 
-use crate::space::{Ask, LONG_MS, Space, again, claim, draft, extend, ids, ids_of, plain, unique};
+use crate::space::{Ask, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, unique};
 
 crate::facts![
-    a_look_at_an_empty_or_paused_queue_finds_nothing,
+    a_fetch_from_an_empty_or_paused_queue_leases_nothing,
     a_repeated_request_gets_the_same_leases,
-    requests_that_share_a_look_are_repeated_alone,
+    requests_that_share_a_fetch_are_repeated_alone,
     a_job_that_was_to_start_by_now_expires,
-    due_jobs_are_promoted_by_the_look,
-    bytes_bound_what_is_handed_out,
+    due_jobs_are_promoted_by_the_fetch,
+    bytes_bound_a_fetch,
     a_large_job_comes_alone_or_not_at_all,
-    several_claims_are_dealt_in_turn,
+    jobs_go_to_several_demands_in_turn,
     a_lease_tells_what_came_before,
     a_unique_key_until_leased_is_free_at_the_lease,
     the_attempt_timeout_bounds_the_lease,
-    a_look_hands_out_no_more_bytes_than_it_may,
+    a_fetch_leases_no_more_bytes_than_it_may,
     checkpoints_take_room,
-    a_request_whose_jobs_were_given_back_is_made_anew,
-    a_job_that_nobody_confirmed_is_handed_out_alone,
+    a_request_whose_jobs_were_released_is_made_anew,
+    a_job_that_nobody_confirmed_is_leased_alone,
 ];
 
-async fn a_look_at_an_empty_or_paused_queue_finds_nothing(space: &Space) {
-    let look = space.lease(5).await;
-    assert!(look.jobs.is_empty() && look.verdict != Verdict::Paused && !again(&look) && look.next_due_ms.is_none());
+async fn a_fetch_from_an_empty_or_paused_queue_leases_nothing(space: &Space) {
+    let batch = space.lease(5).await;
+    assert!(batch.jobs.is_empty() && batch.verdict != Verdict::Paused && !again(&batch) && batch.next_due_ms.is_none());
     space.reached(("lease", "empty"));
     space.fill(&plain(1)).await;
     space.store.pause(&space.keys, "", false).await.unwrap();
-    let look = space.lease(5).await;
-    assert!(look.jobs.is_empty() && look.verdict == Verdict::Paused);
+    let batch = space.lease(5).await;
+    assert!(batch.jobs.is_empty() && batch.verdict == Verdict::Paused);
     space.reached(("lease", "paused"));
     space.store.resume(&space.keys).await.unwrap();
     assert_eq!(space.lease(5).await.jobs.len(), 1);
@@ -74,27 +74,27 @@ async fn a_repeated_request_gets_the_same_leases(space: &Space) {
     );
 }
 
-async fn requests_that_share_a_look_are_repeated_alone(space: &Space) {
+async fn requests_that_share_a_fetch_are_repeated_alone(space: &Space) {
     space.fill(&plain(5)).await;
-    let claims = [claim(2, 1 << 20), claim(1, 1 << 20), claim(1, 1 << 20)];
+    let demands = [demand(2, 1 << 20), demand(1, 1 << 20), demand(1, 1 << 20)];
     let requests = [("r1", "two"), ("r2", "one"), ("r3", "one")];
     let ask = |from: usize| LeaseRequest {
         priorities: "",
         job_types: &[],
         lease_ms: LONG_MS,
-        demands: &claims[from..],
+        demands: &demands[from..],
         requests: &requests[from..],
     };
-    let mut look = space.store.lease(&space.keys, &ask(0)).await.unwrap();
-    let hands = look.split_by_consumer(3);
-    assert_eq!(hands.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
-    // Two of them again, side by side: nothing happens until each asks alone.
+    let mut batch = space.store.lease(&space.keys, &ask(0)).await.unwrap();
+    let shares = batch.split_by_consumer(3);
+    assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
+    // Two of them again in one fetch: nothing happens until each asks alone.
     let again = space.store.lease(&space.keys, &ask(1)).await.unwrap();
     assert!(again.among_repeated && again.jobs.is_empty());
     space.reached(("lease", "request among others repeated"));
-    for (hand, (claim, request)) in hands.iter().zip(claims.iter().zip(&requests)) {
+    for (share, (demand, request)) in shares.iter().zip(demands.iter().zip(&requests)) {
         let alone = LeaseRequest {
-            demands: std::slice::from_ref(claim),
+            demands: std::slice::from_ref(demand),
             requests: std::slice::from_ref(request),
             ..ask(0)
         };
@@ -104,7 +104,7 @@ async fn requests_that_share_a_look_are_repeated_alone(space: &Space) {
             ids.sort();
             ids
         };
-        assert_eq!((sorted(&again.jobs), again.nonce), (sorted(hand), look.nonce));
+        assert_eq!((sorted(&again.jobs), again.nonce), (sorted(share), batch.nonce));
     }
     assert_eq!(space.snapshot().await.ready().len(), 1);
 }
@@ -123,7 +123,7 @@ async fn a_job_that_was_to_start_by_now_expires(space: &Space) {
     space.reached(("lease", "start_by passed"));
 }
 
-async fn due_jobs_are_promoted_by_the_look(space: &Space) {
+async fn due_jobs_are_promoted_by_the_fetch(space: &Space) {
     let (mut soon, mut later) = (draft(), draft());
     soon.start = Start::In(1);
     later.start = Start::In(LONG_MS);
@@ -131,14 +131,14 @@ async fn due_jobs_are_promoted_by_the_look(space: &Space) {
     let due = |all: &Snapshot, id: JobId| all.scheduled[&id.0.to_vec()];
     let all = space.snapshot().await;
     space.pass(due(&all, soon.id)).await;
-    let look = space.lease(5).await;
-    assert_eq!(ids(&look.jobs), [soon.id]);
-    assert_eq!(look.jobs[0].ready_ms, due(&all, soon.id));
-    assert_eq!(look.next_due_ms, Some(due(&all, later.id)));
+    let batch = space.lease(5).await;
+    assert_eq!(ids(&batch.jobs), [soon.id]);
+    assert_eq!(batch.jobs[0].ready_ms, due(&all, soon.id));
+    assert_eq!(batch.next_due_ms, Some(due(&all, later.id)));
     space.reached(("lease", "promoted inline"));
 }
 
-async fn bytes_bound_what_is_handed_out(space: &Space) {
+async fn bytes_bound_a_fetch(space: &Space) {
     let items: Vec<_> = (0..10)
         .map(|_| {
             let mut job = draft();
@@ -147,16 +147,16 @@ async fn bytes_bound_what_is_handed_out(space: &Space) {
         })
         .collect();
     space.fill(&items).await;
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 10,
             max_bytes: 3_500,
             ..Ask::default()
         })
         .await;
-    assert_eq!(ids(&look.jobs), ids_of(&items[..3]));
+    assert_eq!(ids(&batch.jobs), ids_of(&items[..3]));
     space.reached(("lease", "no room"));
-    assert_eq!(look.verdict, Verdict::BlockedBySize);
+    assert_eq!(batch.verdict, Verdict::BlockedBySize);
 }
 
 async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
@@ -186,27 +186,27 @@ async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
     assert_eq!(space.lease(2).await.jobs.len(), 1);
 }
 
-async fn several_claims_are_dealt_in_turn(space: &Space) {
+async fn jobs_go_to_several_demands_in_turn(space: &Space) {
     space.fill(&plain(9)).await;
-    let claims = [claim(2, 1 << 20), claim(9, 1 << 20), claim(9, 60)];
-    let look = space
+    let demands = [demand(2, 1 << 20), demand(9, 1 << 20), demand(9, 60)];
+    let batch = space
         .ask(&Ask {
-            claims: Some(&claims),
+            demands: Some(&demands),
             ..Ask::default()
         })
         .await;
-    let dealt: Vec<usize> = look.jobs.iter().map(|job| job.demand).collect();
-    let of = |claim| dealt.iter().filter(|&&other| other == claim).count();
+    let assigned: Vec<usize> = batch.jobs.iter().map(|job| job.demand).collect();
+    let of = |demand| assigned.iter().filter(|&&other| other == demand).count();
     assert_eq!(
-        dealt[..5],
+        assigned[..5],
         [0, 1, 2, 1, 2],
         "each to the one that holds least for its size"
     );
     assert_eq!(of(0), 2, "no more than asked for");
-    let size = look.jobs[0].record.len();
+    let size = batch.jobs[0].record.len();
     assert_eq!(of(2), 60 / size, "no more than there is room for");
-    assert_eq!(dealt.len(), 9);
-    space.reached(("lease", "claims dealt in turn"));
+    assert_eq!(assigned.len(), 9);
+    space.reached(("lease", "several demands"));
 }
 
 async fn a_lease_tells_what_came_before(space: &Space) {
@@ -224,7 +224,7 @@ async fn a_lease_tells_what_came_before(space: &Space) {
     space.pass(space.now_ms().await).await;
     let (job, _) = space.lease_one_for(1).await;
     assert_eq!((job.attempts, job.losses, &job.checkpoint[..]), (1, 0, &b"page 7"[..]));
-    space.upkeep_until(|round| round.lost == 1).await;
+    space.maintain_until(|run| run.lost == 1).await;
     let (job, _) = space.lease_one().await;
     assert_eq!((job.attempts, job.losses, &job.checkpoint[..]), (1, 1, &b"page 7"[..]));
     space.reached(("lease", "attempts, losses and checkpoint told"));
@@ -265,7 +265,7 @@ async fn the_attempt_timeout_bounds_the_lease(space: &Space) {
     space.reached(("lease", "attempt timeout bounds the lease"));
 }
 
-/// Jobs of so many bytes.
+/// Jobs whose payloads have `bytes` bytes.
 pub(crate) fn large(jobs: usize, payload_bytes: usize) -> Vec<EnqueueItem> {
     (0..jobs)
         .map(|_| {
@@ -276,7 +276,7 @@ pub(crate) fn large(jobs: usize, payload_bytes: usize) -> Vec<EnqueueItem> {
         .collect()
 }
 
-async fn a_look_hands_out_no_more_bytes_than_it_may(space: &Space) {
+async fn a_fetch_leases_no_more_bytes_than_it_may(space: &Space) {
     let items = large(6, 1 << 20);
     for item in &items {
         space.fill(std::slice::from_ref(item)).await;
@@ -286,39 +286,39 @@ async fn a_look_hands_out_no_more_bytes_than_it_may(space: &Space) {
         max_bytes: 64 << 20,
         ..Ask::default()
     };
-    let look = space.ask(&ask).await;
-    assert_eq!((ids(&look.jobs), look.verdict), (ids_of(&items[..3]), Verdict::Again));
-    space.reached(("lease", "as many bytes as a look may have"));
+    let batch = space.ask(&ask).await;
+    assert_eq!((ids(&batch.jobs), batch.verdict), (ids_of(&items[..3]), Verdict::Again));
+    space.reached(("lease", "as many bytes as a fetch may have"));
     assert_eq!(ids(&space.ask(&ask).await.jobs), ids_of(&items[3..]));
 }
 
 async fn checkpoints_take_room(space: &Space) {
     let items = plain(3);
     space.fill(&items).await;
-    let look = space.lease(3).await;
+    let batch = space.lease(3).await;
     for item in &items {
         let progress = ExtendItem {
             progress: Some((50.0, String::new(), vec![b'.'; 10_000].into())),
-            ..extend(item.id, look.nonce, LONG_MS)
+            ..extend(item.id, batch.nonce, LONG_MS)
         };
         space.extend(&progress).await.unwrap();
-        let mut retry = crate::space::nack(item.id, look.nonce, NackAction::Retry);
+        let mut retry = crate::space::nack(item.id, batch.nonce, NackAction::Retry);
         retry.delay_ms = Some(0);
         space.nack_with(&retry).await.unwrap();
     }
     space.pass(space.now_ms().await).await;
-    let look = space
+    let batch = space
         .ask(&Ask {
             jobs: 3,
             max_bytes: 25_000,
             ..Ask::default()
         })
         .await;
-    assert_eq!((look.jobs.len(), look.verdict), (2, Verdict::BlockedBySize));
-    assert!(look.jobs.iter().all(|job| job.bytes() > 10_000));
+    assert_eq!((batch.jobs.len(), batch.verdict), (2, Verdict::BlockedBySize));
+    assert!(batch.jobs.iter().all(|job| job.bytes() > 10_000));
 }
 
-async fn a_request_whose_jobs_were_given_back_is_made_anew(space: &Space) {
+async fn a_request_whose_jobs_were_released_is_made_anew(space: &Space) {
     let items = plain(2);
     space.fill(&items).await;
     let ask = Ask {
@@ -340,31 +340,31 @@ async fn a_request_whose_jobs_were_given_back_is_made_anew(space: &Space) {
     space.reached(("lease", "request whose leases are over"));
 }
 
-async fn a_job_that_nobody_confirmed_is_handed_out_alone(space: &Space) {
+async fn a_job_that_nobody_confirmed_is_leased_alone(space: &Space) {
     let items = plain(4);
     space.fill(&items).await;
-    let look = space.lease(1).await;
-    space.nack(items[0].id, look.nonce, NackAction::Release).await.unwrap();
-    // As the third stream that ended without a word about the job leaves it.
+    let batch = space.lease(1).await;
+    space.nack(items[0].id, batch.nonce, NackAction::Release).await.unwrap();
+    // The state of a job after the third stream that ended without a confirmation.
     let state = [space.keys.base().as_bytes(), b"s", &items[0].id.0].concat();
     let () = space.command("HSET", &[&state, b"un", b"3"]).await;
     let lane = [space.keys.base().as_bytes(), b"r:5:send"].concat();
     let head: Vec<u8> = space.command("LINDEX", &[&lane, b"0"]).await;
     let flagged = [&[head[0] | 1], &head[1..]].concat();
     let () = space.command("LSET", &[&lane, b"0", &flagged]).await;
-    // A call that has others already does not get it.
+    // A call that has other jobs already does not get it.
     let others = Ask {
         jobs: 9,
         allow_oversized: false,
         ..Ask::default()
     };
-    let look = space.ask(&others).await;
-    assert_eq!((look.jobs.len(), look.verdict), (0, Verdict::BlockedBySize));
-    let look = space.lease(9).await;
-    assert_eq!((ids(&look.jobs), look.verdict), (vec![items[0].id], Verdict::Again));
-    assert!(look.jobs[0].goes_alone);
+    let batch = space.ask(&others).await;
+    assert_eq!((batch.jobs.len(), batch.verdict), (0, Verdict::BlockedBySize));
+    let batch = space.lease(9).await;
+    assert_eq!((ids(&batch.jobs), batch.verdict), (vec![items[0].id], Verdict::Again));
+    assert!(batch.jobs[0].goes_alone);
     space.reached(("lease", "suspect alone"));
-    let look = space.lease(9).await;
-    assert_eq!(ids(&look.jobs), ids_of(&items[1..]));
-    assert!(!look.jobs.iter().any(|job| job.goes_alone));
+    let batch = space.lease(9).await;
+    assert_eq!(ids(&batch.jobs), ids_of(&items[1..]));
+    assert!(!batch.jobs.iter().any(|job| job.goes_alone));
 }

@@ -14,7 +14,7 @@ crate::facts![
     jobs_whose_leases_end_together_keep_their_order,
     an_idle_queue_needs_nothing,
     due_jobs_become_ready_in_order_of_their_time,
-    a_round_is_bounded_and_says_that_there_is_more,
+    a_run_is_bounded_and_says_that_there_is_more,
     an_attempt_that_takes_too_long_is_a_failure,
     a_lost_lease_counts_apart_from_failures,
     a_timeout_that_the_policy_gives_up_on_is_the_end,
@@ -28,21 +28,21 @@ crate::facts![
     a_deadline_without_a_job_goes_away,
     the_memory_of_settled_ids_turns_over_by_age,
     the_memory_of_settled_ids_turns_over_by_count,
-    a_round_says_when_the_next_one_is_due,
+    a_run_says_when_the_next_one_is_due,
 ];
 
 async fn an_idle_queue_needs_nothing(space: &Space) {
-    let round = space.store.maintain(&space.keys, 0).await.unwrap();
-    assert!(!round.more && !round.busy && round.next_ms.is_none());
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(!run.more && !run.busy && run.next_ms.is_none());
     let done = [
-        round.promoted,
-        round.timed_out,
-        round.lost,
-        round.dead,
-        round.expired,
-        round.cancelled,
+        run.promoted,
+        run.timed_out,
+        run.lost,
+        run.dead,
+        run.expired,
+        run.cancelled,
     ];
-    assert_eq!((done, round.pruned, round.repaired), ([0; 6], 0, 0));
+    assert_eq!((done, run.pruned, run.repaired), ([0; 6], 0, 0));
     space.reached(("maintenance", "nothing to do"));
 }
 
@@ -55,14 +55,14 @@ async fn due_jobs_become_ready_in_order_of_their_time(space: &Space) {
     let items = jobs.each_ref().map(super::space::Draft::item);
     space.fill(&items).await;
     space.pass(now + 600).await;
-    let round = space.store.maintain(&space.keys, 0).await.unwrap();
-    assert!(round.promoted == 3 && round.busy);
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(run.promoted == 3 && run.busy);
     space.reached(("maintenance", "promoted"));
     let order: Vec<JobId> = space.lease(5).await.jobs.iter().map(|job| job.job_id).collect();
     assert_eq!(order, [jobs[1].id, jobs[2].id, jobs[0].id]);
 }
 
-async fn a_round_is_bounded_and_says_that_there_is_more(space: &Space) {
+async fn a_run_is_bounded_and_says_that_there_is_more(space: &Space) {
     let items: Vec<_> = (0..150)
         .map(|_| {
             let mut job = draft();
@@ -72,11 +72,11 @@ async fn a_round_is_bounded_and_says_that_there_is_more(space: &Space) {
         .collect();
     space.fill(&items).await;
     space.pass(space.now_ms().await + 1).await;
-    let round = space.store.maintain(&space.keys, 0).await.unwrap();
-    assert!(round.more && round.promoted == 100);
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(run.more && run.promoted == 100);
     space.reached(("maintenance", "more"));
-    let round = space.store.maintain(&space.keys, 0).await.unwrap();
-    assert!(!round.more && round.promoted == 50);
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(!run.more && run.promoted == 50);
 }
 
 async fn an_attempt_that_takes_too_long_is_a_failure(space: &Space) {
@@ -91,9 +91,9 @@ async fn an_attempt_that_takes_too_long_is_a_failure(space: &Space) {
     job.unique = unique("report");
     space.fill(&[job.item()]).await;
     space.lease_one().await;
-    let round = space.upkeep_until(|round| round.timed_out == 1).await;
-    assert_eq!(round.dead, 0);
-    assert_eq!(round.timed_priorities, [5]);
+    let run = space.maintain_until(|run| run.timed_out == 1).await;
+    assert_eq!(run.dead, 0);
+    assert_eq!(run.timed_priorities, [5]);
     let view = space.job(job.id).await;
     assert_eq!(
         (view.state, view.hash.number::<u32>("a")),
@@ -103,8 +103,8 @@ async fn an_attempt_that_takes_too_long_is_a_failure(space: &Space) {
     space.reached(("maintenance", "timed out, attempts left"));
     space.pass(view.due_ms.unwrap()).await;
     space.lease_one().await;
-    let round = space.upkeep_until(|round| round.timed_out == 1).await;
-    assert_eq!((round.dead, space.job(job.id).await.state), (1, JobState::Dead));
+    let run = space.maintain_until(|run| run.timed_out == 1).await;
+    assert_eq!((run.dead, space.job(job.id).await.state), (1, JobState::Dead));
     assert!(space.snapshot().await.unique.is_empty());
     space.reached(("maintenance", "timed out, dead"));
 }
@@ -118,16 +118,16 @@ async fn a_lost_lease_counts_apart_from_failures(space: &Space) {
     });
     space.fill(&[job.item()]).await;
     space.lease_one_for(1).await;
-    let round = space.upkeep_until(|round| round.lost == 1).await;
-    assert_eq!(round.dead, 0);
+    let run = space.maintain_until(|run| run.lost == 1).await;
+    assert_eq!(run.dead, 0);
     let view = space.job(job.id).await;
     assert_eq!((view.state, view.hash.number::<u32>("l")), (JobState::Ready, Some(1)));
     space.reached(("maintenance", "lost, losses left"));
     space.lease_one_for(1).await;
-    let round = space.upkeep_until(|round| round.lost == 1).await;
+    let run = space.maintain_until(|run| run.lost == 1).await;
     let view = space.job(job.id).await;
     assert_eq!(
-        (round.dead, view.state, view.hash.number::<u32>("l")),
+        (run.dead, view.state, view.hash.number::<u32>("l")),
         (1, JobState::Dead, Some(2))
     );
     assert_eq!(view.hash.text("ft").unwrap(), "LeaseLost");
@@ -144,8 +144,8 @@ async fn a_timeout_that_the_policy_gives_up_on_is_the_end(space: &Space) {
         });
         space.fill(&[job.item()]).await;
         space.lease_one().await;
-        let round = space.upkeep_until(|round| round.timed_out == 1).await;
-        assert_eq!(round.dead, dead, "{types:?}");
+        let run = space.maintain_until(|run| run.timed_out == 1).await;
+        assert_eq!(run.dead, dead, "{types:?}");
     }
 }
 
@@ -157,8 +157,8 @@ async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(spa
         ..Ask::default()
     };
     let id = space.ask(&ask).await.jobs[0].job_id;
-    let round = space.upkeep_until(|round| round.unconfirmed == 1).await;
-    assert_eq!((round.lost, round.timed_out, round.dead), (0, 0, 0));
+    let run = space.maintain_until(|run| run.unconfirmed == 1).await;
+    assert_eq!((run.lost, run.timed_out, run.dead), (0, 0, 0));
     let view = space.job(id).await;
     assert_eq!((view.state, view.hash.number::<u32>("un")), (JobState::Ready, Some(1)));
     assert_eq!(
@@ -167,8 +167,8 @@ async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(spa
     );
     space.reached(("maintenance", "unconfirmed"));
     assert_eq!(space.ask(&ask).await.jobs.len(), 1);
-    let round = space.upkeep_until(|round| round.unconfirmed == 1).await;
-    assert_eq!((round.dead, space.job(id).await.state), (1, JobState::Dead));
+    let run = space.maintain_until(|run| run.unconfirmed == 1).await;
+    assert_eq!((run.dead, space.job(id).await.state), (1, JobState::Dead));
     assert_eq!(space.job(id).await.hash.text("ft").unwrap(), "Unconfirmed");
 }
 
@@ -178,8 +178,8 @@ async fn a_cancel_that_nobody_answers_is_carried_out(space: &Space) {
     space.fill(&[job.item()]).await;
     let (_, nonce) = space.lease_one().await;
     space.store.cancel(&space.keys, job.id, "enough", 1).await.unwrap();
-    let round = space.upkeep_until(|round| round.cancelled == 1).await;
-    assert_eq!((round.lost, round.timed_out), (0, 0));
+    let run = space.maintain_until(|run| run.cancelled == 1).await;
+    assert_eq!((run.lost, run.timed_out), (0, 0));
     assert_eq!(space.job(job.id).await.state, JobState::Cancelled);
     assert!(space.snapshot().await.unique.is_empty());
     assert!(space.ack(job.id, nonce).await.is_err());
@@ -197,7 +197,7 @@ async fn a_job_that_nobody_leased_in_time_expires(space: &Space) {
     assert_eq!(space.lease_one().await.0.job_id, leased.id);
     let mut expired = 0;
     while expired < 2 {
-        expired += space.upkeep_until(|round| round.expired > 0).await.expired;
+        expired += space.maintain_until(|run| run.expired > 0).await.expired;
     }
     assert_eq!(space.job(ready.id).await.state, JobState::Expired);
     space.reached(("maintenance", "expired ready"));
@@ -225,7 +225,7 @@ async fn settled_jobs_are_pruned_by_age_and_by_count(space: &Space) {
     space.fill(&[short.item()]).await;
     let (job, nonce) = space.lease_one().await;
     space.ack(job.job_id, nonce).await.unwrap();
-    assert_eq!(space.upkeep_until(|round| round.pruned > 0).await.pruned, 1);
+    assert_eq!(space.maintain_until(|run| run.pruned > 0).await.pruned, 1);
     assert!(space.snapshot().await.bodies.is_empty());
     space.reached(("maintenance", "pruned by age"));
     let items = plain(5);
@@ -261,7 +261,7 @@ async fn dead_jobs_are_pruned_by_age_and_by_count(space: &Space) {
     kill(brief, 2).await;
     let mut pruned = 0;
     while pruned < 2 {
-        pruned += brief.upkeep_until(|round| round.pruned > 0).await.pruned;
+        pruned += brief.maintain_until(|run| run.pruned > 0).await.pruned;
     }
     assert!(brief.snapshot().await.bodies.is_empty());
     space.reached(("maintenance", "dead pruned by age"));
@@ -270,22 +270,22 @@ async fn dead_jobs_are_pruned_by_age_and_by_count(space: &Space) {
 async fn a_lease_without_a_deadline_is_brought_to_an_end(space: &Space) {
     let items = plain(3);
     space.fill(&items).await;
-    let look = space.lease(3).await;
+    let batch = space.lease(3).await;
     let deadlines = space.keys.key("l");
     let () = space
-        .command("ZREM", &[deadlines.as_bytes(), &look.jobs[0].job_id.0])
+        .command("ZREM", &[deadlines.as_bytes(), &batch.jobs[0].job_id.0])
         .await;
-    let round = space.store.maintain(&space.keys, 0).await.unwrap();
-    assert!(round.repaired == 1 && round.more);
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(run.repaired == 1 && run.more);
     space.reached(("maintenance", "repaired one deadline"));
-    space.upkeep_until(|round| round.unconfirmed == 1).await;
-    assert_eq!(space.job(look.jobs[0].job_id).await.state, JobState::Ready);
+    space.maintain_until(|run| run.unconfirmed == 1).await;
+    assert_eq!(space.job(batch.jobs[0].job_id).await.state, JobState::Ready);
     let () = space.command("DEL", &[deadlines.as_bytes()]).await;
     let (mut repaired, mut lost) = (0, 0);
     while lost < 2 {
-        let round = space.upkeep_until(|round| round.repaired + round.unconfirmed > 0).await;
-        repaired += round.repaired;
-        lost += round.unconfirmed;
+        let run = space.maintain_until(|run| run.repaired + run.unconfirmed > 0).await;
+        repaired += run.repaired;
+        lost += run.unconfirmed;
     }
     assert_eq!((repaired, space.snapshot().await.ready().len()), (2, 3));
     space.reached(("maintenance", "repaired all deadlines"));
@@ -306,7 +306,7 @@ async fn jobs_without_a_record_are_set_aside(space: &Space) {
     while set_aside.len() < 2 {
         set_aside.extend(
             space
-                .upkeep_until(|round| !round.quarantined.is_empty())
+                .maintain_until(|run| !run.quarantined.is_empty())
                 .await
                 .quarantined,
         );
@@ -324,8 +324,8 @@ async fn a_deadline_without_a_job_goes_away(space: &Space) {
     let () = space
         .command("ZADD", &[deadlines.as_bytes(), b"1", &JobId::new().0])
         .await;
-    let round = space.store.maintain(&space.keys, 0).await.unwrap();
-    assert!(round.quarantined.is_empty() && round.lost == 0);
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(run.quarantined.is_empty() && run.lost == 0);
     assert!(space.snapshot().await.deadlines.is_empty());
     space.reached(("maintenance", "deadline without a job"));
 }
@@ -373,7 +373,7 @@ async fn the_memory_of_settled_ids_turns_over_by_count(space: &Space) {
     space.reached(("maintenance", "memory turned over by count"));
 }
 
-async fn a_round_says_when_the_next_one_is_due(space: &Space) {
+async fn a_run_says_when_the_next_one_is_due(space: &Space) {
     let mut later = draft();
     later.start = Start::In(LONG_MS);
     space.fill(&[later.item(), draft().item()]).await;

@@ -5,10 +5,10 @@ use bananas_broker::{
     store::{NackAction, NackItem},
 };
 
-use crate::space::{Ask, LONG_MS, Space, claim, draft, extend, nack, plain, unique};
+use crate::space::{Ask, LONG_MS, Space, demand, draft, extend, nack, plain, unique};
 
 crate::facts![
-    what_its_holder_has_extended_is_not_given_back,
+    a_job_that_its_holder_has_extended_is_not_released,
     a_job_that_no_worker_confirms_is_dead_in_the_end,
     a_retry_waits_for_its_backoff_and_counts,
     a_retry_may_name_its_delay,
@@ -118,11 +118,11 @@ async fn a_release_puts_the_job_back_at_the_head(space: &Space) {
 async fn jobs_released_together_keep_their_order(space: &Space) {
     let items = plain(5);
     space.fill(&items).await;
-    let look = space.lease(4).await;
-    let back: Vec<NackItem> = look
+    let batch = space.lease(4).await;
+    let back: Vec<NackItem> = batch
         .jobs
         .iter()
-        .map(|job| nack(job.job_id, look.nonce, NackAction::Release))
+        .map(|job| nack(job.job_id, batch.nonce, NackAction::Release))
         .collect();
     space
         .store
@@ -276,16 +276,16 @@ async fn a_job_that_no_worker_confirms_is_dead_in_the_end(space: &Space) {
             .await
             .unwrap();
         assert_eq!(space.job(job.job_id).await.hash.number("un"), Some(times));
-        space.reached(("nack", "given back, unconfirmed"));
+        space.reached(("nack", "released, unconfirmed"));
         let expected = if times < 3 { JobState::Ready } else { JobState::Dead };
         assert_eq!(outcome.state, Some(expected));
     }
     let all = space.snapshot().await;
     assert_eq!(all.states.values().next().unwrap()["ft"], b"Unconfirmed");
-    space.reached(("nack", "given back too often"));
+    space.reached(("nack", "released too often"));
 }
 
-/// The time of a scheduled job has come.
+/// Makes a scheduled job due.
 async fn make_due(space: &Space, job_id: JobId) {
     let scheduled = space.keys.key("z");
     space
@@ -309,7 +309,7 @@ async fn a_job_that_is_released_again_and_again_is_put_off(space: &Space) {
         }
     }
     assert_eq!(waits, [250, 500, 1_000]);
-    // An attempt ends the row.
+    // An attempt resets the count.
     let (job, nonce) = space.lease_one().await;
     space.nack(job.job_id, nonce, NackAction::Retry).await.unwrap();
     make_due(space, job.job_id).await;
@@ -332,24 +332,24 @@ async fn a_job_that_is_put_off_by_releases_still_has_to_start_in_time(space: &Sp
     assert!(space.snapshot().await.start_by.contains_key(job.id.0.as_slice()));
 }
 
-async fn what_its_holder_has_extended_is_not_given_back(space: &Space) {
+async fn a_job_that_its_holder_has_extended_is_not_released(space: &Space) {
     let owner = Owner(*b"owner--1");
     space.fill(&plain(1)).await;
-    let mut claim = claim(1, 1 << 20);
-    claim.owner = owner;
-    let look = space
+    let mut demand = demand(1, 1 << 20);
+    demand.owner = owner;
+    let batch = space
         .ask(&Ask {
-            claims: Some(&[claim]),
+            demands: Some(&[demand]),
             ..Ask::default()
         })
         .await;
-    let id = look.jobs[0].job_id;
-    // No word that it has arrived, but this.
-    space.extend(&extend(id, look.nonce, 60_000)).await.unwrap();
+    let id = batch.jobs[0].job_id;
+    // The worker has not confirmed the job, but it has extended the lease.
+    space.extend(&extend(id, batch.nonce, 60_000)).await.unwrap();
     for action in [NackAction::ReleaseUndelivered, NackAction::ReleaseUnconfirmed] {
         let back = NackItem {
             if_owner: Some(owner),
-            ..nack(id, look.nonce, action)
+            ..nack(id, batch.nonce, action)
         };
         assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
     }

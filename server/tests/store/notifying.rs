@@ -1,4 +1,4 @@
-//! Who is told what over pub/sub.
+//! Which notifications are published, and to whom.
 
 use std::time::Duration;
 
@@ -9,14 +9,17 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::space::{Space, plain};
 
-/// Everything that is published, until a message of the test's own.
-async fn published(space: &Space, mut heard: redis::aio::PubSubStream) -> (Vec<Vec<u8>>, redis::aio::PubSubStream) {
+/// Everything that is published, up to a message of the test.
+async fn published(space: &Space, mut incoming: redis::aio::PubSubStream) -> (Vec<Vec<u8>>, redis::aio::PubSubStream) {
     let () = space.command("PUBLISH", &[b"end", b"end"]).await;
     let mut messages = Vec::new();
     loop {
-        let message = timeout(Duration::from_secs(10), heard.next()).await.unwrap().unwrap();
+        let message = timeout(Duration::from_secs(10), incoming.next())
+            .await
+            .unwrap()
+            .unwrap();
         if message.get_channel_name() == "end" {
-            return (messages, heard);
+            return (messages, incoming);
         }
         messages.push(message.get_payload_bytes().to_vec());
     }
@@ -26,18 +29,18 @@ async fn published(space: &Space, mut heard: redis::aio::PubSubStream) -> (Vec<V
 async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
-    let ear = redis::Client::open(server.url())
+    let sink = redis::Client::open(server.url())
         .unwrap()
         .get_async_pubsub()
         .await
         .unwrap();
-    let (mut ear, heard) = ear.split();
-    // A pattern is not counted among those who listen to a channel.
-    ear.psubscribe("*").await.unwrap();
+    let (mut sink, incoming) = sink.split();
+    // PUBSUB NUMSUB does not count subscribers to a pattern.
+    sink.psubscribe("*").await.unwrap();
 
     space.fill(&plain(1)).await;
     space.lease_one().await;
-    let (messages, heard) = published(&space, heard).await;
+    let (messages, incoming) = published(&space, incoming).await;
     assert!(messages.is_empty(), "nobody listens: {messages:?}");
 
     let listen = async |space: &Space| {
@@ -53,13 +56,13 @@ async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
     let _ours = listen(&space).await;
     space.fill(&plain(1)).await;
     space.lease_one().await;
-    let (messages, heard) = published(&space, heard).await;
+    let (messages, incoming) = published(&space, incoming).await;
     assert!(messages.is_empty(), "only we listen: {messages:?}");
 
     let other = space.with("main", |_| {}).await;
     let mut theirs = listen(&other).await;
     space.fill(&plain(1)).await;
-    let (messages, _heard) = published(&space, heard).await;
+    let (messages, _heard) = published(&space, incoming).await;
     assert_eq!(messages.len(), 1, "{messages:?}");
     loop {
         let (channel, signal) = timeout(Duration::from_secs(10), theirs.incoming.recv())
@@ -74,7 +77,7 @@ async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
 }
 
 #[tokio::test]
-async fn many_channels_are_heard_again_with_few_commands() {
+async fn many_channels_are_subscribed_again_with_few_commands() {
     const CHANNELS: usize = 10_000;
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
@@ -90,14 +93,14 @@ async fn many_channels_are_heard_again_with_few_commands() {
         timeout(Duration::from_secs(10), listening).await.unwrap().unwrap();
     }
     let missed = async |signals: &mut bananas_broker::store::Notifications| {
-        let heard = timeout(Duration::from_secs(10), signals.incoming.recv()).await;
-        assert_eq!(heard.unwrap().unwrap().1, Notification::Missed);
+        let incoming = timeout(Duration::from_secs(10), signals.incoming.recv()).await;
+        assert_eq!(incoming.unwrap().unwrap().1, Notification::Missed);
     };
     missed(&mut signals).await;
 
     let () = space.command("CONFIG", &[b"RESETSTAT"]).await;
     let _: i64 = space.command("CLIENT", &[b"KILL", b"TYPE", b"pubsub"]).await;
-    // Said once everything is heard again.
+    // Said once every channel is subscribed again.
     missed(&mut signals).await;
     for number in [0, 1, CHANNELS / 2, CHANNELS - 1] {
         let name = channel(number);
@@ -119,9 +122,9 @@ async fn many_channels_are_heard_again_with_few_commands() {
         .await;
     let lane = [b"r--------5:send".as_slice()].concat();
     let () = space.command("PUBLISH", &[channel(7).as_bytes(), &lane]).await;
-    let (heard, _) = timeout(Duration::from_secs(10), signals.incoming.recv())
+    let (incoming, _) = timeout(Duration::from_secs(10), signals.incoming.recv())
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(heard, channel(7));
+    assert_eq!(incoming, channel(7));
 }

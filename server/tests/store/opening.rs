@@ -1,4 +1,4 @@
-//! Why a store does not open: what waiting makes good is told apart from what it does not.
+//! Why a store does not open: errors that retrying may solve are told apart from those that it cannot.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn a_redis_that_is_not_there_may_come() {
     assert!(matches!(error, OpenError::Connect { .. }), "{error:?}");
 }
 
-/// The grant that the refusal and docs/redis.md name: enough for everything, and every part of it is needed and named.
+/// The grant that the error and docs/redis.md name is enough for everything, and every part of it is needed.
 #[tokio::test]
 async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_less_is_told_what_to_grant() {
     const RULE: &str =
@@ -159,7 +159,7 @@ async fn an_address_that_cannot_be_right_is_not_waited_for() {
 async fn a_redis_that_may_come_is_waited_for_with_the_cause_and_nothing_about_ids() {
     let full = RedisServer::start_set(&[("maxclients", "1")]).await;
     let client = redis::Client::open(full.url()).unwrap();
-    // The harness has just asked the server whether it is there; that connection may not have ended.
+    // The harness has just connected to see whether the server runs; that connection may still be open.
     let _the_only_one = eventually("a connection is free", || {
         std::future::ready(client.get_connection().ok())
     })

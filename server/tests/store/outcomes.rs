@@ -1,14 +1,15 @@
-//! Every outcome of every script. A fact marks what it has seen; `discipline.rs` runs all facts and fails if one outcome was not.
+//! Every outcome of every script. A fact marks the outcomes that it has seen; `discipline.rs` runs all facts and fails if
+//! one is missing.
 
 use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
 
-/// A script and one thing that it can do.
+/// A script and one of its outcomes.
 pub(crate) type Outcome = (&'static str, &'static str);
 
-/// What there is to reach.
+/// Every outcome.
 pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
     (
         "enqueue",
@@ -35,7 +36,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "jobs",
             "empty",
             "paused",
-            "as many bytes as a look may have",
+            "as many bytes as a fetch may have",
             "entries gone through",
             "request replayed",
             "request replayed after settling",
@@ -61,7 +62,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "many lanes, types",
             "many lanes, priorities",
             "many lanes, everything",
-            "claims dealt in turn",
+            "several demands",
             "attempts, losses and checkpoint told",
             "unique key released",
             "attempt timeout bounds the lease",
@@ -93,8 +94,8 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "retry, cancel pending",
             "release",
             "release of several keeps their order",
-            "given back, unconfirmed",
-            "given back too often",
+            "released, unconfirmed",
+            "released too often",
             "released again and again",
             "release, cancel pending",
             "snooze",
@@ -178,8 +179,8 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "due",
             "due, later than planned",
             "taken",
-            "visited",
-            "visited, but sooner meanwhile",
+            "maintained",
+            "maintained, but sooner meanwhile",
             "gone",
             "gone, but used meanwhile",
         ],
@@ -223,13 +224,13 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
 
 static REACHED: Mutex<BTreeSet<Outcome>> = Mutex::new(BTreeSet::new());
 
-/// An outcome was seen.
+/// Marks an outcome as seen.
 pub(crate) fn mark(outcome: Outcome) {
     assert!(all().any(|known| known == outcome), "{outcome:?} is not on the list");
     REACHED.lock().unwrap_or_else(PoisonError::into_inner).insert(outcome);
 }
 
-/// What nobody has seen yet.
+/// The outcomes that no fact has seen.
 pub(crate) fn missing() -> Vec<Outcome> {
     let reached = REACHED.lock().unwrap_or_else(PoisonError::into_inner);
     all().filter(|outcome| !reached.contains(outcome)).collect()

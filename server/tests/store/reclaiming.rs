@@ -1,29 +1,30 @@
-//! What nobody has goes back: leases of a look whose answer was lost, and what a worker that has come back does not name.
+//! Leases that nobody holds are reclaimed: those of a fetch whose reply was lost, and those that a worker does not name when
+//! it resumes its session.
 
 use bananas_broker::{
     domain::{JobState, Nonce, Owner},
     store::{ExtendItem, Extender},
 };
 
-use crate::space::{Ask, LONG_MS, Space, claim, extend, plain};
+use crate::space::{Ask, LONG_MS, Space, demand, extend, plain};
 
 crate::facts![
-    what_a_lost_look_leased_goes_back_and_counts_nothing,
+    leases_of_a_lost_fetch_are_reclaimed_and_count_nothing,
     the_leases_of_others_are_left_alone,
     what_a_worker_does_not_name_and_never_confirmed_goes_back,
 ];
 
-async fn what_a_lost_look_leased_goes_back_and_counts_nothing(space: &Space) {
+async fn leases_of_a_lost_fetch_are_reclaimed_and_count_nothing(space: &Space) {
     space.fill(&plain(600)).await;
-    let look = space.lease(600).await;
-    let given_back = space.store.reclaim(&space.keys, look.nonce).await.unwrap();
-    assert_eq!(given_back, look.jobs.len());
-    for job in &look.jobs {
+    let batch = space.lease(600).await;
+    let released = space.store.reclaim(&space.keys, batch.nonce).await.unwrap();
+    assert_eq!(released, batch.jobs.len());
+    for job in &batch.jobs {
         let view = space.job(job.job_id).await;
         assert_eq!((view.state, view.hash.number::<u32>("l")), (JobState::Ready, None));
     }
     let given: Vec<_> = space.lease(600).await.jobs.iter().map(|job| job.job_id).collect();
-    let before: Vec<_> = look.jobs.iter().map(|job| job.job_id).collect();
+    let before: Vec<_> = batch.jobs.iter().map(|job| job.job_id).collect();
     assert_eq!(given, before, "in their order");
 }
 
@@ -37,22 +38,22 @@ async fn the_leases_of_others_are_left_alone(space: &Space) {
 async fn what_a_worker_does_not_name_and_never_confirmed_goes_back(space: &Space) {
     let (before, now) = (Owner(*b"owner--1"), Owner(*b"owner--2"));
     space.fill(&plain(3)).await;
-    let mut claim = claim(3, 1 << 20);
-    claim.owner = before;
-    let look = space
+    let mut demand = demand(3, 1 << 20);
+    demand.owner = before;
+    let batch = space
         .ask(&Ask {
-            claims: Some(&[claim]),
+            demands: Some(&[demand]),
             ..Ask::default()
         })
         .await;
-    // One is named, one was confirmed to the stream before, one never arrived.
+    // The worker names one, it confirmed one on the previous stream, and one never arrived.
     for (job, by) in [(0, Extender::Taking(now)), (1, Extender::Owner(before, true))] {
         let item = ExtendItem {
             by,
-            ..extend(look.jobs[job].job_id, look.nonce, LONG_MS)
+            ..extend(batch.jobs[job].job_id, batch.nonce, LONG_MS)
         };
         space.extend(&item).await.unwrap();
     }
     assert_eq!(space.store.release_unnamed(&space.keys, before).await, Ok(1));
-    assert_eq!(space.job(look.jobs[2].job_id).await.state, JobState::Ready);
+    assert_eq!(space.job(batch.jobs[2].job_id).await.state, JobState::Ready);
 }

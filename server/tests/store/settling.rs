@@ -30,14 +30,14 @@ async fn an_acked_job_is_gone_and_its_id_is_remembered(space: &Space) {
 
 async fn jobs_of_one_call_are_answered_one_by_one(space: &Space) {
     space.fill(&plain(300)).await;
-    let look = space.lease(300).await;
-    let items: Vec<AckItem> = look
+    let batch = space.lease(300).await;
+    let items: Vec<AckItem> = batch
         .jobs
         .iter()
         .enumerate()
         .map(|(number, job)| AckItem {
             job_id: job.job_id,
-            nonce: if number % 10 == 3 { Nonce::new() } else { look.nonce },
+            nonce: if number % 10 == 3 { Nonce::new() } else { batch.nonce },
             result: (number % 7 == 0).then(|| ("text/plain".to_owned(), "done".into())),
         })
         .collect();
@@ -92,7 +92,7 @@ async fn an_ack_after_another_outcome_is_refused(space: &Space) {
 async fn a_stale_or_foreign_token_changes_nothing(space: &Space) {
     space.fill(&plain(1)).await;
     let (job, stale) = space.lease_one_for(1).await;
-    space.upkeep_until(|round| round.lost == 1).await;
+    space.maintain_until(|run| run.lost == 1).await;
     let (_, current) = space.lease_one().await;
     let before = space.snapshot().await;
     for nonce in [stale, Nonce::new()] {

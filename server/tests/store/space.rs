@@ -1,4 +1,5 @@
-//! Where a fact is tested: a queue under a key prefix that nobody else uses, a `Store` with a policy to choose, and a connection for looking behind it.
+//! Where a fact is tested: a queue under a key prefix of its own, a `Store` with a policy of choice, and a connection that
+//! bypasses the store.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -32,11 +33,11 @@ pub(crate) type Fact = for<'a> fn(&'a Space) -> BoxFuture<'a, ()>;
 /// Longer than any test.
 pub(crate) const LONG_MS: u64 = 3_600_000;
 
-/// Makes a test of each of the functions named, and a list of them.
+/// Makes a test of each of the functions named, and the list that `discipline.rs` runs again.
 #[macro_export]
 macro_rules! facts {
     ($($name:ident),* $(,)?) => {
-        /// What this file states.
+        /// The facts of this file.
         pub(crate) const FACTS: &[(&str, $crate::space::Fact)] = &[$((stringify!($name), |space| Box::pin($name(space)))),*];
 
         mod facts {
@@ -52,7 +53,7 @@ macro_rules! facts {
     };
 }
 
-/// A queue of a test's own.
+/// A queue that no other test uses.
 #[derive(Debug)]
 pub(crate) struct Space {
     url: String,
@@ -64,12 +65,12 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// One with the default policy, except that little waits.
+    /// One with the default policy.
     pub(crate) async fn new(server: &RedisServer) -> Self {
         Self::fresh(server, false).await
     }
 
-    /// The same with the scripts for a Cluster, which run anywhere.
+    /// The same with the scripts for a Cluster, which run on a single Redis, too.
     pub(crate) async fn as_in_a_cluster(server: &RedisServer) -> Self {
         Self::fresh(server, true).await
     }
@@ -121,12 +122,12 @@ impl Space {
         &self.url
     }
 
-    /// A connection behind the store's back.
+    /// A connection that bypasses the store.
     pub(crate) fn raw(&self) -> MultiplexedConnection {
         self.raw.clone()
     }
 
-    /// Runs a command behind the store's back.
+    /// Runs a command that bypasses the store.
     pub(crate) async fn command<T: redis::FromRedisValue>(&self, name: &str, arguments: &[&[u8]]) -> T {
         let mut command = redis::cmd(name);
         for argument in arguments {
@@ -156,8 +157,8 @@ impl Space {
         assert_sound(&mut self.raw(), &self.prefix).await;
     }
 
-    /// Marks an outcome as reached: to be said right after it was asserted.
-    #[allow(clippy::unused_self, reason = "said of the space in which it was seen")]
+    /// Marks an outcome as reached. Call it right after the assertion that shows it.
+    #[allow(clippy::unused_self, reason = "reads as a statement about the space")]
     pub(crate) fn reached(&self, outcome: Outcome) {
         outcomes::mark(outcome);
     }
@@ -185,32 +186,32 @@ impl Space {
         }
     }
 
-    /// Leases up to `jobs` of everything, for long.
+    /// Leases up to `jobs` jobs of any kind for an hour.
     pub(crate) async fn lease(&self, jobs: u32) -> LeaseBatch {
         self.ask(&Ask { jobs, ..Ask::default() }).await
     }
 
-    /// Leases one job, which must be there.
+    /// Leases one job; panics if none is ready.
     pub(crate) async fn lease_one(&self) -> (Leased, Nonce) {
         self.lease_one_for(LONG_MS).await
     }
 
-    /// Leases one job, which must be there, for some milliseconds.
+    /// Leases one job for some milliseconds; panics if none is ready.
     pub(crate) async fn lease_one_for(&self, lease_ms: u64) -> (Leased, Nonce) {
-        let mut look = self
+        let mut batch = self
             .ask(&Ask {
                 lease_ms,
                 ..Ask::default()
             })
             .await;
-        let job = look.jobs.pop().expect("a job is ready");
+        let job = batch.jobs.pop().expect("a job is ready");
         if lease_ms < LONG_MS {
-            // The worker says that it has the job, so its end counts.
-            self.extend(&extend(job.job_id, look.nonce, lease_ms))
+            // The worker confirms the job, so the end of the lease counts as a loss.
+            self.extend(&extend(job.job_id, batch.nonce, lease_ms))
                 .await
                 .expect("it is held");
         }
-        (job, look.nonce)
+        (job, batch.nonce)
     }
 
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> LeaseBatch {
@@ -218,14 +219,14 @@ impl Space {
     }
 
     pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<LeaseBatch, Error> {
-        let mut one = [claim(ask.jobs, ask.max_bytes)];
+        let mut one = [demand(ask.jobs, ask.max_bytes)];
         one[0].allow_oversized = ask.allow_oversized;
         let kinds: Vec<String> = ask.job_types.iter().map(|&kind| kind.to_owned()).collect();
         let ask = LeaseRequest {
             priorities: ask.priorities,
             job_types: &kinds,
             lease_ms: ask.lease_ms,
-            demands: ask.claims.unwrap_or(&one),
+            demands: ask.demands.unwrap_or(&one),
             requests: ask.request.as_slice(),
         };
         self.store.lease(&self.keys, &ask).await
@@ -257,49 +258,49 @@ impl Space {
             .remove(0)
     }
 
-    pub(crate) async fn look(&self, id: JobId) -> Option<JobView> {
-        self.store.get_job(&self.keys, id).await.expect("look runs")
+    pub(crate) async fn get_job(&self, id: JobId) -> Option<JobView> {
+        self.store.get_job(&self.keys, id).await.expect("get_job runs")
     }
 
-    /// The job, which must be there.
+    /// The job; panics if it is not known.
     pub(crate) async fn job(&self, id: JobId) -> JobView {
-        self.look(id).await.expect("the job is known")
+        self.get_job(id).await.expect("the job is known")
     }
 
-    /// Rounds of upkeep until one does what is waited for.
-    pub(crate) async fn upkeep_until(
+    /// Runs maintenance until a run has done what the test waits for.
+    pub(crate) async fn maintain_until(
         &self,
         done: impl Fn(&bananas_broker::store::MaintenanceReport) -> bool,
     ) -> bananas_broker::store::MaintenanceReport {
         let started = std::time::Instant::now();
         loop {
-            let round = self.store.maintain(&self.keys, 0).await.expect("upkeep runs");
-            if done(&round) {
-                return round;
+            let run = self.store.maintain(&self.keys, 0).await.expect("maintenance runs");
+            if done(&run) {
+                return run;
             }
             assert!(
                 started.elapsed() < Duration::from_secs(10),
-                "upkeep never did it: {round:?}"
+                "maintenance never did it: {run:?}"
             );
             tokio::task::yield_now().await;
         }
     }
 
-    /// Waits until Redis' clock is past a time.
+    /// Waits until the clock of Redis is past a time.
     pub(crate) async fn pass(&self, ms: u64) {
         while self.now_ms().await <= ms {
             tokio::task::yield_now().await;
         }
     }
 
-    /// The time, by Redis' clock.
+    /// The time by the clock of Redis.
     pub(crate) async fn now_ms(&self) -> u64 {
         let (seconds, micros): (u64, u64) = self.command("TIME", &[]).await;
         seconds * 1_000 + micros / 1_000
     }
 }
 
-/// What a test asks of a queue.
+/// What a test asks for in a fetch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
     pub(crate) priorities: &'a str,
@@ -308,7 +309,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) jobs: u32,
     pub(crate) max_bytes: u64,
     pub(crate) allow_oversized: bool,
-    pub(crate) claims: Option<&'a [Demand]>,
+    pub(crate) demands: Option<&'a [Demand]>,
     pub(crate) request: Option<(&'a str, &'a str)>,
 }
 
@@ -321,13 +322,13 @@ impl Default for Ask<'_> {
             jobs: 1,
             max_bytes: 1 << 20,
             allow_oversized: true,
-            claims: None,
+            demands: None,
             request: None,
         }
     }
 }
 
-pub(crate) fn claim(jobs: u32, max_bytes: u64) -> Demand {
+pub(crate) fn demand(jobs: u32, max_bytes: u64) -> Demand {
     Demand {
         holder: "tester".to_owned(),
         owner: Owner::NONE,
@@ -359,7 +360,7 @@ pub(crate) fn extend(job_id: JobId, nonce: Nonce, duration_ms: u64) -> ExtendIte
     }
 }
 
-/// A job in the making.
+/// A job that is not enqueued yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     pub(crate) id: JobId,
@@ -393,7 +394,7 @@ pub(crate) fn plain(count: usize) -> Vec<EnqueueItem> {
     (0..count).map(|_| draft().item()).collect()
 }
 
-/// A unique key that is held until the end.
+/// A unique key that is held until the job is settled.
 #[allow(clippy::unnecessary_wraps, reason = "as a draft has it")]
 pub(crate) fn unique(key: &str) -> Option<UniqueKey> {
     Some(UniqueKey {
@@ -404,7 +405,7 @@ pub(crate) fn unique(key: &str) -> Option<UniqueKey> {
 }
 
 impl Draft {
-    /// The job as the broker would make it.
+    /// The item as the broker would make it.
     pub(crate) fn item(&self) -> EnqueueItem {
         let mut flags = 0;
         if self.unique.is_some() {
@@ -453,22 +454,22 @@ impl Draft {
     }
 }
 
-/// Half a second, the default, is short for a dump of everything on a busy machine.
+/// The default of half a second is short for a dump of all keys on a busy machine.
 pub(crate) fn patient() -> redis::AsyncConnectionConfig {
     redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)))
 }
 
-/// Which jobs these are.
+/// The ids of leased jobs.
 pub(crate) fn ids(jobs: &[Leased]) -> Vec<JobId> {
     jobs.iter().map(|job| job.job_id).collect()
 }
 
-/// There is more to look at.
-pub(crate) fn again(look: &LeaseBatch) -> bool {
-    look.verdict == Verdict::Again
+/// Whether the fetch stopped before it had seen everything.
+pub(crate) fn again(batch: &LeaseBatch) -> bool {
+    batch.verdict == Verdict::Again
 }
 
-/// Which jobs these become.
+/// The ids of items.
 pub(crate) fn ids_of(items: &[EnqueueItem]) -> Vec<JobId> {
     items.iter().map(|item| item.id).collect()
 }

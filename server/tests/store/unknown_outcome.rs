@@ -1,4 +1,4 @@
-//! An enqueue that Redis did not answer: the job may be there, and nobody will tell those who wait for it.
+//! An enqueue to which Redis did not reply: the job may be stored, and no notification wakes the consumers that wait for it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use tokio::sync::{Notify, mpsc};
 use crate::space::plain;
 
 #[tokio::test]
-async fn those_who_wait_look_for_a_job_whose_enqueue_had_no_answer() {
+async fn consumers_fetch_a_job_whose_enqueue_got_no_reply() {
     let server = RedisServer::start().await;
     let metrics = Metrics::new();
     let options = Options {
         endpoint: Endpoint::new(&server.url(), None, None, Duration::from_secs(5)).unwrap(),
-        key_prefix: "doubt".to_owned(),
+        key_prefix: "unknown".to_owned(),
         connections: 1,
         response_timeout: Duration::from_millis(300),
         allow_unsafe: true,
@@ -39,10 +39,10 @@ async fn those_who_wait_look_for_a_job_whose_enqueue_had_no_answer() {
         priorities: String::new(),
         job_types: Vec::new(),
     };
-    let looks = looked.clone();
+    let fetches = looked.clone();
     let _waiting = queue
         .waiters()
-        .on_lanes(everything, Box::new(move |_| looks.notify_one()));
+        .on_lanes(everything, Box::new(move |_| fetches.notify_one()));
     let redis = redis::Client::open(server.url()).unwrap();
     let mut redis = redis.get_multiplexed_async_connection().await.unwrap();
     let () = redis::cmd("CLIENT")
@@ -57,9 +57,9 @@ async fn those_who_wait_look_for_a_job_whose_enqueue_had_no_answer() {
         matches!(answer, Err(Error::StoreUnavailable { unknown: true, .. })),
         "{answer:?}"
     );
-    // Those who look at the same time as it is stored have looked too early.
+    // A consumer that fetches while the job is being stored has fetched too early.
     let _ = looked.notified().now_or_never();
     tokio::time::timeout(Duration::from_secs(30), looked.notified())
         .await
-        .expect("nobody looks");
+        .expect("nobody fetches");
 }

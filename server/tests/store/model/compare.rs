@@ -1,4 +1,4 @@
-//! Whether the keys say what the model says.
+//! Compares the keys with the model.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use bananas_harness::keyspace::{Id, number};
 use super::{drive::Drive, operation::Operation};
 
 impl Drive<'_> {
-    /// The keys say what the model says.
+    /// Asserts that the keys are as the model says.
     pub(super) fn compare(&self, operation: &Operation) {
         let (all, model) = (&self.after, &self.model);
         let of = |state: JobState| model.jobs.iter().filter(move |(_, job)| job.state == state);
@@ -63,7 +63,7 @@ impl Drive<'_> {
             .iter()
             .filter_map(|(id, job)| Some((id.clone(), job.start_by_ms?)))
             .collect();
-        // What passed while a worker held the job is looked at again later.
+        // A start_by that passed while a worker held the job is checked again later.
         let same = |(id, ms): (&Id, &u64)| start_by.get(id).is_some_and(|expected| expected <= ms);
         assert!(
             all.start_by.len() == start_by.len() && all.start_by.iter().all(same),

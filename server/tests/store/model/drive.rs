@@ -1,4 +1,4 @@
-//! Does an operation to the real queue and to the model, and compares the answers, and then all keys with the model.
+//! Does an operation on the real queue and on the model, and compares first the results, then all keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,13 @@ use crate::space::{Ask, Draft, Space};
 /// The default attempt timeout of the broker's policy.
 const ATTEMPT_TIMEOUT_MS: u64 = 300_000;
 
-/// The real queue, the model, and what a client would know.
+/// The real queue, the model, and what a client knows.
 pub(crate) struct Drive<'a> {
     pub(super) space: &'a Space,
     pub(crate) model: Queue,
     pub(super) slots: [JobId; SLOTS],
     pub(super) tokens: Vec<(JobId, Nonce)>,
-    /// Request ids to what was asked and what was given.
+    /// Request ids with what was asked for and what was leased.
     pub(super) requests: BTreeMap<&'static str, (String, Nonce, Vec<Id>)>,
     pub(super) after: Snapshot,
 }
@@ -53,7 +53,7 @@ impl<'a> Drive<'a> {
             Operation::Nack(nacks) => self.nack(nacks).await,
             Operation::Extend(token, extend) => self.extend(*token, extend).await,
             Operation::Cancel { slot, grace } => self.cancel(*slot, *grace).await,
-            Operation::Upkeep => self.upkeep().await,
+            Operation::Maintain => self.maintain().await,
             Operation::Pause { new_jobs_too } => {
                 self.space
                     .store
@@ -116,7 +116,7 @@ impl<'a> Drive<'a> {
         let now = self.space.now_ms().await;
         let mut drafts: Vec<(Draft, &operation::Job)> = Vec::new();
         for job in jobs {
-            // No two of one call have the same id.
+            // No two items of one call have the same id.
             if !drafts.iter().any(|(_, other)| other.slot == job.slot) {
                 drafts.push((self.draft(job, now), job));
             }
@@ -133,8 +133,8 @@ impl<'a> Drive<'a> {
         }
         let answers = answers.unwrap();
         let after = self.space.snapshot().await;
-        // Jobs that share lane, flags and kind travel as a group, as long as no other of the lane comes between them; groups come in the order of their first
-        // jobs.
+        // Jobs of the same lane, flags and kind are stored as a group, as long as no other job of the lane comes between them.
+        // Groups are in the order of their first jobs.
         let lane = |item: &EnqueueItem| (item.priority, item.job_type.clone());
         let kind = |item: &EnqueueItem| {
             let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();
@@ -151,21 +151,21 @@ impl<'a> Drive<'a> {
                 _ => groups.push(vec![index]),
             }
         }
-        // All is decided before anything is done.
+        // The script decides everything before it acts.
         let known: BTreeMap<Id, JobState> = self
             .model
             .jobs
             .iter()
             .map(|(id, job)| (id.clone(), job.state))
             .collect();
-        let mut claimed = self.model.unique.clone();
+        let mut taken_keys = self.model.unique.clone();
         for index in groups.concat() {
             let (draft, _) = &drafts[index];
             let id = raw(draft.id);
             let holder = draft
                 .unique
                 .as_ref()
-                .and_then(|unique| claimed.get(&unique.key).cloned());
+                .and_then(|unique| taken_keys.get(&unique.key).cloned());
             let remembered = self
                 .model
                 .remembered(&id)
@@ -178,7 +178,7 @@ impl<'a> Drive<'a> {
                 if draft.unique.as_ref().is_some_and(|unique| unique.reject) {
                     Err(Error::DuplicateJob { existing })
                 } else {
-                    // Perhaps of this call.
+                    // The other job may be of this call.
                     Ok((existing, Some(self.model.jobs[&holder].state)))
                 }
             } else {
@@ -186,7 +186,7 @@ impl<'a> Drive<'a> {
             };
             if expected == Ok((draft.id, None)) {
                 if let Some(unique) = &draft.unique {
-                    claimed.insert(unique.key.clone(), id.clone());
+                    taken_keys.insert(unique.key.clone(), id.clone());
                 }
                 self.stored(draft, &items[index], &after, now);
             }
@@ -199,7 +199,7 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// The model gets a job that the script has stored at a time that is read from its keys.
+    /// Adds a job to the model; the time at which the script has stored it is read from the keys.
     fn stored(&mut self, draft: &Draft, item: &EnqueueItem, after: &Snapshot, before: u64) {
         let id = raw(draft.id);
         let lane = format!("{}:{}", item.priority, item.job_type);
@@ -277,39 +277,39 @@ impl<'a> Drive<'a> {
                 assert_eq!((given, again.nonce), (held, *nonce), "a repeated request");
                 return;
             }
-            // All its leases were given back or ran out: as if it had never been made.
+            // All its leases were released or have expired: the request is made anew.
             answer = Ok(again);
         }
-        let look = answer.unwrap();
-        assert_eq!(look.verdict == Verdict::Paused, self.model.paused);
+        let batch = answer.unwrap();
+        assert_eq!(batch.verdict == Verdict::Paused, self.model.paused);
         if self.model.paused {
-            assert!(look.jobs.is_empty());
+            assert!(batch.jobs.is_empty());
             return;
         }
         let wanted = |lane: &str| {
             (ask.priorities.is_empty() || ask.priorities.contains(&lane[..1]))
                 && (ask.job_types.is_empty() || ask.job_types.contains(&&lane[2..]))
         };
-        let now = look.now_us / 1_000;
+        let now = batch.now_us / 1_000;
         let (expected, is_full) = self
             .model
-            .lease(now, look.nonce.0, ask.term.ms(), ask.jobs as usize, &room, wanted);
-        let given: Vec<Id> = look.jobs.iter().map(|job| raw(job.job_id)).collect();
+            .lease(now, batch.nonce.0, ask.term.ms(), ask.jobs as usize, &room, wanted);
+        let given: Vec<Id> = batch.jobs.iter().map(|job| raw(job.job_id)).collect();
         let verdict = if is_full { Verdict::BlockedBySize } else { Verdict::Done };
         assert_eq!(
-            (&given, look.verdict),
+            (&given, batch.verdict),
             (&expected, verdict),
             "what was leased, and why there is no more"
         );
-        for job in &look.jobs {
+        for job in &batch.jobs {
             let counted = &self.model.jobs[&raw(job.job_id)];
             assert_eq!((job.attempts, job.losses), (counted.attempts, counted.losses));
-            self.tokens.push((job.job_id, look.nonce));
+            self.tokens.push((job.job_id, batch.nonce));
         }
         if let Some(id) = ask.request
             && !given.is_empty()
         {
-            self.requests.insert(id, (fingerprint, look.nonce, given));
+            self.requests.insert(id, (fingerprint, batch.nonce, given));
         }
     }
 
@@ -344,7 +344,7 @@ impl<'a> Drive<'a> {
             By::Owner(confirmed) => Extender::Owner(previous_owner, confirmed),
             By::Leaving => Extender::Leaving(previous_owner, extend.term.ms()),
             By::Stranger => Extender::Owner(Owner(*b"stranger"), true),
-            By::NextKeeper => Extender::Taking(Owner(next)),
+            By::NextOwner => Extender::Taking(Owner(next)),
         };
         let item = ExtendItem {
             by,
@@ -381,7 +381,7 @@ impl<'a> Drive<'a> {
                 assert_eq!(extended.cancel_reason.is_some(), job.cancel_by_ms.is_some());
                 let may_shorten = match extend.by {
                     By::Holder(exactly) => exactly && previous_owner == Owner::NONE,
-                    // What is longer than the term of the stream stays.
+                    // A lease that is longer than the stream renews to stays as it is.
                     by => by == By::Leaving && lease.deadline_ms <= now + extend.term.ms(),
                 };
                 let asked = limit.min(now + extend.term.ms());
@@ -394,7 +394,7 @@ impl<'a> Drive<'a> {
                 let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
                 lease.deadline_ms = extended.deadline_ms;
                 lease.confirmed |= extend.by != By::Owner(false);
-                if extend.by == By::NextKeeper {
+                if extend.by == By::NextOwner {
                     lease.owner = Owner(next);
                 }
             }
@@ -440,30 +440,30 @@ impl<'a> Drive<'a> {
         }
     }
 
-    async fn upkeep(&mut self) {
-        let round = self.space.store.maintain(&self.space.keys, 0).await.unwrap();
+    async fn maintain(&mut self) {
+        let run = self.space.store.maintain(&self.space.keys, 0).await.unwrap();
         let after = self.space.snapshot().await;
-        let expected = self.model.upkeep(round.now_ms, |id| after.scheduled[id]);
+        let expected = self.model.maintain(run.now_ms, |id| after.scheduled[id]);
         let done = [
-            round.promoted,
-            round.timed_out,
-            round.lost,
-            round.dead,
-            round.expired,
-            round.cancelled,
-            round.pruned,
-            round.unconfirmed,
+            run.promoted,
+            run.timed_out,
+            run.lost,
+            run.dead,
+            run.expired,
+            run.cancelled,
+            run.pruned,
+            run.unconfirmed,
         ];
         assert_eq!(
             done.map(|count| count as usize),
             expected,
             "promoted, timed out, lost, dead, expired, cancelled, pruned, unconfirmed"
         );
-        assert!(round.repaired == 0 && round.quarantined.is_empty() && !round.more);
+        assert!(run.repaired == 0 && run.quarantined.is_empty() && !run.more);
     }
 }
 
-/// What each stored job takes of a caller's room: record and checkpoint.
+/// The bytes that each stored job takes of a window: record and checkpoint.
 fn sizes(snapshot: &Snapshot) -> BTreeMap<Id, u64> {
     let mut sizes = BTreeMap::new();
     for (id, body) in &snapshot.bodies {

@@ -1,4 +1,4 @@
-//! Random operations against the real scripts and against a model, compared after every step, made small when they differ.
+//! Random operations on the real scripts and on a model, compared after every step, and made small when they differ.
 //!
 //! `BANANAS_MODEL_CASES` and `BANANAS_MODEL_STEPS` ask for more than the normal run; `BANANAS_MODEL_SEED` repeats a run.
 
@@ -40,7 +40,7 @@ fn random_operations_do_what_the_model_does() {
         .unwrap();
     let server = runtime.block_on(RedisServer::shared());
     let space = runtime.block_on(Space::new(server));
-    // One memory that is large enough for a case, and one that turns over all the time.
+    // One deduplication memory that is large enough for a case, and one that begins new generations all the time.
     let spaces = [1_000_000, 4].map(|remembered_ids| {
         let space = runtime.block_on(space.with("model", |policy| {
             policy.dedupe_window = Duration::from_hours(24);
@@ -90,7 +90,7 @@ fn random_operations_do_what_the_model_does() {
         for index in &drive.model.moves {
             *moves.borrow_mut().entry(*index).or_insert(0) += 1;
         }
-        // Less to look through for the next case; what went wrong stays to be looked at.
+        // The keys of a failed case stay, so that they can be examined.
         if run.is_ok() {
             runtime.block_on(space.forget());
         }

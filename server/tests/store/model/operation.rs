@@ -1,4 +1,4 @@
-//! What may be done to a queue, at random. Everything is small and often the same, so that operations meet: few ids, few lanes, few unique keys.
+//! Random operations on a queue. There are few ids, lanes and unique keys, so that operations meet.
 
 use bananas_broker::{domain::record::LARGE_BYTES, store::NackAction};
 use proptest::prelude::*;
@@ -18,16 +18,16 @@ pub(crate) enum Operation {
         slot: usize,
         grace: Span,
     },
-    Upkeep,
+    Maintain,
     Pause {
         new_jobs_too: bool,
     },
     Resume,
-    /// Lets what is soon become due.
+    /// Waits until what is due soon is due.
     Pass,
 }
 
-/// A length of time, as far as it matters.
+/// A length of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Span {
     Zero,
@@ -47,7 +47,7 @@ impl Span {
     }
 }
 
-/// Which of the tokens that were ever handed out: so many before the last.
+/// One of the lease tokens of all fetches: this number before the last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Token(pub(crate) usize);
 
@@ -83,7 +83,7 @@ pub(crate) struct Ask {
     pub(crate) priorities: &'static str,
     pub(crate) job_types: &'static [&'static str],
     pub(crate) term: Span,
-    /// The bytes that there is room for, and whether a larger job may come alone.
+    /// The free bytes, and whether a larger job may come alone.
     pub(crate) room: Option<(u64, bool)>,
     pub(crate) request: Option<&'static str>,
 }
@@ -97,16 +97,16 @@ pub(crate) struct Nack {
 /// Who asks for more time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
-    /// The holder; and whether for exactly this term.
+    /// The holder, and whether for exactly this time.
     Holder(bool),
-    /// The stream that keeps the lease; and whether the worker has confirmed the job.
+    /// The owner, and whether the worker has confirmed the job.
     Owner(bool),
-    /// The same stream, which ends.
+    /// The owner, whose stream ends.
     Leaving,
-    /// A stream that does not keep it.
+    /// A stream that is not the owner.
     Stranger,
-    /// A stream that takes it over.
-    NextKeeper,
+    /// A stream that becomes the owner.
+    NextOwner,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +120,7 @@ fn span() -> impl Strategy<Value = Span> {
     prop_oneof![Just(Span::Zero), Just(Span::Short), Just(Span::Long)]
 }
 
-/// Short or long: a term that is over at once is no term.
+/// Short or long: a lease of no time is none.
 fn term() -> impl Strategy<Value = Span> {
     prop_oneof![1 => Just(Span::Short), 2 => Just(Span::Long)]
 }
@@ -212,7 +212,7 @@ fn extend() -> impl Strategy<Value = Extend> {
         1 => any::<bool>().prop_map(By::Owner),
         1 => Just(By::Leaving),
         1 => Just(By::Stranger),
-        1 => Just(By::NextKeeper),
+        1 => Just(By::NextOwner),
     ];
     (term(), by, any::<bool>()).prop_map(|(term, by, progress)| Extend { term, by, progress })
 }
@@ -257,19 +257,19 @@ pub(crate) fn every_move() -> Vec<Operation> {
         slot,
         grace: Span::Long,
     };
-    let lose = || [lease(Span::Short), O::Pass, O::Upkeep];
+    let lose = || [lease(Span::Short), O::Pass, O::Maintain];
     let take = || lease(Span::Long);
     let mut all = vec![now(0)];
     all.extend(lose().into_iter().chain(lose()));
     all.extend([
         later(1, Span::Short, None),
         O::Pass,
-        O::Upkeep,
+        O::Maintain,
         take(),
         O::Ack(vec![(Token(0), true)]),
     ]);
     all.extend([later(2, Span::Long, None), cancel(2)]);
-    all.extend([later(3, Span::Long, Some(Span::Short)), O::Pass, O::Upkeep]);
+    all.extend([later(3, Span::Long, Some(Span::Short)), O::Pass, O::Maintain]);
     all.extend([
         now(4),
         cancel(4),
@@ -277,14 +277,14 @@ pub(crate) fn every_move() -> Vec<Operation> {
         take(),
         take(),
     ]);
-    all.extend([now(6), take(), nack(NackAction::Retry, Some(Span::Zero)), O::Upkeep]);
+    all.extend([now(6), take(), nack(NackAction::Retry, Some(Span::Zero)), O::Maintain]);
     all.extend([
         take(),
         nack(NackAction::Release, None),
         take(),
         nack(NackAction::Snooze, Some(Span::Zero)),
     ]);
-    all.extend([O::Upkeep, take(), nack(NackAction::DeadLetter, None)]);
+    all.extend([O::Maintain, take(), nack(NackAction::DeadLetter, None)]);
     all.extend([now(7), take(), nack(NackAction::Discard, None)]);
     all.extend([now(8), take(), cancel(8), nack(NackAction::Retry, None)]);
     all.push(now(9));
@@ -304,7 +304,7 @@ pub(crate) fn operations(steps: usize) -> impl Strategy<Value = Vec<Operation>> 
         5 => vec((token(), nack()), 1..4).prop_map(Operation::Nack),
         2 => (token(), extend()).prop_map(|(token, extend)| Operation::Extend(token, extend)),
         3 => (0..SLOTS, span()).prop_map(|(slot, grace)| Operation::Cancel { slot, grace }),
-        4 => Just(Operation::Upkeep),
+        4 => Just(Operation::Maintain),
         1 => any::<bool>().prop_map(|new_jobs_too| Operation::Pause { new_jobs_too }),
         2 => Just(Operation::Resume),
         3 => Just(Operation::Pass),

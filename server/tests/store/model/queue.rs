@@ -1,4 +1,5 @@
-//! The queue as it should be: plain maps, no clock (every time is given), moves only as `domain::state::TRANSITIONS` has them.
+//! The queue as it should be: plain maps, no clock (every time is an argument), and only the moves of
+//! `domain::state::TRANSITIONS`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +12,7 @@ use bananas_broker::{
 };
 use bananas_harness::keyspace::Id;
 
-/// A lease that was handed out.
+/// A lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) nonce: [u8; 16],
@@ -32,11 +33,11 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     pub(crate) losses: u32,
     pub(crate) unconfirmed: u32,
-    /// In a row.
+    /// Releases since the last attempt.
     pub(crate) releases: u32,
-    /// A cancel was asked for, and this is when its grace is over.
+    /// When the grace of a requested cancel ends.
     pub(crate) cancel_by_ms: Option<u64>,
-    /// Still to be leased by.
+    /// The `start_by`, while it counts.
     pub(crate) start_by_ms: Option<u64>,
     pub(crate) unique: Option<(String, bool)>,
     pub(crate) max_attempts: u32,
@@ -46,11 +47,11 @@ pub(crate) struct Job {
     pub(crate) kept_until_ms: u64,
 }
 
-/// What a caller has room for.
+/// What a consumer takes.
 #[derive(Debug)]
 pub(crate) struct Room {
     pub(crate) bytes: u64,
-    /// A larger job may come, if it comes alone.
+    /// Whether a larger job may come alone.
     pub(crate) alone: bool,
     /// Record and checkpoint of each job.
     pub(crate) sizes: BTreeMap<Id, u64>,
@@ -61,11 +62,11 @@ pub(crate) struct Room {
 pub(crate) struct Slot {
     pub(crate) id: Id,
     pub(crate) ms: u64,
-    /// Settled, and to be skipped.
+    /// Whether it has a tombstone.
     pub(crate) buried: bool,
 }
 
-/// What is remembered of an id: state, half of the nonce, action.
+/// What is remembered of a settled id: state, half of the nonce, action.
 pub(crate) type Memory = Vec<u8>;
 
 /// The bounds that the model needs to know.
@@ -90,7 +91,7 @@ pub(crate) struct Queue {
     pub(crate) generation: u64,
     pub(crate) paused: bool,
     pub(crate) takes_no_jobs: bool,
-    /// Moves that were made.
+    /// The moves that were made.
     pub(crate) moves: BTreeSet<usize>,
 }
 
@@ -109,7 +110,7 @@ impl Queue {
         }
     }
 
-    /// Where a move leads, by the one table.
+    /// Where a move leads, by the table.
     fn target(&mut self, from: Option<JobState>, event: Event) -> JobState {
         let index = TRANSITIONS
             .iter()
@@ -153,7 +154,7 @@ impl Queue {
         self.memory.values().rev().find_map(|ids| ids.get(id))
     }
 
-    /// Upkeep ends a generation that is full.
+    /// Maintenance ends a generation that is full.
     fn turn_memory_over(&mut self, at_start: u64) {
         let held = self.memory.get(&at_start).map_or(0, BTreeMap::len);
         if held > 0 && held >= self.bounds.remembered_ids {
@@ -186,7 +187,7 @@ impl Queue {
         }
     }
 
-    /// Ends a job: kept for `retention_ms`, or forgotten. Dead ones are always kept.
+    /// Ends a job: it is kept for `retention_ms`, or forgotten. Dead jobs are always kept.
     fn end(&mut self, id: &Id, event: Event, now: u64, retention_ms: u64) -> JobState {
         self.free_unique(id);
         let to = self.go(id, event);
@@ -204,7 +205,7 @@ impl Queue {
         self.jobs[id].retention_ms.unwrap_or(self.bounds.failure_retention_ms)
     }
 
-    /// Moves what is due to its lanes; returns how many.
+    /// Promotes due jobs; returns how many.
     pub(crate) fn promote(&mut self, now: u64) -> usize {
         let mut due: Vec<(u64, Id)> = self
             .jobs
@@ -235,7 +236,7 @@ impl Queue {
         });
     }
 
-    /// Hands out jobs; returns them in order: by priority, then the oldest head.
+    /// Leases jobs; returns them in order: by priority, then the oldest head.
     pub(crate) fn lease(
         &mut self,
         now: u64,
@@ -310,14 +311,14 @@ impl Queue {
         (taken, is_full)
     }
 
-    /// Whether what is remembered of an id is an answer to that lease, other than giving it back.
+    /// Whether what is remembered of an id is a settlement of that lease other than a release.
     pub(crate) fn was_answered(&self, id: &Id, nonce: Nonce) -> bool {
         self.remembered(id).is_some_and(|memory| {
             memory.get(1..9) == Some(&nonce.0[..8]) && !matches!(memory.get(9), Some(b'G' | b'U'))
         })
     }
 
-    /// Whether this is the lease that a job is under.
+    /// Whether this is the current lease of a job.
     pub(crate) fn holds(&self, id: &Id, nonce: [u8; 16]) -> bool {
         self.jobs
             .get(id)
@@ -325,14 +326,14 @@ impl Queue {
             .is_some_and(|lease| lease.nonce == nonce)
     }
 
-    /// A job is done.
+    /// A job succeeds.
     pub(crate) fn ack(&mut self, id: &Id, now: u64, result: bool) {
         let default = if result { self.bounds.success_retention_ms } else { 0 };
         let retention = self.jobs[id].retention_ms.unwrap_or(default);
         self.end(id, Event::Ack, now, retention);
     }
 
-    /// A job is not done; `due_ms` is when it will be ready if it is to be SCHEDULED.
+    /// A nack; `due_ms` is when the job is ready if it becomes SCHEDULED.
     pub(crate) fn nack(&mut self, id: &Id, event: Event, counts: bool, now: u64, due_ms: Option<u64>) -> JobState {
         self.jobs.get_mut(id).expect("it is there").attempts += u32::from(counts);
         if matches!(event, Event::Discard | Event::Cancel | Event::GiveUp) {
@@ -349,7 +350,7 @@ impl Queue {
         to
     }
 
-    /// Releases in a row are counted; an attempt ends the row.
+    /// Counts releases; an attempt resets the count.
     pub(crate) fn count_release(&mut self, id: &Id, action: NackAction) {
         if let Some(job) = self.jobs.get_mut(id) {
             match action {
@@ -360,14 +361,14 @@ impl Queue {
         }
     }
 
-    /// Puts released jobs back, the last of them first.
+    /// Releases jobs, the last of them first.
     pub(crate) fn put_back(&mut self, ids: &[Id], now: u64) {
         for id in ids.iter().rev() {
             self.push_front(id, now);
         }
     }
 
-    /// Cancels a job that nobody holds.
+    /// Cancels a job that is not leased.
     pub(crate) fn cancel(&mut self, id: &Id, now: u64) {
         let chosen = self.choose();
         self.remember(chosen, [(id.clone(), b"C".to_vec())]);
@@ -384,8 +385,8 @@ impl Queue {
         }
     }
 
-    /// A round of upkeep: promoted, timed out, lost, dead, expired, cancelled, pruned, unconfirmed.
-    pub(crate) fn upkeep(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 8] {
+    /// A run of maintenance: promoted, timed out, lost, dead, expired, cancelled, pruned, unconfirmed.
+    pub(crate) fn maintain(&mut self, now: u64, due_of: impl Fn(&Id) -> u64) -> [usize; 8] {
         let at_start = self.generation;
         let promoted = self.promote(now);
         let [timed_out, lost, dead, cancelled, unconfirmed] = self.end_leases(now, due_of);
@@ -449,7 +450,7 @@ impl Queue {
                 cancelled += 1;
                 self.nack(&id, Event::Cancel, false, now, None)
             } else if !(lease.confirmed || timed && lease.owner == Owner::NONE) {
-                // Nobody said that it had arrived: as if it had been given back, but for the count.
+                // No worker confirmed it: as a release, except for the count.
                 unconfirmed += 1;
                 let job = self.jobs.get_mut(&id).expect("it is there");
                 job.unconfirmed += 1;

@@ -1,4 +1,4 @@
-//! Acks and nacks, on both sides.
+//! Acks and nacks, on the real queue and the model.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ use super::{
 use bananas_harness::keyspace::Id;
 
 impl Drive<'_> {
-    /// What an invalid token is told, by what was remembered before the call. `same` says whether a letter and an action are what is asked for now.
+    /// The result for an invalid token, by what was remembered before the call. `same`: whether a remembered state and action
+    /// are those of this call.
     fn told_again(&self, id: &Id, nonce: Nonce, same: impl Fn(u8, Option<u8>) -> bool) -> Result<bool, Error> {
         match self.model.remembered(id) {
             Some(memory) if memory.get(1..9) == Some(&nonce.0[..8]) => {
@@ -136,7 +137,7 @@ impl Drive<'_> {
                 && !to.is_final()
                 && let Some(job) = self.model.jobs.get_mut(&id)
             {
-                // It has not begun.
+                // The attempt has not begun.
                 job.start_by_ms = start_by_ms;
             }
             self.model.count_release(&id, item.action);
@@ -159,7 +160,7 @@ impl Drive<'_> {
         self.model.put_back(&released, now);
     }
 
-    /// What a nack is for the job, whether it counts as an attempt; and that its due time is as it should be.
+    /// What a nack does to the job and whether it counts as an attempt. Asserts that the due time is right.
     fn event_of(&self, id: &Id, item: &NackItem, due_ms: Option<u64>, now: u64) -> (Event, bool) {
         let job = &self.model.jobs[id];
         match item.action {
@@ -196,7 +197,7 @@ impl Drive<'_> {
     }
 }
 
-/// Releases in a row that bring a job back at once.
+/// Releases without an attempt after which a job is still ready at once.
 const FREE_RELEASES: u32 = 5;
 
 fn letter(action: NackAction) -> u8 {
