@@ -69,10 +69,10 @@ mutate "a former owner shortens a lease" server/src/store/lua/extend.lua \
   store a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends
 mutate "a fetch has no limit in bytes" server/src/store/lua/lease.lua \
   'taken > 0 and (suspect or size > bytes_left)' 'taken > 0 and suspect' \
-  store bounds:: a_look_hands_out_no_more_bytes
+  store bounds:: a_fetch_leases_no_more_bytes
 mutate "an enqueue with an unknown outcome wakes no waiter" server/src/queue/batch/enqueue.rs \
   'wake_after_unknown(queue, &unique);' 'let _ = wake_after_unknown;' \
-  store those_who_wait_look_for_a_job_whose_enqueue_had_no_answer
+  store consumers_fetch_a_job_whose_enqueue_got_no_reply
 mutate "a truncated record raises an error" server/src/store/lua/lib.lua \
   'if #record < at + 26 then return nil end' '' \
   store damaged::
