@@ -221,7 +221,8 @@ async fn who_has_less_time_gives_up_alone() {
     until_polled().await;
     let patient = spawn_enqueue(&client, "t");
     until_polled().await;
-    // One of the two calls is answered: the next one leaves, and is not answered for longer than the first of its jobs can wait.
+    // One of the two calls is answered: the next one leaves, and is not answered for longer than the first of its jobs
+    // can wait.
     broker.calls.gate.add_permits(1);
     broker.saw_calls(3).await;
     assert_eq!(broker.calls()[2].jobs.len(), 2);

@@ -1,5 +1,5 @@
-//! Nothing is lost and no stale token works, whatever dies: workers, brokers, Redis, connections. Each fact is a load with a nemesis, and
-//! the history checker over everything that clients saw; how much was seen is asserted as well.
+//! Nothing is lost and no stale token works, whatever dies: workers, brokers, Redis, connections. Each fact is a load
+//! with a nemesis, and the history checker over everything that clients saw; how much was seen is asserted as well.
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bananas_harness::{
@@ -17,7 +17,8 @@ use bananas_proto::{reason, v1::JobSpec};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-/// Streams that break lose their jobs soon, and dead connections are noticed soon, so that a test does not wait for them.
+/// Streams that break lose their jobs soon, and dead connections are noticed soon, so that a test does not wait for
+/// them.
 pub(crate) fn hurried() -> Vec<(&'static str, String)> {
     vec![
         ("stream.grace", "1s".to_owned()),

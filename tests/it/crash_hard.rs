@@ -1,5 +1,5 @@
-//! Nothing is lost where a broker has most to carry or least to go by: jobs of 1 MiB, long runs of cancelled jobs, streams that move, a
-//! broker that is cut off from Redis. And equal workers get equal shares.
+//! Nothing is lost where a broker has most to carry or least to go by: jobs of 1 MiB, long runs of cancelled jobs,
+//! streams that move, a broker that is cut off from Redis. And equal workers get equal shares.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -194,7 +194,8 @@ async fn a_broker_that_is_cut_off_from_redis_says_so_before_somebody_else_has_th
     let mut second = Session::open(&healthy.api(), short(1)).await.unwrap();
     let again = second.collect_jobs(1).await.remove(0);
     assert_eq!(again.job_id, id);
-    // By now the first worker has been told that its lease is over, or its stream has ended. What comes afterwards is too late.
+    // By now the first worker has been told that its lease is over, or its stream has ended. What comes afterwards is
+    // too late.
     let told = within("the stream of the broker that is cut off", async {
         loop {
             match first.frame().await {

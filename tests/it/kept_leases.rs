@@ -1,4 +1,5 @@
-//! The leases of a stream: the broker keeps them, what the worker says is written down in its order, and a timeout ends them.
+//! The leases of a stream: the broker keeps them, what the worker says is written down in its order, and a timeout ends
+//! them.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -205,8 +206,8 @@ async fn what_a_worker_has_received_is_soon_known_to_redis() {
     }
 }
 
-/// A job that is given back may come down the same stream again before the stream has heard that its first lease is over: the second lease is kept all the
-/// same, and no room is lost.
+/// A job that is given back may come down the same stream again before the stream has heard that its first lease is
+/// over: the second lease is kept all the same, and no room is lost.
 #[tokio::test]
 async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
     let (stand, api, key) = arranged("back-again").await;

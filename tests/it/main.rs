@@ -1,4 +1,5 @@
-//! Facts about the whole: real brokers on a real Redis, seen through the wire. One file for each part of what is promised.
+//! Facts about the whole: real brokers on a real Redis, seen through the wire. One file for each part of what is
+//! promised.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bad_input;

@@ -1,5 +1,5 @@
-//! The drill of the tests themselves: a rule of the scripts is broken on purpose, and a load with the history checker and the audit of the
-//! keys has to find it. A check that finds nothing here proves nothing elsewhere.
+//! The drill of the tests themselves: a rule of the scripts is broken on purpose, and a load with the history checker
+//! and the audit of the keys has to find it. A check that finds nothing here proves nothing elsewhere.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -39,7 +39,8 @@ async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String>
         unary_workers: 24,
         // It would be faster than the others, and never late.
         stream_workers: 0,
-        // Many a job has to be in a second worker's hands when the first one comes too late: workers that are soon free for the next, and hold it.
+        // Many a job has to be in a second worker's hands when the first one comes too late: workers that are soon free
+        // for the next, and hold it.
         at_once: 2,
         held_too_long: 25,
         settle_twice: true,

@@ -1,5 +1,5 @@
-//! Queues come and go: what falls due in one that was idle is noticed, one in which nothing is left is forgotten, one that is on no list is found again, and
-//! reading makes none.
+//! Queues come and go: what falls due in one that was idle is noticed, one in which nothing is left is forgotten, one
+//! that is on no list is found again, and reading makes none.
 use std::{collections::BTreeSet, time::Duration};
 
 use bananas_harness::{

@@ -169,7 +169,8 @@ async fn jobs_that_were_never_received_go_back_at_once_and_cost_nothing() {
     let mut session = Session::on(&api, &key, 5).await;
     session.jobs().await;
     drop(session);
-    // The grace is 10 s and the lease 30 s: that it comes within the patience of the test and without a loss shows that it went back.
+    // The grace is 10 s and the lease 30 s: that it comes within the patience of the test and without a loss shows that
+    // it went back.
     let job = api.leased(&key).await;
     assert_eq!((job.job_id, job.attempt, job.losses), (id, 1, 0));
 }

@@ -1,7 +1,8 @@
-//! The rules of the tree: no circle of imports, no forbidden import, no long file, function or line, one style of imports,
-//! and no word that docs/glossary.md has replaced. A rule that is broken says what to do.
+//! The rules of the tree: no circle of imports, no forbidden import, no long file, function or line, one style of
+//! imports, and no word that docs/glossary.md has replaced. A rule that is broken says what to do.
 //!
-//! `tidy/known.txt` has the places that break a rule for a reason, each with the number of times. The numbers only shrink.
+//! `tidy/known.txt` has the places that break a rule for a reason, each with the number of times. The numbers only
+//! shrink.
 mod circles;
 mod imports;
 mod rust;

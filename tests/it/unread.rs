@@ -17,7 +17,8 @@ async fn leased(api: &Api, key: &str) -> Option<u64> {
     api.queue(key).await.ok().map(|queue| queue.leased)
 }
 
-/// Leases jobs that are larger together than what a connection takes while nobody reads; a caller that is dropped has read nothing.
+/// Leases jobs that are larger together than what a connection takes while nobody reads; a caller that is dropped has
+/// read nothing.
 async fn unread(api: &Api, caller: Api, key: &str) -> impl Future<Output = ()> + Send + use<> {
     for _ in 0..JOBS {
         let payload = Bytes::from(vec![7; 900_000]);

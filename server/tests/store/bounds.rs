@@ -1,5 +1,5 @@
-//! The cost of a fetch is bounded by what it leases, not by what waits. Each test has its own Redis, because it reads the
-//! counters of the server.
+//! The cost of a fetch is bounded by what it leases, not by what waits. Each test has its own Redis, because it reads
+//! the counters of the server.
 
 use bananas_broker::store::Verdict;
 use bananas_harness::redis_server::RedisServer;

@@ -1,9 +1,10 @@
 //! Which commands the scripts run, seen through MONITOR while every fact runs again.
 //!
-//! - Touch before write: a key that a script first names after its first write could be on another node (a Cluster moves
-//!   the slot) when half of a move is done. Exceptions are listed with their reason.
+//! - Touch before write: a key that a script first names after its first write could be on another node (a Cluster
+//!   moves the slot) when half of a move is done. Exceptions are listed with their reason.
 //! - One slot: every key of a call has the tag of its queue.
-//! - Only known commands, none that walks a whole keyspace or an unbounded set, and a bounded number of them for each job.
+//! - Only known commands, none that walks a whole keyspace or an unbounded set, and a bounded number of them for each
+//!   job.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

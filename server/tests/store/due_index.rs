@@ -223,7 +223,8 @@ async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
 
 async fn what_falls_due_late_during_a_run_is_not_forgotten(space: &Space) {
     let due = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
-    // Nothing was due when the run checked. Then a job was leased for longer than a queue is left to the broker that took it.
+    // Nothing was due when the run checked. Then a job was leased for longer than a queue is left to the broker that
+    // took it.
     tell(space, 0, &[("a", DueUpdate::Due(30_000))]).await;
     let maintained = DueUpdate::Maintained {
         taken: due.taken[0].score.clone(),

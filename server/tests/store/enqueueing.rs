@@ -242,7 +242,8 @@ async fn jobs_of_one_call_go_to_their_own_lanes_in_order(space: &Space) {
 }
 
 async fn jobs_of_one_lane_keep_their_order_however_they_differ(space: &Space) {
-    // p: plain; u: with a unique key; b: with a start_by; n: with an id of the broker; a: with a start time in the past.
+    // p: plain; u: with a unique key; b: with a start_by; n: with an id of the broker; a: with a start time in the
+    // past.
     for kinds in ["pup", "pupu", "ppuupp", "uppu", "pnpnp", "pbabpu"] {
         let mut drafts: Vec<_> = kinds.chars().map(|_| draft()).collect();
         for (number, (draft, kind)) in drafts.iter_mut().zip(kinds.chars()).enumerate() {

@@ -159,8 +159,8 @@ async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
     }
 }
 
-/// A Cluster that moves a slot refuses keys that it has moved already, in the middle of a script. Here an ACL rule refuses
-/// one kind of key: a script that fails at it must have written nothing.
+/// A Cluster that moves a slot refuses keys that it has moved already, in the middle of a script. Here an ACL rule
+/// refuses one kind of key: a script that fails at it must have written nothing.
 #[tokio::test]
 async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
     let server = RedisServer::start().await;

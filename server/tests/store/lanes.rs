@@ -247,8 +247,8 @@ async fn many_cancelled_jobs_are_passed_in_few_fetches(space: &Space) {
 }
 
 async fn lanes_that_a_fetch_has_read_ahead_keep_their_jobs(space: &Space) {
-    // Two types whose jobs alternate by age, so that the lanes are merged, and a dead entry, so that the fetch reads on when it
-    // has not found enough.
+    // Two types whose jobs alternate by age, so that the lanes are merged, and a dead entry, so that the fetch reads on
+    // when it has not found enough.
     let mut items = Vec::new();
     for number in 0..200 {
         let mut job = draft();

@@ -1,9 +1,10 @@
-//! The scripts on a real Redis, called as the broker calls them: every outcome, random operations against a model, which
-//! keys a script may touch and when, and what happens when Redis is full, forgets its scripts or holds foreign keys.
+//! The scripts on a real Redis, called as the broker calls them: every outcome, random operations against a model,
+//! which keys a script may touch and when, and what happens when Redis is full, forgets its scripts or holds foreign
+//! keys.
 //!
-//! A fact is one property: a function over a [`Space`](space::Space), which is a queue of its own under a key prefix of its
-//! own. Each is a test; `discipline.rs` runs them all again under MONITOR. After each fact the keyspace of its space is
-//! audited (`keyspace` of the harness).
+//! A fact is one property: a function over a [`Space`](space::Space), which is a queue of its own under a key prefix of
+//! its own. Each is a test; `discipline.rs` runs them all again under MONITOR. After each fact the keyspace of its
+//! space is audited (`keyspace` of the harness).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 

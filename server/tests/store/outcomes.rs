@@ -1,5 +1,5 @@
-//! Every outcome of every script. A fact marks the outcomes that it has seen; `discipline.rs` runs all facts and fails if
-//! one is missing.
+//! Every outcome of every script. A fact marks the outcomes that it has seen; `discipline.rs` runs all facts and fails
+//! if one is missing.
 
 use std::{
     collections::BTreeSet,

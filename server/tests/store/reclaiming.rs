@@ -1,5 +1,5 @@
-//! Leases that nobody holds are reclaimed: those of a fetch whose reply was lost, and those that a worker does not name when
-//! it resumes its session.
+//! Leases that nobody holds are reclaimed: those of a fetch whose reply was lost, and those that a worker does not name
+//! when it resumes its session.
 
 use bananas_broker::{
     domain::{JobState, Nonce, Owner},

@@ -1,5 +1,5 @@
-//! Where a fact is tested: a queue under a key prefix of its own, a `Store` with a policy of choice, and a connection that
-//! bypasses the store.
+//! Where a fact is tested: a queue under a key prefix of its own, a `Store` with a policy of choice, and a connection
+//! that bypasses the store.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},

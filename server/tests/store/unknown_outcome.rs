@@ -1,4 +1,5 @@
-//! An enqueue to which Redis did not reply: the job may be stored, and no notification wakes the consumers that wait for it.
+//! An enqueue to which Redis did not reply: the job may be stored, and no notification wakes the consumers that wait
+//! for it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -16,7 +16,7 @@ use tonic::{
 
 use crate::eventually::eventually;
 
-/// More than any answer in the tests has.
+/// More than any response in the tests has.
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// Clients of one broker over one connection.
@@ -30,12 +30,12 @@ pub struct Api {
     pub queues: QueueServiceClient<Channel>,
     /// Workers and brokers.
     pub fleet: FleetServiceClient<Channel>,
-    /// The connection, for services that are not ours.
+    /// The connection, for services of other packages.
     pub channel: Channel,
 }
 
 impl Api {
-    /// Connects when it is first used, and again after a break.
+    /// Clients that connect when they are first used, and again after the connection broke.
     pub fn to(endpoint: &str) -> Self {
         let channel = Endpoint::from_shared(endpoint.to_owned())
             .expect("a well-formed address")
@@ -57,7 +57,7 @@ impl Api {
         Ok(self.broker.clone().enqueue(request).await?.into_inner())
     }
 
-    /// Enqueue of a plain job, which has to succeed; its id.
+    /// Enqueues a plain job, which has to succeed; returns its id.
     pub async fn enqueued(&self, routing_key: &str) -> String {
         self.enqueue(spec(routing_key)).await.expect("the job is stored").job_id
     }
@@ -71,12 +71,12 @@ impl Api {
         .await
     }
 
-    /// Lease as asked.
+    /// Lease with this request.
     pub async fn lease_with(&self, request: LeaseRequest) -> Result<Vec<LeasedJob>, Status> {
         Ok(self.broker.clone().lease(request).await?.into_inner().jobs)
     }
 
-    /// The next job of the queue, waiting for it as long as the tests have patience.
+    /// The next job of the queue, within [`PATIENCE`](crate::eventually::PATIENCE).
     pub async fn leased(&self, routing_key: &str) -> LeasedJob {
         self.leased_with(LeaseRequest {
             wait: Some(seconds(2)),
@@ -85,7 +85,7 @@ impl Api {
         .await
     }
 
-    /// The next job under a lease of that length, waiting for it as long as the tests have patience.
+    /// The next job, under a lease of that length, within [`PATIENCE`](crate::eventually::PATIENCE).
     pub async fn leased_for(&self, routing_key: &str, duration: Duration) -> LeasedJob {
         self.leased_with(LeaseRequest {
             lease_duration: Some(proto_duration(duration)),
@@ -116,19 +116,19 @@ impl Api {
         self.nack_with(nack_request(lease_token, action)).await
     }
 
-    /// Nack as asked.
+    /// Nack with this request.
     pub async fn nack_with(&self, request: NackRequest) -> Result<NackResponse, Status> {
         Ok(self.broker.clone().nack(request).await?.into_inner())
     }
 
-    /// Extend of one lease.
+    /// Extends one lease.
     pub async fn extend(&self, lease: LeaseExtension) -> Result<ExtendResult, Status> {
         let request = ExtendRequest { leases: vec![lease] };
         let mut results = self.broker.clone().extend(request).await?.into_inner().results;
         Ok(results.pop().expect("one answer for one lease"))
     }
 
-    /// GetJob with everything.
+    /// GetJob with payload and all details.
     pub async fn get(&self, routing_key: &str, job_id: &str) -> Result<Job, Status> {
         let request = GetJobRequest {
             routing_key: routing_key.to_owned(),
@@ -166,7 +166,7 @@ impl Api {
     }
 }
 
-/// A plain job: READY at once, readable for an hour after it settled.
+/// A plain job: READY at once, kept for an hour after it settled.
 pub fn spec(routing_key: &str) -> JobSpec {
     JobSpec {
         routing_key: routing_key.to_owned(),
@@ -177,7 +177,7 @@ pub fn spec(routing_key: &str) -> JobSpec {
     }
 }
 
-/// A call for one job of one queue, without waiting.
+/// A request for one job of one queue, without waiting.
 pub fn lease_request(routing_key: &str) -> LeaseRequest {
     LeaseRequest {
         selector: Some(selector(routing_key)),
@@ -186,7 +186,7 @@ pub fn lease_request(routing_key: &str) -> LeaseRequest {
     }
 }
 
-/// Everything of one queue.
+/// A selector of one queue, all priorities and types.
 pub fn selector(routing_key: &str) -> Selector {
     Selector {
         routing_keys: vec![routing_key.to_owned()],
@@ -237,7 +237,7 @@ pub fn with_deadline<T>(message: T, deadline: Duration) -> Request<T> {
     request
 }
 
-/// A routing key that nobody else uses.
+/// A routing key that no other test uses.
 pub fn unique_key(what: &str) -> String {
     let id = uuid::Uuid::new_v4().simple().to_string();
     format!("{what}-{}", &id[..12])

@@ -1,4 +1,5 @@
-//! A `bananas-broker` process: started, killed, stopped, asked to drain, started again; its log is shown when a test fails.
+//! A `bananas-broker serve` process that a test can kill, drain and start again. Its log is printed when the test
+//! fails.
 use std::{
     env,
     fs::File,
@@ -28,7 +29,7 @@ pub struct BrokerOptions {
 }
 
 impl BrokerOptions {
-    /// A broker on that Redis. Without persistence Redis may lose jobs, which the broker has to be told to accept.
+    /// A broker on that Redis. If Redis has no persistence, `redis.allow_unsafe` is set, or the broker would not start.
     pub fn on(redis: &RedisServer, settings: &[(&'static str, String)]) -> Self {
         let mut settings = settings.to_vec();
         if !redis.is_persistent() {
@@ -41,7 +42,7 @@ impl BrokerOptions {
     }
 }
 
-/// A broker process. Ends with its value.
+/// A broker process. It is killed when the value is dropped.
 #[derive(Debug)]
 pub struct BrokerProcess {
     options: BrokerOptions,
@@ -59,7 +60,7 @@ impl BrokerProcess {
         broker
     }
 
-    /// Starts one whose process has not ended at once; it may not be ready, and may never be.
+    /// Starts one and does not wait until it is ready.
     pub fn launched(options: BrokerOptions) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("bananas-test-broker-")
@@ -83,12 +84,12 @@ impl BrokerProcess {
         format!("http://127.0.0.1:{}", self.api_port)
     }
 
-    /// Where it speaks gRPC.
+    /// The port of gRPC.
     pub fn api_port(&self) -> u16 {
         self.api_port
     }
 
-    /// Where /metrics, /livez and /readyz are.
+    /// The port of /metrics, /livez and /readyz.
     pub fn http_port(&self) -> u16 {
         self.http_port
     }
@@ -98,10 +99,10 @@ impl BrokerProcess {
         Api::to(&self.endpoint())
     }
 
-    /// Ends it without warning.
+    /// Kills it with SIGKILL.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = process.kill();
             let _ = process.wait();
             reaper::forget(process.id());
@@ -118,7 +119,7 @@ impl BrokerProcess {
         self.process.as_ref().expect("it runs").id()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("it runs");
         let done = eventually("the broker ends", || {
@@ -137,7 +138,7 @@ impl BrokerProcess {
         self.wait_ready().await;
     }
 
-    /// Waits until /readyz says yes.
+    /// Waits until /readyz returns 200.
     pub async fn wait_ready(&mut self) {
         for attempt in 0.. {
             let port = self.http_port;
@@ -157,7 +158,7 @@ impl BrokerProcess {
                 return;
             }
             let log = self.log();
-            // Somebody else may have taken a port between the choice and the start.
+            // Another process may have taken a port between the choice and the start.
             assert!(
                 attempt < 5 && log.contains("in use"),
                 "the broker ended at its start:\n{log}"
@@ -167,7 +168,7 @@ impl BrokerProcess {
         }
     }
 
-    /// What it wrote to its log, the last lines.
+    /// The last lines of its log.
     pub fn log(&self) -> String {
         last_lines(&self.log_path(), 60)
     }

@@ -1,5 +1,5 @@
-//! The history checker: from what clients saw to the promises that were broken. The ids are those of the promise tests
-//! (lost, stuck, phantom, lease, stale, final, repetition, attempts, duplicates, honest).
+//! The history checker: finds the promises that the history of a load shows to be broken. Their names: lost, stuck,
+//! phantom, lease, stale, final, repetition, attempts, duplicates, honest.
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bananas_proto::v1::JobState;
@@ -14,18 +14,18 @@ pub struct Violation {
     pub promise: &'static str,
     /// The job.
     pub job: String,
-    /// What was seen.
+    /// What the history shows.
     pub seen: String,
 }
 
-/// How much there was to check. A checker that saw little proves little.
+/// How much the history covers. A check of a short history proves little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Jobs that were stored for certain.
+    /// Jobs whose enqueue succeeded.
     pub enqueued: usize,
-    /// Enqueues that were answered as a repetition.
+    /// Enqueues with the result `deduplicated`.
     pub deduplicated: usize,
-    /// Jobs in workers' hands.
+    /// Jobs that workers received.
     pub delivered: usize,
     /// Deliveries of a job that had been delivered before.
     pub redelivered: usize,
@@ -33,13 +33,13 @@ pub struct Coverage {
     pub losses: usize,
     /// Acks that were applied.
     pub acked: usize,
-    /// Acks and nacks that were a repetition.
+    /// Acks and nacks with the result `already applied`.
     pub repeated_settlements: usize,
     /// Nacks that were applied.
     pub nacked: usize,
     /// Extensions that were applied.
     pub extended: usize,
-    /// Settlements and extensions that came too late.
+    /// Settlements and extensions that were refused because the lease had ended.
     pub lease_lost: usize,
     /// Steps with an unknown outcome.
     pub unknown: usize,
@@ -48,7 +48,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Fails when less was seen than a test needs to have seen.
+    /// Panics if the history covers less than a test needs.
     #[track_caller]
     pub fn at_least(&self, what: &str, seen: impl Fn(&Self) -> usize, wanted: usize) {
         assert!(
@@ -81,15 +81,15 @@ enum Kind {
     /// A nack that counts an attempt.
     Retry,
     /// A nack that counts none.
-    GiveBack,
+    Release,
     Extend,
     Abandon,
 }
 
-/// The states that jobs ended in; `None` is not found.
+/// The final states of jobs; `None`: the job was not found.
 pub type Ending = BTreeMap<String, Option<JobState>>;
 
-/// Checks a finished history against the states that the jobs ended in. `max_attempts` is that of every job.
+/// Checks a complete history against the final states of the jobs. `max_attempts` is that of every job.
 pub fn check(events: &[Event], ending: &Ending, max_attempts: u32) -> Vec<Violation> {
     let lives = lives(events);
     let unknown_leases = events.iter().filter(|event| event.what == What::LeaseUnknown).count();
@@ -188,7 +188,7 @@ fn lives(events: &[Event]) -> BTreeMap<&str, Life<'_>> {
                 counts,
                 already_settled,
             } => {
-                let kind = if *counts { Kind::Retry } else { Kind::GiveBack };
+                let kind = if *counts { Kind::Retry } else { Kind::Release };
                 let settlement = Settlement {
                     event,
                     token,
@@ -242,12 +242,12 @@ fn tokens_are_unique(lives: &BTreeMap<&str, Life<'_>>) -> Vec<Violation> {
     violations
 }
 
-/// Whether a job stays where it is.
+/// Whether a state is final.
 pub fn is_final(state: JobState) -> bool {
     !matches!(state, JobState::Ready | JobState::Scheduled | JobState::Leased)
 }
 
-/// No silent loss: what was stored is found in the end, and was brought to an end.
+/// No silent loss: every stored job is found in a final state.
 fn check_lost(life: &Life<'_>, end: Option<JobState>, report: &mut impl FnMut(&'static str, String)) {
     let stored = life.enqueues.iter().any(|event| event.outcome == Outcome::Ok);
     if stored && end.is_none() {
@@ -258,7 +258,7 @@ fn check_lost(life: &Life<'_>, end: Option<JobState>, report: &mut impl FnMut(&'
     }
 }
 
-/// Nothing is delivered that nobody sent, or otherwise than it was sent.
+/// Every delivered job was enqueued, with the same content.
 fn check_phantom(life: &Life<'_>, report: &mut impl FnMut(&'static str, String)) {
     let sent = life.enqueues.iter().find_map(|event| match event.what {
         What::Enqueue { content, .. } => Some(content),
@@ -274,7 +274,7 @@ fn check_phantom(life: &Life<'_>, report: &mut impl FnMut(&'static str, String))
     }
 }
 
-/// A refused Enqueue left nothing behind.
+/// An Enqueue that was refused stored no job.
 fn check_honest_enqueue(life: &Life<'_>, end: Option<JobState>, report: &mut impl FnMut(&'static str, String)) {
     let refused = !life.enqueues.is_empty()
         && life
@@ -286,7 +286,7 @@ fn check_honest_enqueue(life: &Life<'_>, end: Option<JobState>, report: &mut imp
     }
 }
 
-/// One job for one id, however often it was sent; one success.
+/// One id is one job, however often it was enqueued, and succeeds at most once.
 fn check_duplicates(life: &Life<'_>, report: &mut impl FnMut(&'static str, String)) {
     let first = life.enqueues.iter().filter(|event| {
         event.outcome == Outcome::Ok
@@ -309,7 +309,7 @@ fn check_duplicates(life: &Life<'_>, report: &mut impl FnMut(&'static str, Strin
     }
 }
 
-/// The same token with the same outcome again is told so, as long as the window for repetitions lasts, which is longer than any load.
+/// A settlement that is repeated is recognised for as long as the deduplication window, which is longer than any load.
 fn check_repetitions(life: &Life<'_>, report: &mut impl FnMut(&'static str, String)) {
     for first in &life.settlements {
         let refused = life.settlements.iter().find(|later| {
@@ -329,7 +329,7 @@ fn check_repetitions(life: &Life<'_>, report: &mut impl FnMut(&'static str, Stri
     }
 }
 
-/// One lease at a time: the next grant comes after the one before was given up, or ran out.
+/// One lease at a time: the next lease begins after the previous one was settled, released or has expired.
 fn check_lease(life: &Life<'_>, report: &mut impl FnMut(&'static str, String)) {
     for pair in life.grants.windows(2) {
         let [(first_event, first), (next_event, next)] = pair else {
@@ -363,7 +363,7 @@ fn check_lease(life: &Life<'_>, report: &mut impl FnMut(&'static str, String)) {
     }
 }
 
-/// A stale token changes nothing; the first valid settlement is the end.
+/// A stale token changes nothing; the first valid settlement counts.
 fn check_settlements(life: &Life<'_>, end: Option<JobState>, report: &mut impl FnMut(&'static str, String)) {
     let fence_of = |token: &Bytes| {
         life.grants
@@ -415,7 +415,7 @@ fn check_settlements(life: &Life<'_>, end: Option<JobState>, report: &mut impl F
     }
 }
 
-/// Attempts count what they say: retries that were asked for. Losses count leases that died.
+/// `attempt` counts retries, `losses` counts lost leases.
 fn check_attempts(
     life: &Life<'_>,
     max_attempts: u32,
@@ -423,7 +423,7 @@ fn check_attempts(
     report: &mut impl FnMut(&'static str, String),
 ) {
     for (index, (event, delivery)) in life.grants.iter().enumerate() {
-        // A retry belongs to the lease that it was asked with, so the order of fences decides, not the clock.
+        // A retry belongs to the lease of its token, so the order of fences counts, not the clock.
         let retries = |certain: bool| {
             life.settlements
                 .iter()

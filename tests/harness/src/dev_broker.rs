@@ -13,7 +13,7 @@ use crate::{
     signal,
 };
 
-/// A dev broker. Ends with its value.
+/// A dev broker. It is killed when the value is dropped.
 #[derive(Debug)]
 pub struct DevBroker {
     process: Child,
@@ -43,12 +43,12 @@ impl DevBroker {
         broker
     }
 
-    /// Where it speaks gRPC: `127.0.0.1:PORT`.
+    /// The address of gRPC: `127.0.0.1:PORT`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.api_port)
     }
 
-    /// Waits until /readyz says yes; panics if the broker ends before that.
+    /// Waits until /readyz returns 200; panics if the broker ends before that.
     pub async fn wait_ready(&mut self) {
         eventually("the dev broker is ready", || {
             let ended = self.process.try_wait().expect("a child can be waited for");
@@ -64,13 +64,13 @@ impl DevBroker {
         signal::send(self.process.id().expect("it runs"), name);
     }
 
-    /// Asks it to end, and waits.
+    /// Sends SIGTERM and waits until it has ended.
     pub async fn stop(self) -> ExitStatus {
         self.signal("TERM");
         self.ended().await
     }
 
-    /// Waits for an end that was asked for.
+    /// Waits until it has ended.
     pub async fn ended(mut self) -> ExitStatus {
         within("the dev broker ends", self.process.wait())
             .await

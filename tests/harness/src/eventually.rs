@@ -1,12 +1,12 @@
-//! Waiting for something to become true, bounded.
+//! Waits, bounded, until something is true.
 use std::{fmt::Debug, future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
-/// Longer than anything in the tests takes on a machine that has something else to do as well.
+/// Longer than any step of a test takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks again and again until there is an answer; panics with `what` when the patience is over.
+/// Polls until there is a value; panics with `what` after [`PATIENCE`].
 pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
@@ -21,7 +21,7 @@ where
     }
 }
 
-/// The answer, within the patience.
+/// The result, within [`PATIENCE`].
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     let Ok(answer) = timeout(PATIENCE, future).await else {
         panic!("took longer than {PATIENCE:?}: {what}");
@@ -29,7 +29,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     answer
 }
 
-/// The answer of a call that has to succeed, within the patience.
+/// The response of a call that has to succeed, within [`PATIENCE`].
 pub async fn succeeds<T, E: Debug>(what: &str, future: impl Future<Output = Result<T, E>>) -> T {
     match within(what, future).await {
         Ok(answer) => answer,

@@ -1,5 +1,5 @@
-//! A TCP proxy that breaks things on demand: resets, half-open connections, delays, swallowed answers. What it does can be changed
-//! while connections are open, and it counts what it did, so that a test can show that the fault took place.
+//! A TCP proxy with faults on demand: resets, half-open connections, delays, lost responses. The fault can be changed
+//! while connections are open, and the proxy counts what it did, so that a test can show that the fault took place.
 use std::{
     io,
     net::SocketAddr,
@@ -26,24 +26,24 @@ use tokio::{
 pub enum Fault {
     /// Nothing: they pass.
     Pass,
-    /// Each piece is held back that long, in both directions.
+    /// Each piece is delayed by this time, in both directions.
     Delay(Duration),
-    /// Connections stay open and nothing passes, in either direction: a cable that was pulled.
+    /// Connections stay open and nothing passes in either direction, as with a pulled cable.
     HalfOpen,
-    /// Requests pass, answers are swallowed: the other side did what it was asked and nobody hears of it.
+    /// Requests pass, responses are dropped: the server does its work and the client does not learn of it.
     SwallowResponses,
-    /// A connection is reset once that many bytes of answers have passed over it.
+    /// A connection is reset after this number of bytes of responses.
     ResetAfter(u64),
 }
 
-/// What a proxy saw and did.
+/// What a proxy has seen and done.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Connections that were taken.
+    /// Accepted connections.
     pub connections: AtomicU64,
     /// Connections that were reset.
     pub resets: AtomicU64,
-    /// Bytes of answers that were swallowed.
+    /// Bytes of responses that were dropped.
     pub swallowed: AtomicU64,
 }
 
@@ -54,7 +54,7 @@ struct Order {
     generation: u64,
 }
 
-/// A running proxy in front of one address. Ends with its value, and its connections with it.
+/// A running proxy in front of one address. It ends, with its connections, when the value is dropped.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
@@ -82,22 +82,22 @@ impl FaultProxy {
         }
     }
 
-    /// Where it listens.
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// From now on, for open connections too.
+    /// Sets the fault, for open connections too.
     pub fn set(&self, fault: Fault) {
         self.order.send_modify(|order| order.fault = fault);
     }
 
-    /// Resets every open connection; new ones are taken.
+    /// Resets every open connection; new ones are accepted.
     pub fn cut(&self) {
         self.order.send_modify(|order| order.generation += 1);
     }
 
-    /// What it saw and did so far.
+    /// What it has seen and done so far.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -122,7 +122,7 @@ async fn serve(client: TcpStream, target_port: u16, orders: watch::Receiver<Orde
     let Ok(server) = TcpStream::connect(("127.0.0.1", target_port)).await else {
         return reset(&client);
     };
-    // A fault that fails to be applied would let a test pass for nothing: without these options it would be another fault.
+    // Without these options the fault would be another one, and a test would pass without a reason.
     for stream in [&client, &server] {
         stream.set_nodelay(true).expect("a connected socket takes options");
     }
@@ -145,7 +145,7 @@ enum Direction {
     Responses,
 }
 
-/// Moves bytes one way until the end (Ok) or until the connection is to be reset (Err).
+/// Copies bytes in one direction until the end (Ok) or until the connection is to be reset (Err).
 async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -153,7 +153,8 @@ async fn forward(
     mut orders: watch::Receiver<Order>,
     counts: &Counts,
 ) -> io::Result<()> {
-    // Until somebody says otherwise, a connection that ends here ends with a reset: set before, because a dropped half cannot be asked.
+    // A connection that ends here ends with a reset unless this is changed: set early, because the option cannot be set
+    // on a dropped half.
     SockRef::from(to.as_ref()).set_linger(Some(Duration::ZERO))?;
     let mut buffer = vec![0; 64 * 1024];
     let mut passed = 0;
@@ -190,6 +191,6 @@ async fn forward(
 }
 
 fn reset(stream: &TcpStream) {
-    // Without the option the connection closes the polite way, which a refused connection may as well.
+    // If the option cannot be set, the connection closes normally, which is fine for a refused connection.
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }

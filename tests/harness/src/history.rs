@@ -1,4 +1,4 @@
-//! What producers, workers and the nemesis did and saw, in one list, with the time before and after each step.
+//! The history of a load: every step of producers, workers and the nemesis, with the time before and after it.
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     fmt::Write as _,
@@ -15,72 +15,72 @@ use crate::refusal::reason_of;
 /// Whether a step took effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did.
+    /// Yes.
     Ok,
-    /// It did not, and the answer says why.
+    /// No, and the error says why.
     Fail(String),
-    /// Nobody knows: the answer was lost, late, or says so.
+    /// Unknown: the response was lost or late, or says so.
     Info(String),
 }
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// A producer asked to store a job.
+    /// A producer enqueued a job.
     Enqueue {
         /// The job's id.
         job: String,
         /// The hash of what was sent.
         content: u64,
-        /// The broker said that it was there already.
+        /// The result was `deduplicated`.
         deduplicated: bool,
     },
-    /// A worker asked for jobs and does not know whether it got some.
+    /// A worker made a lease call with an unknown outcome.
     LeaseUnknown,
     /// A worker got a job.
     Deliver(Delivery),
-    /// A worker said that the work is done.
+    /// A worker acked a job.
     Ack {
         /// The job's id.
         job: String,
         /// The lease.
         token: Bytes,
-        /// The broker said that it knew.
+        /// The result was `already applied`.
         already_settled: bool,
     },
-    /// A worker said that the work is not done.
+    /// A worker nacked a job.
     Nack {
         /// The job's id.
         job: String,
         /// The lease.
         token: Bytes,
-        /// It asked for a retry, which counts an attempt.
+        /// A retry, which counts as an attempt.
         counts: bool,
-        /// The broker said that it knew.
+        /// The result was `already applied`.
         already_settled: bool,
     },
-    /// A worker prolonged a lease.
+    /// A worker extended a lease.
     Extend {
         /// The job's id.
         job: String,
         /// The lease.
         token: Bytes,
     },
-    /// A worker left a job alone: it died, or its stream broke and it did not come back.
+    /// A worker abandoned a job: it died, or its stream broke and it did not resume it.
     Abandon {
         /// The job's id.
         job: String,
         /// The lease.
         token: Bytes,
     },
-    /// The nemesis broke something.
+    /// The nemesis caused a fault.
     Fault(&'static str),
 }
 
-/// A job in a worker's hands.
+/// A job that a worker received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// Who got it: workers of a load have numbers, those on streams first.
+    /// The number of the worker: those on streams come first.
     pub worker: u32,
     /// The job's id.
     pub job: String,
@@ -92,20 +92,21 @@ pub struct Delivery {
     pub fence: u64,
     /// Which attempt this is.
     pub attempt: u32,
-    /// Leases that died so far.
+    /// Leases that were lost so far.
     pub losses: u32,
-    /// How long the lease runs at least, counted from the beginning of the step. Streams: zero, the broker keeps it.
+    /// How long the lease runs at least, counted from the beginning of the step. Zero for streams, whose leases the
+    /// broker renews.
     pub lease: Duration,
-    /// The lease lasts until the worker gives it up, because the broker keeps it for the stream.
+    /// The lease lasts until the worker settles it, because the broker renews it.
     pub kept: bool,
 }
 
 /// One step with its times, since the beginning of the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Before it was asked.
+    /// Before the call.
     pub from: Duration,
-    /// After the answer.
+    /// After the response.
     pub to: Duration,
     /// Whether it took effect.
     pub outcome: Outcome,
@@ -113,7 +114,7 @@ pub struct Event {
     pub what: What,
 }
 
-/// The list, shared by everyone who writes to it.
+/// The list, shared by all who write to it.
 #[derive(Debug, Clone)]
 pub struct History {
     start: Instant,
@@ -140,7 +141,7 @@ impl Default for History {
 }
 
 impl History {
-    /// The time now, as events have it.
+    /// The current time, as events record it.
     pub fn now(&self) -> Duration {
         self.start.elapsed()
     }
@@ -168,12 +169,12 @@ impl History {
         });
     }
 
-    /// Adds what the nemesis just did.
+    /// Adds a fault that the nemesis has just caused.
     pub fn fault(&self, name: &'static str) {
         self.record(self.now(), Outcome::Ok, What::Fault(name));
     }
 
-    /// Everything so far.
+    /// All events so far.
     pub fn events(&self) -> Vec<Event> {
         self.written().events.clone()
     }
@@ -198,7 +199,7 @@ impl History {
     }
 }
 
-/// Whether a failed call took effect, as docs/errors.md says it.
+/// Whether a failed call took effect, by the rules of docs/errors.md.
 pub fn outcome_of(status: &Status) -> Outcome {
     let mut text = reason_of(status);
     match status.code() {
@@ -208,7 +209,7 @@ pub fn outcome_of(status: &Status) -> Outcome {
         | Code::FailedPrecondition
         | Code::ResourceExhausted => Outcome::Fail(text),
         code => {
-            // The formatting of a string into a string cannot fail.
+            // Writing to a string cannot fail.
             let _ = write!(text, " {code:?}: {}", status.message());
             Outcome::Info(text)
         }

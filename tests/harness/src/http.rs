@@ -7,7 +7,7 @@ use tokio::{
     time::timeout,
 };
 
-/// The code and the body of an answer.
+/// The status code and the body of a response.
 pub async fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;

@@ -1,6 +1,8 @@
-//! The keys of a queue in Redis: read in one moment ([`Snapshot`]), and checked against what must always hold ([`audit`]).
+//! The keys of a queue in Redis: read in one moment ([`Snapshot`]), and checked against what must always hold
+//! ([`audit`]).
 //!
-//! The layout is that of the broker's store/keys.rs, read here a second time and by other code: a mistake in one of the two shows.
+//! The layout is that of store/keys.rs of the broker. It is read by code of its own, so that a mistake in one of the
+//! two shows.
 mod audit;
 mod snapshot;
 

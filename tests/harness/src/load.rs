@@ -1,7 +1,9 @@
-//! Producers and workers that keep a queue busy while a test breaks things, and write down everything that they do and see.
+//! A load: producers and workers that keep a queue busy while a test causes faults, and record everything they do and
+//! see.
 //!
-//! Producers repeat an Enqueue of unknown outcome with the same id until they know. Workers ack most jobs and treat the others as real
-//! workers do: retry, give back, hold too long, forget, settle twice. A run is over when every stored job is in a final state.
+//! Producers repeat an Enqueue of unknown outcome with the same id until the outcome is known. Workers ack most jobs;
+//! others they retry, release, hold too long, abandon or settle twice. A load ends when every stored job is in a final
+//! state.
 use std::{
     collections::{HashMap, HashSet},
     sync::{
@@ -33,46 +35,47 @@ mod unary_worker;
 
 use unary_worker::Habit;
 
-/// More than any job of a load gets by chance.
+/// More attempts than a job of a load needs.
 pub const MAX_ATTEMPTS: u32 = 50;
 
-/// A producer sends a job this often, so that a load lasts as long as what is done to it.
+/// How often a producer enqueues, so that a load lasts as long as the faults.
 const PACE: Duration = Duration::from_millis(16);
 
-/// What a load consists of.
+/// The options of a load.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Where the brokers are; everyone picks one at random for each call, and another when it fails.
+    /// The brokers. Each call goes to a random one, and to another one when it fails.
     pub endpoints: Vec<String>,
     /// The queue.
     pub routing_key: String,
-    /// How many jobs at most; the load ends earlier when it is told that it was [enough](Load::enough).
+    /// The most jobs; [`Load::enough`] ends the load earlier.
     pub jobs: u32,
-    /// How many send them.
+    /// Producers.
     pub producers: u32,
     /// Workers that use Lease, Ack and Nack.
     pub unary_workers: u32,
     /// Workers that use Subscribe.
     pub stream_workers: u32,
-    /// The longest deadline of half of the Lease calls, short enough to be missed. `None`: all have time.
+    /// The longest deadline of half of the Lease calls, short enough to be exceeded. `None`: no such deadline.
     pub lease_deadline: Option<Duration>,
-    /// No call takes longer, so that a dead broker does not stop the load.
+    /// The longest call, so that a dead broker does not stop the load.
     pub call_deadline: Duration,
     /// Whether workers settle everything a second time.
     pub settle_twice: bool,
-    /// How many jobs a unary worker leases at once, at most.
+    /// The most jobs that a unary worker leases in one call.
     pub at_once: u32,
-    /// How many of a hundred jobs are held for longer than their lease.
+    /// Of a hundred jobs, how many are held for longer than their lease.
     pub held_too_long: u8,
-    /// How long the leases of streams run. The default is longer than any outage in the tests, so that a live stream never loses one by accident.
+    /// The lease duration of streams. The default is longer than any outage in the tests, so that a live stream loses
+    /// no lease by accident.
     pub stream_lease: Duration,
-    /// How many jobs a stream has at once, at most.
+    /// The window of a stream, in jobs.
     pub window: u32,
-    /// Bytes of a payload, at most.
+    /// The most bytes of a payload.
     pub max_payload: usize,
-    /// Bytes of a payload, at least.
+    /// The fewest bytes of a payload.
     pub min_payload: usize,
-    /// Whether workers ack everything at once and come back after every break.
+    /// Whether workers ack everything at once and resume after every break.
     pub well_behaved: bool,
 }
 
@@ -100,7 +103,7 @@ impl LoadOptions {
     }
 }
 
-/// A load that runs.
+/// A running load.
 #[derive(Debug)]
 pub struct Load {
     history: History,
@@ -108,7 +111,7 @@ pub struct Load {
     tasks: JoinSet<()>,
 }
 
-/// What everyone in a load shares.
+/// What producers and workers share.
 #[derive(Debug)]
 pub(crate) struct Crew {
     options: LoadOptions,
@@ -139,7 +142,7 @@ impl Crew {
 }
 
 impl Load {
-    /// Starts everyone.
+    /// Starts producers and workers.
     pub fn start(options: LoadOptions) -> Self {
         let history = History::default();
         let crew = Arc::new(Crew {
@@ -166,12 +169,13 @@ impl Load {
         Self { history, crew, tasks }
     }
 
-    /// Where everything is written down.
+    /// The history.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// Waits until that many more acks were applied, so that a fault hits a running load, and a running load follows a fault.
+    /// Waits until this number of further acks was applied, so that a fault hits a running load, and the load runs on
+    /// after it.
     pub async fn progress(&self, acks: usize) {
         let wanted = self.history.acked() + acks;
         let deadline = Instant::now() + PATIENCE;
@@ -188,17 +192,18 @@ impl Load {
         }
     }
 
-    /// How much was seen so far.
+    /// What the history covers so far.
     pub fn seen(&self) -> Coverage {
         check::coverage(&self.history.events())
     }
 
-    /// No more jobs are sent.
+    /// Stops the producers.
     pub fn enough(&self) {
         self.crew.left.store(0, Ordering::Relaxed);
     }
 
-    /// Waits until every job is done, checks the history, and says how much was seen. Nothing may be wrong.
+    /// Waits until every job is in a final state and checks the history; panics if a promise was broken. Returns what
+    /// it covers.
     pub async fn finish(self) -> Coverage {
         let history = self.history.clone();
         let (coverage, violations) = self.verdict(PATIENCE).await;
@@ -219,7 +224,8 @@ impl Load {
         coverage
     }
 
-    /// Waits until every job is done, but not for long, and says how much was seen and what was wrong.
+    /// Waits until every job is in a final state, for a limited time; returns what the history covers and the broken
+    /// promises.
     pub async fn verdict(mut self, patience: Duration) -> (Coverage, Vec<Violation>) {
         let ending = self.settled(patience).await;
         self.crew.stop.store(true, Ordering::Relaxed);
@@ -230,7 +236,7 @@ impl Load {
         (check::coverage(&events), check::check(&events, &ending, MAX_ATTEMPTS))
     }
 
-    /// The states of all jobs, once producers are through and every job is in a final state, or the patience is over.
+    /// The states of all jobs, once producers have ended and every job is in a final state, or the time is over.
     async fn settled(&self, patience: Duration) -> Ending {
         eventually("producers are through", || {
             let through = self.crew.producing.load(Ordering::Relaxed) == 0;
@@ -312,7 +318,7 @@ async fn produce(crew: Arc<Crew>) {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        // Some are sent again although the answer came.
+        // Some are enqueued again although the call succeeded.
         if fastrand::u8(..) < 25 {
             let from = crew.history.now();
             if let Ok(deduplicated) = enqueue(&crew, spec.clone()).await {
@@ -337,7 +343,7 @@ async fn enqueue(crew: &Crew, spec: JobSpec) -> Result<bool, Status> {
 
 fn job(options: &LoadOptions) -> JobSpec {
     let bytes = fastrand::usize(options.min_payload..=options.max_payload);
-    // A large payload repeats itself, which still tells every job from every other.
+    // A large payload repeats a short text that no other job has.
     let pattern: [u8; 599] = std::array::from_fn(|_| fastrand::u8(..));
     let payload: Vec<u8> = pattern.iter().copied().cycle().take(bytes).collect();
     JobSpec {

@@ -1,5 +1,5 @@
-//! A proxy in front of Redis that plants a bug: in one script it replaces one fragment, and the broker never knows. What the tests of the
-//! whole are worth is what they catch.
+//! A proxy in front of Redis that plants a bug: it replaces one fragment of one script without the broker's knowledge.
+//! The tests have to notice it.
 use std::{
     collections::HashMap,
     io,
@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A running proxy. Ends with its value.
+/// A running proxy. It ends when the value is dropped.
 #[derive(Debug)]
 pub struct MutantProxy {
     port: u16,
@@ -28,13 +28,13 @@ struct Bug {
     redis_port: u16,
     fragment: &'static str,
     replacement: &'static str,
-    /// Hash of a script to the hash of the one that runs in its place.
+    /// The hash of a script to the hash of the one that runs instead.
     diverted: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
     calls: AtomicU64,
 }
 
 impl MutantProxy {
-    /// Starts one that replaces that fragment wherever it stands in a script.
+    /// Starts one that replaces this fragment in every script that has it.
     pub async fn start(redis_port: u16, fragment: &'static str, replacement: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port can be had");
         let port = listener.local_addr().expect("a listener has an address").port();
@@ -70,7 +70,7 @@ async fn accept(listener: TcpListener, bug: Arc<Bug>) {
     while let Ok((client, _)) = listener.accept().await {
         let bug = Arc::clone(&bug);
         tokio::spawn(async move {
-            // A connection that broke has ended, and that is all there is to it.
+            // A broken connection needs no error: both sides see its end.
             let _ = serve(client, &bug).await;
         });
     }
@@ -113,7 +113,7 @@ impl Bug {
         }
     }
 
-    /// Loads the script with the bug beside the one that was sent, so that the answer is what the broker expects.
+    /// Loads the script with the bug beside the original, so that the reply is the one that the broker expects.
     async fn load(&self, text: &[u8]) {
         let text = std::str::from_utf8(text).expect("scripts are text");
         if !text.contains(self.fragment) {

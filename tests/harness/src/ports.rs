@@ -4,12 +4,12 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Below the range from which the system takes the ports of outgoing connections, so that a port stays free while its process restarts.
+/// Below the range of ephemeral ports, so that a port stays free while its process restarts.
 const RANGE: std::ops::Range<u16> = 20_000..32_000;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
-/// A port of 127.0.0.1 on which nobody listens, and that no other test of this process gets.
+/// A port of 127.0.0.1 on which no process listens, and that no other test of this process gets.
 pub fn free() -> u16 {
     let _ = NEXT.compare_exchange(0, fastrand::u16(RANGE), Ordering::Relaxed, Ordering::Relaxed);
     for _ in 0..RANGE.len() {

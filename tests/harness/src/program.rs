@@ -1,4 +1,4 @@
-//! Programs of this workspace: started in an environment of the test's own, and run to their end.
+//! Programs of this workspace, started in a clean environment and run to their end.
 use std::{
     env,
     path::PathBuf,
@@ -9,32 +9,32 @@ use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::eventually::within;
 
-/// What a program said and how it ended.
+/// The output and the exit code of a program.
 #[derive(Debug)]
 pub struct Ran {
     /// The exit code; -1 if a signal ended it.
     pub code: i32,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: String,
-    /// What it complained about.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Ran {
-    /// It ended with 0.
+    /// Asserts that it ended with 0.
     #[track_caller]
     pub fn ok(self) -> Self {
         self.ended_with(0)
     }
 
-    /// It ended with that code.
+    /// Asserts that it ended with this code.
     #[track_caller]
     pub fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
         self
     }
 
-    /// What it printed for programs.
+    /// Its standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:#?}"))
@@ -51,7 +51,7 @@ pub fn command(program: &str) -> Command {
     command
 }
 
-/// Runs a program with that input until it ends.
+/// Runs a program with this input until it ends.
 pub async fn run(mut command: Command, input: &str) -> Ran {
     let program = format!("{:?}", command.as_std());
     let mut child = command
@@ -62,7 +62,7 @@ pub async fn run(mut command: Command, input: &str) -> Ran {
         .expect("the program can be run");
     let mut stdin = child.stdin.take().expect("its input is piped");
     let input = input.to_owned();
-    // A program that does not read its input closes it, which is no error here.
+    // A program that does not read its input closes it: no error.
     let feeding = tokio::spawn(async move {
         let _ = stdin.write_all(input.as_bytes()).await;
     });

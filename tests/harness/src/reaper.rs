@@ -1,5 +1,5 @@
-//! Ends the processes that tests started and removes their directories, however the test process ends: one shell that waits for the
-//! end of its input.
+//! Kills the processes that tests have started and removes their directories, however the test process ends: a shell
+//! that waits for the end of its input.
 use std::{
     io::Write,
     path::Path,
@@ -7,7 +7,8 @@ use std::{
     sync::{LazyLock, Mutex},
 };
 
-/// Reads "add PID", "del PID" and "dir PATH"; at the end of the input kills what was added and not deleted, and removes the directories.
+/// Reads "add PID", "del PID" and "dir PATH". At the end of the input it kills the processes that were added and not
+/// deleted, and removes the directories.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 pids=
@@ -37,23 +38,23 @@ static REAPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
 });
 
 fn tell(line: &str) {
-    // A reaper that is gone cannot help any more, and a test that passes without it has still passed.
+    // If the reaper is gone, processes may be left behind, which does not make the test fail.
     if let Ok(mut reaper) = REAPER.lock() {
         let _ = writeln!(reaper, "{line}");
     }
 }
 
-/// This process dies with the tests.
+/// Has a process killed at the end of the tests.
 pub fn adopt(pid: u32) {
     tell(&format!("add {pid}"));
 }
 
-/// This process has ended.
+/// Tells the reaper that a process has ended.
 pub fn forget(pid: u32) {
     tell(&format!("del {pid}"));
 }
 
-/// This directory is removed with the tests.
+/// Has a directory removed at the end of the tests.
 pub fn adopt_directory(path: &Path) {
     tell(&format!("dir {}", path.display()));
 }

@@ -1,4 +1,4 @@
-//! A redis-server process of a test's own: free port, directory of its own, killed and started again on the same data at will.
+//! A redis-server process with its own port and directory, which a test can kill and start again on the same data.
 use std::{
     ffi::OsString,
     fs::File,
@@ -33,14 +33,14 @@ impl RedisOptions {
     }
 }
 
-/// The server that tests run on: the program that `REDIS_SERVER` names, else redis-server of the PATH.
+/// The program that `REDIS_SERVER` names (for example valkey-server), else redis-server of the PATH.
 pub fn program() -> OsString {
     std::env::var_os("REDIS_SERVER")
         .filter(|path| !path.is_empty())
         .unwrap_or_else(|| "redis-server".into())
 }
 
-/// A running (or killed) redis-server. Ends with its value.
+/// A redis-server. It is killed when the value is dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     options: RedisOptions,
@@ -62,7 +62,7 @@ impl RedisServer {
         Self::start_with(RedisOptions::with(settings)).await
     }
 
-    /// The one that all tests of a program share that break nothing and use keys of their own.
+    /// One for all tests of this program that cause no faults and use keys of their own.
     pub async fn shared() -> &'static Self {
         SHARED.get_or_init(Self::start).await
     }
@@ -77,7 +77,7 @@ impl RedisServer {
             port: 0,
             process: None,
         };
-        // Somebody else may take a free port before redis-server does: it says so by ending.
+        // Another process may take the port before redis-server does, which then ends.
         for _ in 0..5 {
             server.port = ports::free();
             if server.try_launch().await {
@@ -92,20 +92,20 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Whether what it holds survives its end.
+    /// Whether its data survive its end.
     pub fn is_persistent(&self) -> bool {
         self.options.persistent
     }
 
-    /// Where it listens.
+    /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Ends it without warning, as a crash does.
+    /// Kills it with SIGKILL, as a crash does.
     pub fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = process.kill();
             let _ = process.wait();
             reaper::forget(process.id());
@@ -128,7 +128,7 @@ impl RedisServer {
         self.process.as_ref().expect("it runs").id()
     }
 
-    /// A connection of the test's own.
+    /// A new connection.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         redis::Client::open(self.url())
             .expect("the address is well formed")
@@ -198,15 +198,15 @@ impl Drop for RedisServer {
     }
 }
 
-/// A machine that has something else to do as well takes longer than the client's defaults allow.
+/// The default timeouts of the client are too short for a busy machine.
 fn patient() -> redis::AsyncConnectionConfig {
     redis::AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(10)))
         .set_response_timeout(Some(Duration::from_secs(20)))
 }
 
-/// In memory where there is such a file system: a slow disk makes redis-server defer writes, and then a kill loses what it
-/// acknowledged, which is true of Redis and not what the tests are about.
+/// In memory where there is such a file system: on a slow disk redis-server defers writes, and a kill loses
+/// acknowledged writes, which is a property of Redis that these tests are not about.
 fn directory() -> TempDir {
     let memory = Path::new("/dev/shm");
     let builder = || {
@@ -220,7 +220,7 @@ fn directory() -> TempDir {
         .expect("a temporary directory can be made")
 }
 
-/// The process id of whoever answers on that port, once it does not say LOADING.
+/// The process id of the server on that port, once it has loaded its data.
 async fn answering_process(url: &str) -> Option<u32> {
     let client = redis::Client::open(url).ok()?;
     let connect = client.get_multiplexed_async_connection();
@@ -235,7 +235,7 @@ async fn answering_process(url: &str) -> Option<u32> {
         .find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok())
 }
 
-/// The end of a log.
+/// The last lines of a log.
 pub(crate) fn last_lines(path: &Path, count: usize) -> String {
     let text = std::fs::read(path)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())

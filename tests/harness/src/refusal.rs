@@ -1,11 +1,11 @@
-//! What a refused call says: code, reason, field.
+//! Errors of calls: their code, reason and fields.
 use std::fmt::Debug;
 
 use bananas_proto::{reason, v1::ItemError};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The machine-readable reason of an error; empty without one.
+/// The machine-readable reason of an error; empty if it has none.
 pub fn reason_of(status: &Status) -> String {
     let info = status.get_details_error_info();
     info.filter(|info| info.domain == reason::DOMAIN)
@@ -27,7 +27,7 @@ pub fn fields_of(status: &Status) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// The call was refused with this code and reason.
+/// Asserts that the call was refused with this code and reason.
 #[track_caller]
 pub fn assert_refused<T: Debug>(result: Result<T, Status>, code: Code, reason: &str) -> Status {
     match result {
@@ -40,7 +40,7 @@ pub fn assert_refused<T: Debug>(result: Result<T, Status>, code: Code, reason: &
     }
 }
 
-/// The call was refused because of this field.
+/// Asserts that the call was refused because of this field.
 #[track_caller]
 pub fn assert_field_refused<T: Debug>(result: Result<T, Status>, field: &str) {
     let status = assert_refused(result, Code::InvalidArgument, reason::INVALID_FIELD);
@@ -51,7 +51,7 @@ pub fn assert_field_refused<T: Debug>(result: Result<T, Status>, field: &str) {
     );
 }
 
-/// The item of a batch was refused with this code and reason.
+/// Asserts that the item of a batch was refused with this code and reason.
 #[track_caller]
 pub fn assert_item_refused(error: Option<&ItemError>, code: Code, reason: &str) {
     let error = error.unwrap_or_else(|| panic!("the item should be refused with {reason}, but was done"));

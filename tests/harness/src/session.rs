@@ -16,19 +16,19 @@ use crate::{
     eventually::within,
 };
 
-/// Shorter than any that a broker asks for.
+/// Shorter than any heartbeat interval of the tests.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(300);
 
-/// An open stream. Dropping it breaks it off.
+/// An open stream. Dropping it breaks the stream.
 #[derive(Debug)]
 pub struct Session {
     /// The broker's first frame.
     pub opened: Opened,
     requests: Option<mpsc::Sender<SubscribeRequest>>,
     responses: Streaming<SubscribeResponse>,
-    /// Frames that came while another kind was waited for.
+    /// Frames that arrived while the test waited for another kind.
     passed_over: VecDeque<Frame>,
-    /// Whether it says that it is still here while it waits. It does, unless a test wants silence.
+    /// Whether it sends heartbeats while it waits. Off for tests of silence.
     pub beats: bool,
     sequence: u64,
 }
@@ -58,14 +58,14 @@ impl Session {
         }
     }
 
-    /// Opens a stream for one queue with a window of that many jobs; has to succeed.
+    /// Opens a stream for one queue with a window of `max_jobs` jobs; has to succeed.
     pub async fn on(api: &Api, routing_key: &str, max_jobs: u32) -> Self {
         within("a stream opens", Self::open(api, open(routing_key, max_jobs)))
             .await
             .expect("a stream opens")
     }
 
-    /// The next frame; None when the broker ended the stream.
+    /// The next frame; `None` if the broker has ended the stream.
     pub async fn frame(&mut self) -> Result<Option<Frame>, Status> {
         if let Some(frame) = self.passed_over.pop_front() {
             return Ok(Some(frame));
@@ -74,7 +74,7 @@ impl Session {
         Ok(message.map(|message| message.frame.expect("a frame is something")))
     }
 
-    /// The next frame for which `pick` has an answer; others are kept for whoever waits for them.
+    /// The next frame for which `pick` returns a value; other frames are kept for later calls.
     pub async fn next<T>(&mut self, what: &str, mut pick: impl FnMut(Frame) -> Option<T>) -> T {
         let known = self.passed_over.iter().position(|frame| pick(frame.clone()).is_some());
         if let Some(frame) = known.and_then(|at| self.passed_over.remove(at)) {
@@ -130,7 +130,7 @@ impl Session {
         .await
     }
 
-    /// The next notice that the stream ends soon.
+    /// The next `draining`.
     pub async fn draining(&mut self) -> Draining {
         self.next("draining", |frame| match frame {
             Frame::Draining(found) => Some(found),
@@ -139,7 +139,7 @@ impl Session {
         .await
     }
 
-    /// The next notice that a lease is over.
+    /// The next `lease_lost`.
     pub async fn lease_lost(&mut self) -> LeaseLost {
         self.next("lease_lost", |frame| match frame {
             Frame::LeaseLost(found) => Some(found),
@@ -148,7 +148,7 @@ impl Session {
         .await
     }
 
-    /// The next request to cancel.
+    /// The next `cancel`.
     pub async fn cancel(&mut self) -> CancelLease {
         self.next("cancel", |frame| match frame {
             Frame::Cancel(found) => Some(found),
@@ -157,7 +157,7 @@ impl Session {
         .await
     }
 
-    /// That many jobs, from as many frames as they come in; each frame is confirmed.
+    /// Receives `count` jobs in any number of frames; confirms each frame.
     pub async fn collect_jobs(&mut self, count: usize) -> Vec<bananas_proto::v1::LeasedJob> {
         let mut jobs = Vec::new();
         while jobs.len() < count {
@@ -168,7 +168,7 @@ impl Session {
         jobs
     }
 
-    /// Whether nothing but heartbeats and advice comes for that long.
+    /// Whether nothing but heartbeats and advice arrives for this time.
     pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
         let quiet = |frame: &Frame| matches!(frame, Frame::Heartbeat(_) | Frame::Advice(_));
         if !self.passed_over.iter().all(quiet) {
@@ -186,7 +186,7 @@ impl Session {
         tokio::time::timeout(time, busy).await.is_err()
     }
 
-    /// The next message; says that it is still here while it waits.
+    /// The next message; sends heartbeats while it waits.
     async fn message(&mut self) -> Result<Option<SubscribeResponse>, Status> {
         loop {
             tokio::select! {
@@ -199,14 +199,14 @@ impl Session {
         }
     }
 
-    /// Sends a frame. A stream that the broker ended takes none; what it ended with comes from [`Session::frame`].
+    /// Sends a frame. If the broker has ended the stream, nothing is sent, and [`Session::frame`] returns the error.
     pub async fn send(&mut self, frame: subscribe_request::Frame) {
         if let Some(requests) = &self.requests {
             let _ = requests.send(SubscribeRequest { frame: Some(frame) }).await;
         }
     }
 
-    /// Settles over the stream; the sequence to expect.
+    /// Settles over the stream; returns the sequence of the frame.
     pub async fn send_settle(&mut self, settlements: Vec<Settlement>) -> u64 {
         self.sequence += 1;
         let sequence = self.sequence;
@@ -215,7 +215,7 @@ impl Session {
         sequence
     }
 
-    /// Settles over the stream and waits for the answers.
+    /// Settles over the stream and waits for the results.
     pub async fn settle(&mut self, settlements: Vec<Settlement>) -> SettleResults {
         let sequence = self.send_settle(settlements).await;
         self.next("settle_results", |frame| match frame {
@@ -231,7 +231,7 @@ impl Session {
         assert_eq!(results.results[0].error, None);
     }
 
-    /// Extends over the stream and waits for the answers.
+    /// Extends over the stream and waits for the results.
     pub async fn extend(&mut self, leases: Vec<LeaseExtension>) -> ExtendResults {
         self.sequence += 1;
         let sequence = self.sequence;
@@ -256,24 +256,24 @@ impl Session {
             .await;
     }
 
-    /// Wants no more jobs.
+    /// Sends `drain`.
     pub async fn drain(&mut self) {
         self.send(subscribe_request::Frame::Drain(Drain {})).await;
     }
 
-    /// Says that it is still here.
+    /// Sends a heartbeat.
     pub async fn heartbeat(&mut self) {
         self.send(subscribe_request::Frame::Heartbeat(Heartbeat::default()))
             .await;
     }
 
-    /// Sends nothing more, and goes on listening.
+    /// Half-closes the stream and goes on reading.
     pub fn half_close(&mut self) {
         self.requests = None;
     }
 }
 
-/// The first frame for one queue with a window of that many jobs.
+/// The first frame, for one queue with a window of `max_jobs` jobs.
 pub fn open(routing_key: &str, max_jobs: u32) -> Open {
     Open {
         selector: Some(selector(routing_key)),

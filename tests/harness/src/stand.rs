@@ -1,4 +1,4 @@
-//! A Redis with brokers on it: what a test runs against.
+//! A Redis with brokers: what a test runs against.
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
@@ -10,10 +10,10 @@ use crate::{
     redis_server::{RedisOptions, RedisServer},
 };
 
-/// How a stand is built.
+/// The options of a stand.
 #[derive(Debug, Clone)]
 pub struct StandOptions {
-    /// How many brokers share the Redis.
+    /// The number of brokers.
     pub brokers: usize,
     /// The Redis.
     pub redis: RedisOptions,
@@ -43,7 +43,7 @@ pub struct Stand {
 static SHARED: OnceCell<Arc<Stand>> = OnceCell::const_new();
 
 impl Stand {
-    /// Two brokers on one Redis, the same for every test that breaks nothing; each test has its own routing keys.
+    /// Two brokers on one Redis for all tests that cause no faults; each test uses its own routing keys.
     pub async fn shared() -> Arc<Self> {
         SHARED
             .get_or_init(|| async {
@@ -64,7 +64,7 @@ impl Stand {
         Self::with(StandOptions::default()).await
     }
 
-    /// As asked, for this test alone.
+    /// With these options, for this test alone.
     pub async fn with(options: StandOptions) -> Self {
         let redis = RedisServer::start_with(options.redis.clone()).await;
         let mut brokers = Vec::new();
@@ -87,12 +87,12 @@ impl Stand {
         self.brokers[1].api()
     }
 
-    /// Looks at every key of a queue; nothing may be wrong.
+    /// Audits the keys of a queue; panics if something does not fit.
     pub async fn audit(&self, routing_key: &str) -> Audit {
         keyspace::audit(&mut self.redis.connection().await, routing_key).await
     }
 
-    /// Where the brokers are.
+    /// The addresses of the brokers.
     pub fn endpoints(&self) -> Vec<String> {
         self.brokers.iter().map(BrokerProcess::endpoint).collect()
     }

@@ -99,7 +99,8 @@ async fn messages_of_random_bytes_are_answered_and_harm_nothing() {
             let mut request = Request::new(Bytes::from(message));
             request.set_timeout(Duration::from_secs(20));
             if let Err(status) = client.unary(request, path, RawCodec).await {
-                // A message that cannot be decoded is INTERNAL by the rules of gRPC libraries; a defect would be UNKNOWN or a broken connection.
+                // A message that cannot be decoded is INTERNAL by the rules of gRPC libraries; a defect would be
+                // UNKNOWN or a broken connection.
                 let expected = [
                     Code::InvalidArgument,
                     Code::Internal,

@@ -1,8 +1,8 @@
 //! `scripted-broker FILE`: plays a scenario to a worker that connects to the printed port.
 //!
-//! Prints lines of JSON: first `{"address": "127.0.0.1:PORT", "worker": {..}}`, the worker that the scenario needs; later
-//! `{"event": "stop"}` when the worker is to be asked to stop. Ends with 0 if the worker did as expected, with 1 and the
-//! difference on stderr if not, and with 2 if there is no such scenario.
+//! Prints lines of JSON: first `{"address": "127.0.0.1:PORT", "worker": {..}}`, the worker that the scenario needs;
+//! later `{"event": "stop"}` when the worker is to be asked to stop. Ends with 0 if the worker did as expected, with 1
+//! and the difference on stderr if not, and with 2 if there is no such scenario.
 use std::{io::Write as _, path::Path, process::ExitCode};
 
 use bananas_scripted_broker::{

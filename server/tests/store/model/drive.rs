@@ -133,8 +133,8 @@ impl<'a> Drive<'a> {
         }
         let answers = answers.unwrap();
         let after = self.space.snapshot().await;
-        // Jobs of the same lane, flags and kind are stored as a group, as long as no other job of the lane comes between them.
-        // Groups are in the order of their first jobs.
+        // Jobs of the same lane, flags and kind are stored as a group, as long as no other job of the lane comes
+        // between them. Groups are in the order of their first jobs.
         let lane = |item: &EnqueueItem| (item.priority, item.job_type.clone());
         let kind = |item: &EnqueueItem| {
             let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();

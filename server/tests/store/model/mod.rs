@@ -1,6 +1,7 @@
 //! Random operations on the real scripts and on a model, compared after every step, and made small when they differ.
 //!
-//! `BANANAS_MODEL_CASES` and `BANANAS_MODEL_STEPS` ask for more than the normal run; `BANANAS_MODEL_SEED` repeats a run.
+//! `BANANAS_MODEL_CASES` and `BANANAS_MODEL_STEPS` ask for more than the normal run; `BANANAS_MODEL_SEED` repeats a
+//! run.
 
 mod compare;
 mod drive;

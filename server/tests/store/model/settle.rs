@@ -14,8 +14,8 @@ use super::{
 use bananas_harness::keyspace::Id;
 
 impl Drive<'_> {
-    /// The result for an invalid token, by what was remembered before the call. `same`: whether a remembered state and action
-    /// are those of this call.
+    /// The result for an invalid token, by what was remembered before the call. `same`: whether a remembered state and
+    /// action are those of this call.
     fn told_again(&self, id: &Id, nonce: Nonce, same: impl Fn(u8, Option<u8>) -> bool) -> Result<bool, Error> {
         match self.model.remembered(id) {
             Some(memory) if memory.get(1..9) == Some(&nonce.0[..8]) => {

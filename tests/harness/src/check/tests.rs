@@ -1,4 +1,4 @@
-//! The drill of the checker: every promise broken on purpose, and each breach found; the same history unbroken, and nothing found.
+//! Tests of the checker: a history that breaks a promise is reported, and the same history without the breach is not.
 use std::time::Duration;
 
 use bananas_proto::v1::JobState;
@@ -109,7 +109,7 @@ fn an_honest_history_passes() {
         ok(2, 3, deliver("a", "one", 1)),
         ok(4, 5, retry("a", "one")),
         ok(5, 6, What::Deliver(second)),
-        // Runs out, is given to the next, and comes too late.
+        // The lease expires, the next worker gets the job, and the ack comes too late.
         ok(110, 111, What::Deliver(third)),
         at(112, 113, Outcome::Fail("LEASE_LOST".into()), ack("a", "two")),
         ok(114, 115, ack("a", "three")),

@@ -1,4 +1,4 @@
-//! What must hold of the keys of every queue at any moment. Reads only.
+//! Invariants of the keys of a queue, which hold at any moment. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,7 +55,7 @@ pub async fn inspect(connection: &mut MultiplexedConnection, routing_key: &str) 
     }
 }
 
-/// Audits every queue under a prefix, and that there is nothing else under it.
+/// Audits every queue under a prefix, and asserts that it has no other keys.
 pub async fn assert_sound(connection: &mut MultiplexedConnection, prefix: &str) {
     let keys = dump(connection, prefix).await;
     let mut queues: BTreeMap<String, Vec<_>> = BTreeMap::new();

@@ -1,10 +1,10 @@
-//! All keys of one queue as they are in one moment, read into what they mean (server/src/store/keys.rs).
+//! All keys of one queue in one moment, decoded (layout: server/src/store/keys.rs).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use redis::{Value, aio::MultiplexedConnection};
 
-/// Every key under a pattern: name, type, time to live, content. One script, so that nothing moves meanwhile.
+/// Every key under a pattern: name, type, time to live, content. One script, so that nothing changes meanwhile.
 const DUMP: &str = r"
 local out = {}
 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
@@ -17,7 +17,7 @@ for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
 end
 return out";
 
-/// A job's id as it is in Redis, whatever it is.
+/// The id of a job as it is in Redis; damaged ones too.
 pub type Id = Vec<u8>;
 
 /// The state hash of a job.
@@ -86,17 +86,17 @@ pub struct Snapshot {
     pub set_aside: BTreeMap<Id, Vec<u8>>,
     /// Entries of jobs that a newer version stored.
     pub newer: Vec<Entry>,
-    /// Jobs whose end somebody waits for, and until when.
+    /// Jobs for whose end a caller waits, and until when.
     pub waiters: BTreeMap<Id, u64>,
     /// Request ids that are remembered.
     pub requests: BTreeSet<String>,
     /// The meta hash.
     pub meta: Fields,
-    /// Keys that are none of these, or not as they should be.
+    /// Keys of another form.
     pub strange: Vec<String>,
 }
 
-/// A key as it was read.
+/// A key with its content.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Dumped {
     /// The name of the key.
@@ -148,7 +148,7 @@ impl Snapshot {
         Self::read(base, &keys)
     }
 
-    /// Sorts keys by what they are.
+    /// Decodes the keys of a queue.
     pub fn read(base: &str, keys: &[Dumped]) -> Self {
         let mut all = Self::default();
         for key in keys {
@@ -232,7 +232,7 @@ impl Snapshot {
         }
     }
 
-    /// The entries of a lane that are jobs, in order: without those that are settled and wait to be skipped.
+    /// The entries of a lane without those that have a tombstone, in order.
     pub fn ready_in(&self, lane: &str) -> Vec<&Entry> {
         let mut buried: BTreeMap<&Id, u64> = BTreeMap::new();
         self.lanes
@@ -252,7 +252,7 @@ impl Snapshot {
             .collect()
     }
 
-    /// Every job that is ready, and its entry.
+    /// The entry of every ready job.
     pub fn ready(&self) -> Vec<&Entry> {
         self.lanes.keys().flat_map(|lane| self.ready_in(lane)).collect()
     }

@@ -1,4 +1,4 @@
-//! A worker that uses Subscribe, comes back after most breaks, and does not always behave.
+//! A worker on Subscribe that resumes after most breaks, and misbehaves at times.
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -23,27 +23,27 @@ use crate::{
     session::{Session, ack, nack},
 };
 
-/// Settlements on their way, by sequence.
+/// Settlements in flight, by sequence.
 type Pending = HashMap<u64, (Duration, Vec<Settlement>)>;
 
-/// What a worker has of the broker's, over all its streams.
+/// What a worker holds, over all its streams.
 #[derive(Default)]
-struct Hands {
+struct Holding {
     worker: u32,
     session_id: String,
-    /// When the broker last had the stream for certain: the beginning of the last exchange that it answered. A frame alone may have been
-    /// on its way for long. Before that moment no lease can have been lost.
+    /// When the broker certainly had the stream: the beginning of the last exchange with a result. (A frame alone may
+    /// have travelled for long.) Before this time no lease can have been lost.
     last_sign: Duration,
     /// Job ids by lease token.
     held: HashMap<Bytes, String>,
 }
 
 pub(super) async fn work(crew: Arc<Crew>, worker: u32) {
-    let nothing = || Hands {
+    let nothing = || Holding {
         worker,
-        ..Hands::default()
+        ..Holding::default()
     };
-    let mut hands = nothing();
+    let mut holding = nothing();
     while !crew.stopped() {
         let open = Open {
             selector: Some(selector(&crew.options.routing_key)),
@@ -52,8 +52,8 @@ pub(super) async fn work(crew: Arc<Crew>, worker: u32) {
                 max_bytes: 0,
             }),
             lease_duration: Some(proto_duration(crew.options.stream_lease)),
-            session_id: hands.session_id.clone(),
-            held_tokens: hands.held.keys().cloned().collect(),
+            session_id: holding.session_id.clone(),
+            held_tokens: holding.held.keys().cloned().collect(),
             ..Open::default()
         };
         let held = open.held_tokens.clone();
@@ -63,29 +63,29 @@ pub(super) async fn work(crew: Arc<Crew>, worker: u32) {
             Ok(Ok(session)) => {
                 for (token, verdict) in held.iter().zip(&session.opened.held) {
                     if verdict.error.is_some() {
-                        hands.abandon(&crew, token);
+                        holding.abandon(&crew, token);
                     }
                 }
-                hands.session_id = session.opened.session_id.clone();
-                hands.last_sign = asked;
-                run(&crew, &mut hands, session).await;
+                holding.session_id = session.opened.session_id.clone();
+                holding.last_sign = asked;
+                run(&crew, &mut holding, session).await;
             }
             _ => sleep(Duration::from_millis(30)).await,
         }
-        // A quarter of the broken streams are those of a worker that died.
+        // A quarter of the broken streams are of a worker that has died.
         if !crew.options.well_behaved && fastrand::u8(0..4) == 0 {
-            for token in hands.held.keys().cloned().collect::<Vec<_>>() {
-                hands.abandon(&crew, &token);
+            for token in holding.held.keys().cloned().collect::<Vec<_>>() {
+                holding.abandon(&crew, &token);
             }
-            hands = nothing();
+            holding = nothing();
         }
     }
-    for token in hands.held.keys().cloned().collect::<Vec<_>>() {
-        hands.abandon(&crew, &token);
+    for token in holding.held.keys().cloned().collect::<Vec<_>>() {
+        holding.abandon(&crew, &token);
     }
 }
 
-impl Hands {
+impl Holding {
     fn abandon(&mut self, crew: &Crew, token: &Bytes) {
         if let Some(job) = self.held.remove(token) {
             crew.history.record(
@@ -100,11 +100,11 @@ impl Hands {
     }
 }
 
-/// One stream, until it breaks or is left.
-async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
+/// One stream, until it breaks or the worker leaves it.
+async fn run(crew: &Crew, holding: &mut Holding, mut session: Session) {
     let mut pending = Pending::new();
-    settle_rest(crew, hands, &mut session, &mut pending).await;
-    // Now and then a worker dies in the middle of its work.
+    settle_rest(crew, holding, &mut session, &mut pending).await;
+    // At times a worker dies in the middle of its work.
     let mut life = if !crew.options.well_behaved && fastrand::u8(0..3) == 0 {
         fastrand::u32(5..40)
     } else {
@@ -117,12 +117,12 @@ async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
             Err(_) if crew.stopped() => break,
             Err(_) => {
                 session.heartbeat().await;
-                settle_rest(crew, hands, &mut session, &mut pending).await;
+                settle_rest(crew, holding, &mut session, &mut pending).await;
                 continue;
             }
         };
-        if hands.held.len() > crew.options.window as usize / 2 {
-            settle_rest(crew, hands, &mut session, &mut pending).await;
+        if holding.held.len() > crew.options.window as usize / 2 {
+            settle_rest(crew, holding, &mut session, &mut pending).await;
         }
         match frame {
             Frame::Jobs(jobs) => {
@@ -131,15 +131,18 @@ async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
                 }
                 let mut answers = Vec::new();
                 for job in &jobs.jobs {
-                    crew.history
-                        .record(hands.last_sign, Outcome::Ok, What::Deliver(delivery(hands.worker, job)));
-                    hands.held.insert(job.lease_token.clone(), job.job_id.clone());
+                    crew.history.record(
+                        holding.last_sign,
+                        Outcome::Ok,
+                        What::Deliver(delivery(holding.worker, job)),
+                    );
+                    holding.held.insert(job.lease_token.clone(), job.job_id.clone());
                     answers.extend(answer(crew.habit(), &job.lease_token));
                 }
                 settle(crew, &mut session, &mut pending, answers).await;
             }
-            Frame::SettleResults(results) => note(crew, hands, &mut pending, &results),
-            Frame::LeaseLost(lost) => hands.abandon(crew, &lost.lease_token),
+            Frame::SettleResults(results) => note(crew, holding, &mut pending, &results),
+            Frame::LeaseLost(lost) => holding.abandon(crew, &lost.lease_token),
             Frame::Draining(_) => break,
             _ => {}
         }
@@ -148,12 +151,12 @@ async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
             break;
         }
     }
-    // The stream is gone; whether what was on its way was applied is unknown.
+    // The stream is gone; the outcome of settlements in flight is unknown.
     for (from, settlements) in pending.into_values() {
         for settlement in settlements {
             record(
                 crew,
-                hands,
+                holding,
                 from,
                 &settlement,
                 Outcome::Info("the stream broke".into()),
@@ -163,14 +166,14 @@ async fn run(crew: &Crew, hands: &mut Hands, mut session: Session) {
     }
 }
 
-/// Acks what was held over a break, or for long, and is not on its way.
-async fn settle_rest(crew: &Crew, hands: &Hands, session: &mut Session, pending: &mut Pending) {
+/// Acks what was held over a break, or for long, and is not in flight.
+async fn settle_rest(crew: &Crew, holding: &Holding, session: &mut Session, pending: &mut Pending) {
     let on_the_way: HashSet<Bytes> = pending
         .values()
         .flat_map(|(_, settlements)| settlements)
         .map(|settlement| settlement.lease_token.clone())
         .collect();
-    let rest = hands
+    let rest = holding
         .held
         .keys()
         .filter(|token| !on_the_way.contains(*token))
@@ -179,7 +182,7 @@ async fn settle_rest(crew: &Crew, hands: &Hands, session: &mut Session, pending:
     settle(crew, session, pending, rest).await;
 }
 
-/// What to say about a job; nothing for one that takes longer.
+/// The settlement of a job; none for one that takes longer.
 fn answer(habit: Habit, token: &Bytes) -> Option<Settlement> {
     match habit {
         Habit::Ack | Habit::AckAfterExtend => Some(ack(token)),
@@ -190,7 +193,7 @@ fn answer(habit: Habit, token: &Bytes) -> Option<Settlement> {
                 ..SettleNack::default()
             },
         )),
-        Habit::GiveBack => Some(nack(
+        Habit::Release => Some(nack(
             token,
             SettleNack {
                 action: NackAction::Release.into(),
@@ -212,11 +215,11 @@ async fn settle(crew: &Crew, session: &mut Session, pending: &mut Pending, settl
     }
 }
 
-fn note(crew: &Crew, hands: &mut Hands, pending: &mut Pending, results: &SettleResults) {
+fn note(crew: &Crew, holding: &mut Holding, pending: &mut Pending, results: &SettleResults) {
     let Some((from, settlements)) = pending.remove(&results.sequence) else {
         return;
     };
-    hands.last_sign = hands.last_sign.max(from);
+    holding.last_sign = holding.last_sign.max(from);
     assert_eq!(
         settlements.len(),
         results.results.len(),
@@ -228,25 +231,30 @@ fn note(crew: &Crew, hands: &mut Hands, pending: &mut Pending, results: &SettleR
             Some(error) if Code::from(error.code) == Code::Unavailable => Outcome::Info(error.reason.clone()),
             Some(error) => Outcome::Fail(error.reason.clone()),
         };
-        record(crew, hands, from, settlement, outcome, result.already_settled);
+        record(crew, holding, from, settlement, outcome, result.already_settled);
     }
 }
 
 fn record(
     crew: &Crew,
-    hands: &mut Hands,
+    holding: &mut Holding,
     from: Duration,
     settlement: &Settlement,
     outcome: Outcome,
     already_settled: bool,
 ) {
     let token = settlement.lease_token.clone();
-    // Settled twice: the second answer finds the job gone from the hands, and its id in the history.
-    let Some(job) = hands.held.get(&token).cloned().or_else(|| crew.history.job_of(&token)) else {
+    // Settled twice: when the second result arrives the worker no longer holds the job, and the history has its id.
+    let Some(job) = holding
+        .held
+        .get(&token)
+        .cloned()
+        .or_else(|| crew.history.job_of(&token))
+    else {
         return;
     };
     if !matches!(outcome, Outcome::Info(_)) {
-        hands.held.remove(&token);
+        holding.held.remove(&token);
     }
     let what = match &settlement.outcome {
         Some(Answer::Nack(nack)) => What::Nack {

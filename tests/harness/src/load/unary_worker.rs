@@ -1,4 +1,4 @@
-//! A worker that uses Lease, Ack, Nack and Extend, and does not always behave.
+//! A worker on Lease, Ack, Nack and Extend that misbehaves at times.
 use std::{sync::Arc, time::Duration};
 
 use bananas_proto::v1::{AckRequest, ExtendRequest, LeaseExtension, LeaseRequest, LeasedJob, NackAction, NackRequest};
@@ -11,7 +11,7 @@ use crate::{
     history::{Delivery, Outcome, What, content_hash, outcome_of},
 };
 
-/// The shortest that the wire takes, so that a lease which is held too long is soon over.
+/// The shortest lease that the API accepts, so that a lease that is held too long ends soon.
 const LEASE: Duration = Duration::from_secs(1);
 
 /// What a worker does with a job.
@@ -20,7 +20,7 @@ pub(super) enum Habit {
     Ack,
     AckAfterExtend,
     Retry,
-    GiveBack,
+    Release,
     HoldTooLong,
     Forget,
 }
@@ -33,7 +33,7 @@ impl Habit {
         }
         match fastrand::u8(0..100) {
             0..5 => Self::Retry,
-            5..9 => Self::GiveBack,
+            5..9 => Self::Release,
             9..10 => Self::Forget,
             10..20 => Self::AckAfterExtend,
             _ => Self::Ack,
@@ -42,7 +42,7 @@ impl Habit {
 }
 
 pub(super) async fn work(crew: Arc<Crew>, worker: u32) {
-    // The first job is held for too long by every worker, so that no load goes by without a lease that is lost.
+    // Every worker holds its first job for too long, so that every load has lost leases.
     let mut first = !crew.options.well_behaved;
     while !crew.stopped() {
         let hurried = crew
@@ -108,9 +108,9 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
             ack(crew, job).await;
         }
         Habit::Retry => nack(crew, job, NackAction::Retry).await,
-        Habit::GiveBack => nack(crew, job, NackAction::Release).await,
+        Habit::Release => nack(crew, job, NackAction::Release).await,
         Habit::HoldTooLong => {
-            // It says that it has the job, so that the end of the lease counts as a loss.
+            // Confirms the job, so that the end of the lease counts as a loss.
             extend(crew, job).await;
             sleep(2 * LEASE + Duration::from_millis(fastrand::u64(200..800))).await;
             if fastrand::bool() {
@@ -122,7 +122,7 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
                 _ => ack(crew, job).await,
             }
         }
-        // Nothing more is said; the lease runs out.
+        // The worker does nothing more, and the lease expires.
         Habit::Forget => {
             if fastrand::bool() {
                 extend(crew, job).await;
@@ -131,7 +131,8 @@ async fn treat(crew: &Crew, job: &LeasedJob, habit: Habit) {
     }
 }
 
-/// Waits until the job is in other hands, so that it is too late for sure; not for ever, since it may be settled or waiting behind others.
+/// Waits until another worker has the job, so that the settlement is certainly too late; for a limited time, because
+/// the job may be settled, or wait behind others.
 async fn somebody_else_has(crew: &Crew, job: &LeasedJob) {
     for _ in 0..200 {
         if crew.history.delivered_since(&job.job_id, job.fence) {
@@ -141,7 +142,7 @@ async fn somebody_else_has(crew: &Crew, job: &LeasedJob) {
     }
 }
 
-/// Calls until the outcome is known, a few times at most; each call is written down.
+/// Repeats a call until the outcome is known, a few times at most; the history records each.
 async fn until_known<F>(crew: &Crew, what: impl Fn(bool) -> What, mut call: impl FnMut() -> F)
 where
     F: Future<Output = Result<bool, Status>>,
