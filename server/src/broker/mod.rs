@@ -123,8 +123,8 @@ impl Broker {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.store.retire(&self.id)).await;
     }
 
-    /// Waits for the script calls in flight, until the deadline at most: jobs that they lease for callers that are gone are
-    /// released with them.
+    /// Waits for the script calls in flight, until the deadline at most: jobs that they lease for callers that are gone
+    /// are released with them.
     pub async fn finish_calls(&self, deadline: Instant) {
         let calls = self.store.in_flight();
         calls.close();

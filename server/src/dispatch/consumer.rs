@@ -10,7 +10,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::{Delivery, fetcher::Fetcher, wait_list::Position};
 use crate::{domain::Owner, store::Demand};
 
-/// Where a consumer wants its jobs. Returns them if it cannot take them. Runs in the task of the fetcher: must not block.
+/// Where a consumer wants its jobs. Returns them if it cannot take them. Runs in the task of the fetcher: must not
+/// block.
 pub type Sink = Box<dyn Fn(Delivery) -> Result<(), Delivery> + Send + Sync>;
 
 /// Why a consumer gets nothing, or that it can get jobs again.
@@ -190,7 +191,8 @@ impl Consumer {
         })
     }
 
-    /// Ends a reservation of `reserved` jobs and delivers what the fetch brought. Returns the jobs if the consumer is gone.
+    /// Ends a reservation of `reserved` jobs and delivers what the fetch brought. Returns the jobs if the consumer is
+    /// gone.
     pub(super) fn deliver(self: &Arc<Self>, reserved: u32, delivery: Option<Delivery>) -> Result<(), Delivery> {
         let (jobs, bytes) = delivery
             .as_ref()

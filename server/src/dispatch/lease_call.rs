@@ -76,8 +76,8 @@ struct Left {
 }
 
 impl LeaseCall {
-    /// Fetches from each queue at once; then, without a job and with time left, waits beside all consumers with an equal
-    /// selector. Ends early when `gone` or `draining` is cancelled.
+    /// Fetches from each queue at once; then, without a job and with time left, waits beside all consumers with an
+    /// equal selector. Ends early when `gone` or `draining` is cancelled.
     pub async fn run(
         self,
         dispatcher: &Arc<Dispatcher>,

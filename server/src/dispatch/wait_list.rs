@@ -1,5 +1,5 @@
-//! The consumers that have demand, in the order in which they are served: first the one that holds least for its window,
-//! then the one that has waited longest.
+//! The consumers that have demand, in the order in which they are served: first the one that holds least for its
+//! window, then the one that has waited longest.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! The gRPC services: decode, check, call, encode. Nothing here waits or decides: the scripts decide what happens to a job,
-//! `dispatch`, `session` and `queue` wait.
+//! The gRPC services: decode, check, call, encode. Nothing here waits or decides: the scripts decide what happens to a
+//! job, `dispatch`, `session` and `queue` wait.
 
 mod bounds;
 mod broker;

@@ -33,8 +33,8 @@ impl Page {
         self.size + 1
     }
 
-    /// This page of a list that was read in order from [`Page::after`] on, up to [`Page::and_one`] entries; and the token
-    /// of the next page, empty after the last.
+    /// This page of a list that was read in order from [`Page::after`] on, up to [`Page::and_one`] entries; and the
+    /// token of the next page, empty after the last.
     pub(super) fn first<T>(&self, mut items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let more = items.len() > self.size;
         items.truncate(self.size);

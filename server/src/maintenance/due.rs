@@ -1,5 +1,5 @@
-//! Runs the maintenance of the queues in which something is due: promotes scheduled jobs, ends leases, expires late jobs,
-//! prunes old records, repairs, and removes the keys of empty queues.
+//! Runs the maintenance of the queues in which something is due: promotes scheduled jobs, ends leases, expires late
+//! jobs, prunes old records, repairs, and removes the keys of empty queues.
 //!
 //! The due index says when, and hands out each due queue to one broker (`lua/due_index.lua`).
 
@@ -18,8 +18,8 @@ use crate::{
     store::{DueQueue, DueQueues, DueUpdate, MaintenanceReport, NextRun},
 };
 
-/// The longest interval of calls to the due index, for what other brokers reported; shorter if something is known to fall
-/// due or a report waits.
+/// The longest interval of calls to the due index, for what other brokers reported; shorter if something is known to
+/// fall due or a report waits.
 const POLL: Duration = Duration::from_millis(500);
 /// How long reports are collected before the call.
 const COLLECT: Duration = Duration::from_millis(50);
@@ -29,13 +29,13 @@ const ERROR_PAUSE: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 64;
 /// Script calls in a row for one queue before another queue has its turn.
 const CALLS_PER_RUN: usize = 20;
-/// A queue in which nothing falls due is maintained after this long, so that the last keys of an empty one go. Longer than
-/// any broker takes a queue for registered (`queue::REGISTERED_MS`), plus a call that began then.
+/// A queue in which nothing falls due is maintained after this long, so that the last keys of an empty one go. Longer
+/// than any broker takes a queue for registered (`queue::REGISTERED_MS`), plus a call that began then.
 const IDLE_RUN_MS: u64 = REGISTERED_MS + 60_000;
 /// Runs without anything due are spread so that all brokers together make no more than this many in a second.
 const IDLE_RUNS_PER_SECOND: u64 = 40;
-/// One in this many queues in which nothing is due is maintained all the same: that finds lost deadlines and counts what is
-/// kept.
+/// One in this many queues in which nothing is due is maintained all the same: that finds lost deadlines and counts
+/// what is kept.
 const RUN_ANYWAY: u32 = 30;
 
 pub(super) async fn run(broker: &Arc<Broker>) {
@@ -73,8 +73,8 @@ fn report_later(broker: &Broker, reports: &DueReports) {
     }
 }
 
-/// Sends the reports, and starts the maintenance of the queues that the due index hands out. Returns how long to pause, or
-/// nothing if the call failed.
+/// Sends the reports, and starts the maintenance of the queues that the due index hands out. Returns how long to pause,
+/// or nothing if the call failed.
 async fn update_due_index(broker: &Arc<Broker>, reports: &DueReports, runs: &mut JoinSet<()>) -> Option<Duration> {
     let (at_ms, generation) = (reports.now_ms(), broker.store.generation());
     let updates = reports.take();
@@ -196,8 +196,8 @@ impl Run {
         Ok(Some(self.next(next_ms, report.forget_ms)))
     }
 
-    /// When to run again: when something falls due, or else after a while. Those runs are spread, by whole seconds, so that
-    /// one call hands out all queues of a second.
+    /// When to run again: when something falls due, or else after a while. Those runs are spread, by whole seconds, so
+    /// that one call hands out all queues of a second.
     fn next(&self, due_ms: Option<u64>, forget_ms: Option<u64>) -> NextRun {
         let spread_ms = self.queues * 1_000 / IDLE_RUNS_PER_SECOND;
         let idle_ms = (self.now_ms + IDLE_RUN_MS).max(forget_ms.unwrap_or(0)) + fastrand::u64(..=spread_ms);

@@ -1,8 +1,8 @@
 //! Maintenance: what a broker does without a call. Each duty has a file with its interval; what changes a queue is one
 //! bounded script call.
 //!
-//! There is no leader: every broker runs every duty, and twice does no harm. The due index hands out each due queue to one
-//! broker. Decision 0012 says why maintenance goes by due times.
+//! There is no leader: every broker runs every duty, and twice does no harm. The due index hands out each due queue to
+//! one broker. Decision 0012 says why maintenance goes by due times.
 //!
 //! | duty | what it does | interval |
 //! |---|---|---|

@@ -17,7 +17,8 @@ pub(super) async fn run(broker: &Broker) {
             Ok(()) => all = false,
             Err(error) => {
                 tracing::debug!(%error, "cannot report the streams");
-                // The next report names every stream and replaces the list, so that no stream that has left since stays.
+                // The next report names every stream and replaces the list, so that no stream that has left since
+                // stays.
                 broker.sessions.report_all_again();
                 all = true;
             }

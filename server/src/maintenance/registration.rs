@@ -1,5 +1,5 @@
-//! Registers the queues that this broker uses again in the due index: from time to time, and after every reconnect, because
-//! the Redis behind a new connection may have lost the index.
+//! Registers the queues that this broker uses again in the due index: from time to time, and after every reconnect,
+//! because the Redis behind a new connection may have lost the index.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Scans all keys from time to time and registers the queues and lanes that no index names: after a restore, a failover or
-//! the loss of a key, no broker would maintain them.
+//! Scans all keys from time to time and registers the queues and lanes that no index names: after a restore, a failover
+//! or the loss of a key, no broker would maintain them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -58,7 +58,11 @@ async fn repair(broker: &Broker, step: ScanStep) -> Result<(), Error> {
     for some in names.chunks(MAX_DUE_UPDATES) {
         let missing = broker.store.unlisted(some.to_vec()).await?;
         if !missing.is_empty() {
-            tracing::warn!(queues = missing.len(), first = %missing[0], "registered queues that the due index did not have");
+            tracing::warn!(
+                queues = missing.len(),
+                first = %missing[0],
+                "registered queues that the due index did not have"
+            );
             let updates: Vec<_> = missing.into_iter().map(|name| (name, DueUpdate::Due(0))).collect();
             broker.store.update_due_index(0, &updates).await?;
         }

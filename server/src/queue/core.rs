@@ -1,5 +1,5 @@
-//! What every part of a broker shares about one queue: its keys, metrics and waiters, and what this broker reports of it
-//! to the due index.
+//! What every part of a broker shares about one queue: its keys, metrics and waiters, and what this broker reports of
+//! it to the due index.
 
 use std::{
     sync::{
@@ -140,8 +140,8 @@ impl QueueCore {
         }
     }
 
-    /// Something falls due in the queue within `ms`: a lease ends, a scheduled job becomes ready, a job expires. A broker
-    /// runs the maintenance of the queue then. Almost free if an earlier maintenance is planned.
+    /// Something falls due in the queue within `ms`: a lease ends, a scheduled job becomes ready, a job expires. A
+    /// broker runs the maintenance of the queue then. Almost free if an earlier maintenance is planned.
     pub fn due_within(&self, ms: u64) {
         let now = self.due_reports.now_ms();
         let at = now + ms;

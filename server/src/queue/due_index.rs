@@ -1,5 +1,5 @@
-//! What this broker reports to the due index: the queues it uses, when something falls due in them, and the maintenance it
-//! ran. Maintenance sends the reports in batches.
+//! What this broker reports to the due index: the queues it uses, when something falls due in them, and the maintenance
+//! it ran. Maintenance sends the reports in batches.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,8 +30,8 @@ pub struct DueReports {
     wake: Notify,
 }
 
-/// Queues that have to be in the due index before a job is stored in them. Those that arrive during a call go together in
-/// the next one.
+/// Queues that have to be in the due index before a job is stored in them. Those that arrive during a call go together
+/// in the next one.
 #[derive(Debug, Default)]
 struct Registrations {
     waiting: Vec<(RoutingKey, oneshot::Sender<Result<(), Error>>)>,

@@ -1,5 +1,5 @@
-//! The queues of this broker: for each its core, its batches, and the tasks that wait for it. Made when a call first names
-//! the queue.
+//! The queues of this broker: for each its core, its batches, and the tasks that wait for it. Made when a call first
+//! names the queue.
 
 pub mod batch;
 mod core;
@@ -134,8 +134,8 @@ impl Queues {
         &self.due_reports
     }
 
-    /// The queue of this name, made if it is new. For calls that store or take jobs; a call that only reads needs no more
-    /// than the keys: [`Store::keys`].
+    /// The queue of this name, made if it is new. For calls that store or take jobs; a call that only reads needs no
+    /// more than the keys: [`Store::keys`].
     pub fn get(&self, routing_key: &RoutingKey) -> Arc<Queue> {
         if let Some(queue) = self.known(routing_key) {
             queue.named();

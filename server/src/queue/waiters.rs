@@ -166,7 +166,8 @@ impl Waiters {
 pub struct Subscription(oneshot::Receiver<()>);
 
 impl Subscription {
-    /// Waits until notifications arrive, for at most half a second: the next fetch and the safety poll find what was missed.
+    /// Waits until notifications arrive, for at most half a second: the next fetch and the safety poll find what was
+    /// missed.
     pub async fn ready(self) {
         let _ = tokio::time::timeout(std::time::Duration::from_millis(500), self.0).await;
     }

@@ -40,8 +40,8 @@ pub(super) struct HeldJob {
 }
 
 impl HeldJob {
-    /// When the worker has to stop if nothing renews the lease before. If the attempt times out, the worker gets most of
-    /// that margin: its own timer fires first and it reports the timeout itself.
+    /// When the worker has to stop if nothing renews the lease before. If the attempt times out, the worker gets most
+    /// of that margin: its own timer fires first and it reports the timeout itself.
     pub(super) fn stop_at(&self) -> Instant {
         let margin = if self.is_last_renewal() {
             ATTEMPT_MARGIN.min(self.margin / 2)

@@ -35,8 +35,8 @@ pub(crate) struct LeasedJob {
 }
 
 impl LeasedJob {
-    /// Encodes a job of a delivery. `None` for a record that this version cannot read; the script has checked its version
-    /// already.
+    /// Encodes a job of a delivery. `None` for a record that this version cannot read; the script has checked its
+    /// version already.
     pub(crate) fn encode(delivery: &Delivery, job: &Leased, policy: &Policy) -> Option<Self> {
         let (routing_key, leased_us) = (delivery.queue.routing_key(), delivery.leased_us);
         let (head, fields) = Head::decode(&job.record)?;

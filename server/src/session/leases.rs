@@ -31,8 +31,8 @@ struct Ending {
 }
 
 impl Session {
-    /// A third of the lease from now on; or the end of the lease if a timeout or a cancel cuts it short, so that it cannot
-    /// be renewed.
+    /// A third of the lease from now on; or the end of the lease if a timeout or a cancel cuts it short, so that it
+    /// cannot be renewed.
     pub(super) fn renew_at(&self, now: Instant, remaining_ms: u64) -> Instant {
         let remaining = Duration::from_millis(remaining_ms);
         if remaining + Duration::from_secs(1) < self.lease {
@@ -195,9 +195,9 @@ impl Session {
         }
     }
 
-    /// Ends the session of a stream that is over: releases what the worker never received; the rest stays with the worker
-    /// for the grace. The first frame that the worker did not receive counts as an unconfirmed delivery: if one of its
-    /// jobs breaks workers, that shows.
+    /// Ends the session of a stream that is over: releases what the worker never received; the rest stays with the
+    /// worker for the grace. The first frame that the worker did not receive counts as an unconfirmed delivery: if one
+    /// of its jobs breaks workers, that shows.
     pub async fn end(&self, grace: Duration) {
         self.consumer().close();
         let (mut held, received) = {

@@ -1,5 +1,5 @@
-//! Sessions: what a worker holds over a stream, what it was sent, and how much more it may get. Nothing here knows gRPC:
-//! `grpc/subscribe` reads the frames of the worker, calls the session, and writes its [`Outbound`] messages.
+//! Sessions: what a worker holds over a stream, what it was sent, and how much more it may get. Nothing here knows
+//! gRPC: `grpc/subscribe` reads the frames of the worker, calls the session, and writes its [`Outbound`] messages.
 
 mod held;
 pub(crate) mod leased_job;
@@ -208,8 +208,8 @@ impl Session {
         let now = Instant::now();
         let mut frame = Vec::with_capacity(delivery.jobs.len());
         let mut frame_bytes = 0;
-        // A part of the window is free again if a record cannot be read, or if a lease replaces one of the same job whose
-        // end this broker had not heard of.
+        // A part of the window is free again if a record cannot be read, or if a lease replaces one of the same job
+        // whose end this broker had not heard of.
         let (mut free_jobs, mut free_bytes) = (0, 0);
         let mut shortest = self.lease;
         for job in &delivery.jobs {
@@ -309,8 +309,8 @@ impl Session {
         self.free(ended.map(|token| (token.job_id, token.nonce)))
     }
 
-    /// The worker does not hold these leases any more: frees their part of the window and returns how many there were. A
-    /// released job may be here again under another lease, which stays.
+    /// The worker does not hold these leases any more: frees their part of the window and returns how many there were.
+    /// A released job may be here again under another lease, which stays.
     pub fn free(&self, leases: impl Iterator<Item = (JobId, Nonce)>) -> usize {
         let (mut jobs, mut bytes) = (0, 0);
         let mut state = self.state.lock();

@@ -145,8 +145,8 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     })
 }
 
-/// Encodes the checked fields of a spec that has some of them more than once, each once; and the fields that only a newer
-/// version knows.
+/// Encodes the checked fields of a spec that has some of them more than once, each once; and the fields that only a
+/// newer version knows.
 fn once_each(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
     let newer = SpecFields::of_newer(spec)?;
     let mut out = BytesMut::with_capacity(decoded.encoded_len() + newer.len());
@@ -372,7 +372,8 @@ mod tests {
                 let type_name = field.type_name().replace("JobSpec.", "LeasedJob.");
                 assert_eq!((field.label(), type_name.as_str()), (there.label(), there.type_name()));
             }
-            // A new field above 15 needs a change in record/fields.rs: `once_each` writes known fields and copies others.
+            // A new field above 15 needs a change in record/fields.rs: `once_each` writes known fields and copies
+            // others.
             assert!(
                 field.number() <= 15,
                 "SpecFields::of_newer takes {} for an unknown field",

@@ -31,8 +31,8 @@ pub(in crate::grpc) fn duration_ms(duration: &PbDuration, field: &str, least: u6
 /// The first and the last second of a valid `Timestamp`: the years 1 to 9999.
 const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
-/// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`. A time before 1970 is 0,
-/// which is in the past as well.
+/// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`. A time before 1970 is
+/// 0, which is in the past as well.
 pub(super) fn timestamp_ms(at: &Timestamp, field: &str, now_ms: u64) -> Result<u64, Error> {
     let nanos = u64::try_from(at.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     let (true, Some(nanos)) = (TIMESTAMP_SECONDS.contains(&at.seconds), nanos) else {

@@ -1,5 +1,5 @@
-//! `Subscribe`: one bidirectional stream per worker process. [`crate::session`] keeps what the worker holds; here are the
-//! frames of the API and the task that runs one stream.
+//! `Subscribe`: one bidirectional stream per worker process. [`crate::session`] keeps what the worker holds; here are
+//! the frames of the API and the task that runs one stream.
 
 mod frames;
 mod stream_task;

@@ -153,8 +153,8 @@ impl StreamTask {
         !self.half_closed && self.waiting.is_none() && self.session.frames_in_flight() < MAX_FRAMES_IN_FLIGHT
     }
 
-    /// Whether a stream that was asked to leave has nothing left to do: the worker has closed its side, or holds nothing
-    /// and has every result.
+    /// Whether a stream that was asked to leave has nothing left to do: the worker has closed its side, or holds
+    /// nothing and has every result.
     fn may_end(&self) -> bool {
         let leaves = self.leave_by.is_some() || self.session.is_draining() && self.half_closed;
         let idle = self.waiting.is_none() && self.session.frames_in_flight() == 0;

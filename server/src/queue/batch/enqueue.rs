@@ -9,9 +9,9 @@ use crate::{
     store::{EnqueueItem, Enqueued, Start, Stored},
 };
 
-/// Up to this many jobs, waiting consumers fetch right behind the enqueue, on the same connection. Redis sends the reply
-/// to the enqueue after the fetch, so with more jobs the producer would wait longer than the worker gains: 50 tasks that
-/// enqueue in a loop lose a sixth of their jobs/s.
+/// Up to this many jobs, waiting consumers fetch right behind the enqueue, on the same connection. Redis sends the
+/// reply to the enqueue after the fetch, so with more jobs the producer would wait longer than the worker gains: 50
+/// tasks that enqueue in a loop lose a sixth of their jobs/s.
 const MAX_WITH_FETCH: usize = 4;
 
 /// When consumers fetch after an enqueue with an unknown outcome: Redis may apply it only when it recovers.

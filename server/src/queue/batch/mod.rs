@@ -238,8 +238,8 @@ fn split<O: Operation>(batch: &[Call<O>]) -> Vec<Vec<&O::Item>> {
     parts
 }
 
-/// The error of the remaining parts of a call if Redis refuses one part: they are not sent, so that no item overtakes an
-/// earlier one. Other errors say nothing about the rest.
+/// The error of the remaining parts of a call if Redis refuses one part: they are not sent, so that no item overtakes
+/// an earlier one. Other errors say nothing about the rest.
 fn error_of_the_rest(error: &Error) -> Option<Error> {
     match error {
         Error::StoreUnavailable { .. } | Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => {
