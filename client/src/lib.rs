@@ -29,6 +29,7 @@ mod admin;
 mod client;
 pub mod connection;
 mod deadline;
+mod duration;
 mod error;
 mod id;
 mod lease;
@@ -44,7 +45,7 @@ pub use error::{Error, FieldViolation, Result};
 pub use id::{JobId, LeaseToken};
 pub use lease::{
     LeaseOptions, Leased,
-    settle::{Answer, Nack},
+    settle::{Nack, Settlement},
 };
 pub use priority::Priority;
 pub use produce::{

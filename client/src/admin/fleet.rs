@@ -1,41 +1,36 @@
-//! Workers and the broker itself.
+//! The fleet: workers, and the broker itself.
 
 use bananas_proto::v1::{GetBrokerInfoRequest, GetBrokerInfoResponse, ListWorkersRequest, Worker};
 
-use crate::{admin::queue::PAGE_SIZE, client::Client, error::Result};
+use super::{Page, pages};
+use crate::{client::Client, error::Result};
 
 impl Client {
-    /// The workers with an open stream at any broker, by id; at most `limit`. With a routing key only those that ask for it.
+    /// The workers with an open stream to any broker, sorted by id; at most `limit`. With a routing key, only those that
+    /// take jobs from it.
     pub async fn list_workers(&self, routing_key: Option<&str>, limit: usize) -> Result<Vec<Worker>> {
-        let mut workers = Vec::new();
-        let mut page_token = String::new();
-        while workers.len() < limit {
+        pages(limit, |page_size, page_token| async move {
             let request = ListWorkersRequest {
-                page_size: (limit - workers.len()).min(PAGE_SIZE) as u32,
+                page_size,
                 page_token,
                 routing_key: routing_key.unwrap_or_default().to_owned(),
             };
-            let send = |request| {
-                let mut service = self.shared.settings.fleet_service(self.grpc());
-                async move { service.list_workers(request).await }
-            };
-            let page = self.read(request, send).await?;
-            workers.extend(page.workers);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
-        workers.truncate(limit);
-        Ok(workers)
+            let page = self
+                .read(request, |r| async move { self.fleet_service().list_workers(r).await })
+                .await?;
+            Ok(Page {
+                entries: page.workers,
+                next_token: page.next_page_token,
+            })
+        })
+        .await
     }
 
-    /// The broker that answers: version, limits, its Redis.
+    /// The broker that responds: its version, its limits, its Redis.
     pub async fn broker_info(&self) -> Result<GetBrokerInfoResponse> {
-        let send = |request| {
-            let mut service = self.shared.settings.fleet_service(self.grpc());
-            async move { service.get_broker_info(request).await }
-        };
-        self.read(GetBrokerInfoRequest {}, send).await
+        self.read(GetBrokerInfoRequest {}, |r| async move {
+            self.fleet_service().get_broker_info(r).await
+        })
+        .await
     }
 }

@@ -1,4 +1,4 @@
-//! Looking at one job and acting on it.
+//! One job: read it, wait for it, cancel it.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 use crate::{
     client::Client,
     deadline::{request, within},
+    duration::duration,
     error::{Error, Result},
     id::JobId,
-    produce::wire::duration,
     retry::Repeat,
 };
 
-/// The longest that the broker waits in one call.
+/// The most time the broker waits in one call.
 const MAX_WAIT_PER_CALL: Duration = Duration::from_secs(30);
 
-/// How much of a job to send.
+/// How much of a job the broker sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Detail {
     /// Without payload, result data, checkpoint and stack.
@@ -30,9 +30,9 @@ pub enum Detail {
 /// A job after a wait.
 #[derive(Debug, Clone)]
 pub struct Waited {
-    /// As it is now.
+    /// The job at the end of the wait.
     pub job: Job,
-    /// It is in a final state. False: the time was up before.
+    /// Whether it is in a final state. False: the timeout came first.
     pub settled: bool,
 }
 
@@ -44,23 +44,17 @@ impl Client {
             job_id: id.to_string(),
             full: detail == Detail::Full,
         };
-        let send = |request| {
-            let mut service = self.shared.settings.job_service(self.grpc());
-            async move { service.get_job(request).await }
-        };
-        let answer = self.read(request, send).await?;
-        answer.job.ok_or_else(no_job)
+        let response = self
+            .read(request, |r| async move { self.job_service().get_job(r).await })
+            .await?;
+        present(response.job)
     }
 
-    /// Waits until the job is in a final state, at most for `timeout`. A broker or a Redis that is away meanwhile does not end the wait;
-    /// if it is still away at the end, the answer is its error.
+    /// Waits until the job is in a final state, at most for `timeout`. An outage of the broker or of Redis does not end
+    /// the wait; if it lasts past the timeout, its error is returned.
     pub async fn wait_job(&self, routing_key: &str, id: JobId, timeout: Duration, detail: Detail) -> Result<Waited> {
         let end = Instant::now() + timeout;
-        let send = |request| {
-            let mut service = self.shared.settings.job_service(self.grpc());
-            async move { service.wait_job(request).await }
-        };
-        let look = || async {
+        let poll = || async {
             let wait = end.saturating_duration_since(Instant::now()).min(MAX_WAIT_PER_CALL);
             let message = WaitJobRequest {
                 routing_key: routing_key.to_owned(),
@@ -69,27 +63,28 @@ impl Client {
                 full: detail == Detail::Full,
             };
             let deadline = self.deadline(wait);
-            let sent = Box::pin(send(request(message, deadline)));
+            let mut service = self.job_service();
+            let sent = Box::pin(service.wait_job(request(message, deadline)));
             within(deadline, async { Ok(sent.await?.into_inner()) }).await
         };
         loop {
-            // A look costs the broker little and is not worth counting: no budget.
+            // A poll costs the broker little: it needs no retry budget.
             let last = end + self.timeout;
-            let answer = self
-                .attempts(Repeat::Always, last, None, look)
+            let response = self
+                .attempts(Repeat::Always, last, None, poll)
                 .await
                 .map_err(Error::of_read)?;
-            if answer.settled || Instant::now() >= end {
-                let job = answer.job.ok_or_else(no_job)?;
+            if response.settled || Instant::now() >= end {
                 return Ok(Waited {
-                    job,
-                    settled: answer.settled,
+                    job: present(response.job)?,
+                    settled: response.settled,
                 });
             }
         }
     }
 
-    /// Cancels a job. LEASED as the answer: its worker has been asked and has `grace` to answer (default 30 s).
+    /// Cancels a job and returns its state. LEASED: the broker has asked the job's worker to stop, which has `grace` to
+    /// settle the job (default 30 s).
     pub async fn cancel_job(
         &self,
         routing_key: &str,
@@ -103,15 +98,13 @@ impl Client {
             reason: reason.to_owned(),
             grace: grace.map(duration),
         };
-        let send = |request| {
-            let mut service = self.shared.settings.job_service(self.grpc());
-            async move { service.cancel_job(request).await }
-        };
-        let answer = self.repeatable(request, send).await?;
-        Ok(answer.state())
+        let response = self
+            .repeatable(request, |r| async move { self.job_service().cancel_job(r).await })
+            .await?;
+        Ok(response.state())
     }
 }
 
-fn no_job() -> Error {
-    Error::protocol("the broker answered without the job")
+fn present(job: Option<Job>) -> Result<Job> {
+    job.ok_or_else(|| Error::protocol("the broker's response has no job"))
 }

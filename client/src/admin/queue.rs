@@ -1,67 +1,57 @@
-//! Queues: how much is in them, and whether they run.
+//! Queues: how many jobs they hold, and whether they are paused.
 
 use bananas_proto::v1::{GetQueueRequest, ListQueuesRequest, PauseQueueRequest, Queue, ResumeQueueRequest};
 
+use super::{Page, pages};
 use crate::{
     client::Client,
     error::{Error, Result},
 };
 
-/// Entries asked for in one call.
-pub(crate) const PAGE_SIZE: usize = 500;
-
 impl Client {
-    /// The queues whose names start with `prefix` (empty: all), by name; at most `limit`, following as many pages as that needs.
+    /// The queues whose names start with `prefix` (empty: all), sorted by name; at most `limit`. Fetches as many pages as
+    /// that takes.
     pub async fn list_queues(&self, prefix: &str, limit: usize) -> Result<Vec<Queue>> {
-        let mut queues = Vec::new();
-        let mut page_token = String::new();
-        while queues.len() < limit {
+        pages(limit, |page_size, page_token| async move {
             let request = ListQueuesRequest {
-                page_size: (limit - queues.len()).min(PAGE_SIZE) as u32,
+                page_size,
                 page_token,
                 prefix: prefix.to_owned(),
             };
-            let send = |request| {
-                let mut service = self.shared.settings.queue_service(self.grpc());
-                async move { service.list_queues(request).await }
-            };
-            let page = self.read(request, send).await?;
-            queues.extend(page.queues);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                break;
-            }
-        }
-        queues.truncate(limit);
-        Ok(queues)
+            let page = self
+                .read(request, |r| async move { self.queue_service().list_queues(r).await })
+                .await?;
+            Ok(Page {
+                entries: page.queues,
+                next_token: page.next_page_token,
+            })
+        })
+        .await
     }
 
-    /// One queue.
+    /// Reads one queue.
     pub async fn queue(&self, routing_key: &str) -> Result<Queue> {
         let request = GetQueueRequest {
             routing_key: routing_key.to_owned(),
         };
-        let send = |request| {
-            let mut service = self.shared.settings.queue_service(self.grpc());
-            async move { service.get_queue(request).await }
-        };
-        let answer = self.read(request, send).await?;
-        answer.queue.ok_or_else(no_queue)
+        let response = self
+            .read(request, |r| async move { self.queue_service().get_queue(r).await })
+            .await?;
+        present(response.queue)
     }
 
-    /// Stops handing out the jobs of a queue; with `enqueue_too` also taking new ones. The queue need not exist yet.
+    /// Stops leasing the jobs of a queue; with `enqueue_too`, the queue also refuses new ones. The queue need not exist
+    /// yet.
     pub async fn pause_queue(&self, routing_key: &str, reason: &str, enqueue_too: bool) -> Result<Queue> {
         let request = PauseQueueRequest {
             routing_key: routing_key.to_owned(),
             reason: reason.to_owned(),
             enqueue_too,
         };
-        let send = |request| {
-            let mut service = self.shared.settings.queue_service(self.grpc());
-            async move { service.pause_queue(request).await }
-        };
-        let answer = self.repeatable(request, send).await?;
-        answer.queue.ok_or_else(no_queue)
+        let response = self
+            .repeatable(request, |r| async move { self.queue_service().pause_queue(r).await })
+            .await?;
+        present(response.queue)
     }
 
     /// Undoes [`Client::pause_queue`].
@@ -69,15 +59,13 @@ impl Client {
         let request = ResumeQueueRequest {
             routing_key: routing_key.to_owned(),
         };
-        let send = |request| {
-            let mut service = self.shared.settings.queue_service(self.grpc());
-            async move { service.resume_queue(request).await }
-        };
-        let answer = self.repeatable(request, send).await?;
-        answer.queue.ok_or_else(no_queue)
+        let response = self
+            .repeatable(request, |r| async move { self.queue_service().resume_queue(r).await })
+            .await?;
+        present(response.queue)
     }
 }
 
-fn no_queue() -> Error {
-    Error::protocol("the broker answered without the queue")
+fn present(queue: Option<Queue>) -> Result<Queue> {
+    queue.ok_or_else(|| Error::protocol("the broker's response has no queue"))
 }

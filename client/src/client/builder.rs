@@ -1,4 +1,4 @@
-//! What a client can be told before it starts.
+//! Settings of a client, and how it connects.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use crate::{
     retry::Budget,
 };
 
-/// Settings of a [`Client`]. The defaults are right for most.
+/// Settings of a [`Client`]. The defaults suit most programs.
 #[derive(Clone)]
 pub struct ClientBuilder {
     addresses: String,
@@ -26,12 +26,12 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// A client for the brokers at `addresses`, once one of them has answered. See [`ClientBuilder::addresses`].
+    /// A client for the brokers at `addresses`, as soon as one of them responds. See [`ClientBuilder::addresses`].
     pub async fn connect(addresses: impl Into<String>) -> Result<Self> {
         Self::builder().addresses(addresses).connect().await
     }
 
-    /// To change more than the address.
+    /// A builder, to set more than the addresses.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::new()
     }
@@ -49,8 +49,8 @@ impl ClientBuilder {
         }
     }
 
-    /// Where the brokers are: `http://host:port`, several separated by commas. A name may stand for many addresses and is resolved
-    /// again for every connection. Default `http://127.0.0.1:8080`.
+    /// The brokers: `http://host:port`, several separated by commas. A name may resolve to many addresses; it is
+    /// resolved again for every connection. Default `http://127.0.0.1:8080`.
     #[must_use]
     pub fn addresses(mut self, addresses: impl Into<String>) -> Self {
         self.addresses = addresses.into();
@@ -64,38 +64,38 @@ impl ClientBuilder {
         self
     }
 
-    /// The longest that a call may take, all its attempts together; the broker is told. Default 10 s. Calls that wait for
-    /// something (`lease`, `wait_job`) get that time on top.
+    /// The most time a call may take, with all its attempts. The broker gets it as the deadline. Default 10 s. Calls
+    /// that wait for something (`lease`, `wait_job`) get their wait on top.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Whether jobs that are enqueued while a call is in flight travel together in the next one. Default true. Nobody waits for
-    /// others: an idle client sends at once.
+    /// Whether jobs that are enqueued while calls are in flight travel together in the next one. Default true. No job
+    /// waits for others to come: an idle client sends at once.
     #[must_use]
     pub fn combine(mut self, combine: bool) -> Self {
         self.combine = combine;
         self
     }
 
-    /// Whether calls that are safe to repeat are repeated, with the same ids, within their timeout. Default true.
+    /// Whether the client repeats calls that are safe to repeat, with the same ids, within their timeout. Default true.
     #[must_use]
     pub fn retry(mut self, retry: bool) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Called with the headers of every job before it is sent. The place to put the W3C trace context of the caller
-    /// (`traceparent`, `tracestate`), which the broker and the worker carry on.
+    /// A function that edits the headers of every job before the client sends it. Use it to add the caller's W3C trace
+    /// context (`traceparent`, `tracestate`), which the broker and the worker pass on.
     #[must_use]
     pub fn header_provider(mut self, provider: impl Fn(&mut HashMap<String, String>) + Send + Sync + 'static) -> Self {
         self.headers = Some(Arc::new(provider));
         self
     }
 
-    /// A client that connects with its first call. Fails only if an address cannot be read.
+    /// A client that connects on its first call. Fails only if an address does not parse.
     pub fn build_lazy(self) -> Result<Client> {
         let addresses: Addresses = self.addresses.parse()?;
         let channel = self.settings.channel(&addresses)?;
@@ -116,12 +116,12 @@ impl ClientBuilder {
         })
     }
 
-    /// A client whose broker has answered. Tries for as long as a call may take ([`ClientBuilder::timeout`]).
+    /// A client whose broker has responded. Tries for as long as a call may take ([`ClientBuilder::timeout`]).
     pub async fn connect(self) -> Result<Client> {
         let client = self.build_lazy()?;
         match client.broker_info().await {
             Err(error) if error.is_retryable() => Err(error),
-            // A broker that refuses this question is still there.
+            // A broker that refuses this call is reachable all the same.
             _ => Ok(client),
         }
     }

@@ -1,6 +1,7 @@
-//! The client: one connection, shared by all its clones, and the frame around every call.
+//! The client: one connection to a broker, shared by all its clones.
 
 pub(crate) mod builder;
+mod call;
 
 use std::{
     collections::HashMap,
@@ -10,17 +11,15 @@ use std::{
 };
 
 use tokio::time::Instant;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::transport::Channel;
 
 use crate::{
     connection::{Addresses, ConnectionSettings, GrpcChannel},
-    deadline::{request, within},
-    error::{Error, Result},
     produce::combine::Combiner,
-    retry::{Budget, Repeat, retry},
+    retry::Budget,
 };
 
-/// A connection to a broker. Cheap to clone; clones share the connection. It reconnects by itself.
+/// A connection to a broker. Cheap to clone; all clones share the connection. It reconnects on its own.
 ///
 /// ```no_run
 /// # async fn run() -> bananas_client::Result<()> {
@@ -39,19 +38,20 @@ pub struct Client {
     pub(crate) timeout: Duration,
 }
 
-/// Edits the headers of a job before it is sent.
+/// Edits the headers of a job before the client sends it.
 pub(crate) type HeaderProvider = Arc<dyn Fn(&mut HashMap<String, String>) + Send + Sync>;
 
 /// What all clones of a client share.
 pub(crate) struct Shared {
+    pub(crate) addresses: Addresses,
+    pub(crate) settings: ConnectionSettings,
     pub(crate) channel: Channel,
     pub(crate) grpc: GrpcChannel,
-    pub(crate) settings: ConnectionSettings,
+    /// The timeout of the builder; a clone may have its own.
     pub(crate) timeout: Duration,
     pub(crate) headers: Option<HeaderProvider>,
-    /// Started by the first job, because only then there is surely a runtime. None: every job goes by itself.
+    /// The first enqueue starts it, because it needs a runtime. None: every job travels in its own call.
     pub(crate) combiner: Option<OnceLock<Combiner>>,
-    pub(crate) addresses: Addresses,
     pub(crate) retry: bool,
     pub(crate) budget: Budget,
 }
@@ -66,7 +66,7 @@ impl Client {
         }
     }
 
-    /// Where the brokers are.
+    /// The addresses of the brokers.
     pub fn addresses(&self) -> &Addresses {
         &self.shared.addresses
     }
@@ -81,74 +81,9 @@ impl Client {
         self.shared.grpc.clone()
     }
 
-    /// When a call that starts now and may wait for `extra` ends.
+    /// When a call ends that starts now and may wait for `extra` on top of the timeout.
     pub(crate) fn deadline(&self, extra: Duration) -> Instant {
         Instant::now() + self.timeout + extra
-    }
-
-    /// One call: with a deadline that the broker is told, repeated as `repeat` allows.
-    pub(crate) async fn call<M, R, Fut>(
-        &self,
-        repeat: Repeat,
-        deadline: Instant,
-        message: M,
-        send: impl Fn(Request<M>) -> Fut,
-    ) -> Result<R>
-    where
-        M: Clone,
-        Fut: Future<Output = Result<Response<R>, Status>>,
-    {
-        let attempt = || {
-            // The generated futures are large and would be part of every future that awaits them.
-            let sent = Box::pin(send(request(message.clone(), deadline)));
-            within(deadline, async { Ok(sent.await?.into_inner()) })
-        };
-        self.attempts(repeat, deadline, Some(&self.shared.budget), attempt)
-            .await
-    }
-
-    /// A call that may be repeated freely, because it carries ids or tokens.
-    pub(crate) async fn repeatable<M, R, Fut>(&self, message: M, send: impl Fn(Request<M>) -> Fut) -> Result<R>
-    where
-        M: Clone,
-        Fut: Future<Output = Result<Response<R>, Status>>,
-    {
-        self.call(Repeat::Always, self.deadline(Duration::ZERO), message, send)
-            .await
-    }
-
-    /// A call that changes nothing.
-    pub(crate) async fn read<M, R, Fut>(&self, message: M, send: impl Fn(Request<M>) -> Fut) -> Result<R>
-    where
-        M: Clone,
-        Fut: Future<Output = Result<Response<R>, Status>>,
-    {
-        self.repeatable(message, send).await.map_err(Error::of_read)
-    }
-
-    pub(crate) async fn attempts<R, Fut>(
-        &self,
-        repeat: Repeat,
-        deadline: Instant,
-        budget: Option<&Budget>,
-        mut attempt: impl FnMut() -> Fut,
-    ) -> Result<R>
-    where
-        Fut: Future<Output = Result<R>>,
-    {
-        if self.shared.retry {
-            retry(deadline, repeat, budget, attempt).await
-        } else {
-            attempt().await
-        }
-    }
-
-    pub(crate) fn retries(&self) -> bool {
-        self.shared.retry
-    }
-
-    pub(crate) fn budget(&self) -> &Budget {
-        &self.shared.budget
     }
 }
 

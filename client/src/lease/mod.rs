@@ -1,4 +1,4 @@
-//! Taking jobs by hand. Workers that run for long use the worker SDK.
+//! Lease jobs with single calls. Long-running workers use the crate `bananas-worker`.
 
 pub(crate) mod settle;
 
@@ -7,9 +7,9 @@ use std::time::Duration;
 use bananas_proto::v1::{Advice, LeaseRequest, LeasedJob, Selection, Selector, WorkerInfo};
 use uuid::Uuid;
 
-use crate::{client::Client, error::Result, priority::Priority, produce::wire::duration, retry::Repeat};
+use crate::{client::Client, duration::duration, error::Result, priority::Priority, retry::Repeat};
 
-/// What to take, how much, and how long to wait for it.
+/// Which jobs to lease, how many, and how long to wait for them.
 #[derive(Debug, Clone)]
 pub struct LeaseOptions {
     request: LeaseRequest,
@@ -17,7 +17,7 @@ pub struct LeaseOptions {
 }
 
 impl LeaseOptions {
-    /// One job from these routing keys, in order of preference; no waiting.
+    /// One job from these routing keys, in order of preference, without waiting.
     pub fn new<K: Into<String>>(routing_keys: impl IntoIterator<Item = K>) -> Self {
         let routing_keys = routing_keys.into_iter().map(Into::into).collect();
         let selector = Selector {
@@ -52,7 +52,7 @@ impl LeaseOptions {
         self
     }
 
-    /// Choose among the routing keys at random, in proportion to these weights, one for each.
+    /// Chooses among the routing keys at random, in proportion to these weights: one for each routing key.
     #[must_use]
     pub fn weights(mut self, weights: impl IntoIterator<Item = u32>) -> Self {
         self.selector().selection = Selection::Weighted.into();
@@ -60,28 +60,28 @@ impl LeaseOptions {
         self
     }
 
-    /// 1 to 1,000. Default 1.
+    /// The most jobs to lease, 1 to 1,000. Default 1.
     #[must_use]
     pub fn max_jobs(mut self, max_jobs: u32) -> Self {
         self.request.max_jobs = max_jobs;
         self
     }
 
-    /// Bytes of all payloads together. Default 3 MiB; a single larger job still comes alone.
+    /// The most bytes of all payloads together. Default 3 MiB. A single larger job is leased alone.
     #[must_use]
     pub fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.request.max_bytes = max_bytes;
         self
     }
 
-    /// How long the leases run. Default 30 s.
+    /// The duration of the leases. Default 30 s.
     #[must_use]
     pub fn lease_duration(mut self, lease_duration: Duration) -> Self {
         self.request.lease_duration = Some(duration(lease_duration));
         self
     }
 
-    /// How long to wait for the first job, at most 60 s. Comes on top of the client's timeout. Default 0.
+    /// How long to wait for the first job, at most 60 s, on top of the client's timeout. Default 0.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.request.wait = Some(duration(wait));
@@ -89,7 +89,7 @@ impl LeaseOptions {
         self
     }
 
-    /// Who asks; shown as the holder.
+    /// The worker that leases; the broker shows it as the holder.
     #[must_use]
     pub fn worker(mut self, worker: WorkerInfo) -> Self {
         self.request.worker = Some(worker);
@@ -97,38 +97,38 @@ impl LeaseOptions {
     }
 }
 
-/// What a [`Client::lease`] brought.
+/// What [`Client::lease`] returns.
 #[derive(Debug, Clone)]
 pub struct Leased {
-    /// The jobs; none is not an error.
+    /// The jobs. None is not an error.
     pub jobs: Vec<LeasedJob>,
-    /// Without jobs: why, and when to ask again.
+    /// Without jobs: why there are none, and when to call again.
     pub advice: Option<Advice>,
 }
 
 impl Client {
-    /// Takes jobs under a lease. Repeated safely when it names one routing key.
+    /// Leases jobs. With one routing key the client retries it freely; with several, only if it was not applied.
     pub async fn lease(&self, options: LeaseOptions) -> Result<Leased> {
         let deadline = self.deadline(options.wait);
         let mut request = options.request;
-        let one_queue = request
+        let keys = request
             .selector
             .as_ref()
-            .is_some_and(|selector| selector.routing_keys.len() == 1);
-        let repeat = if one_queue {
+            .map_or(0, |selector| selector.routing_keys.len());
+        let repeat = if keys == 1 {
             request.request_id = Uuid::now_v7().to_string();
             Repeat::Always
         } else {
             Repeat::IfNotApplied
         };
-        let send = |request| {
-            let mut service = self.shared.settings.broker_service(self.grpc());
-            async move { service.lease(request).await }
-        };
-        let answer = self.call(repeat, deadline, request, send).await?;
+        let response = self
+            .call(repeat, deadline, request, |r| async move {
+                self.broker_service().lease(r).await
+            })
+            .await?;
         Ok(Leased {
-            jobs: answer.jobs,
-            advice: answer.advice,
+            jobs: response.jobs,
+            advice: response.advice,
         })
     }
 }

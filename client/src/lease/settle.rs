@@ -1,25 +1,24 @@
-//! Answering for leased jobs, one by one or many at once.
+//! Settle leased jobs, one or many, and extend their leases.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, iter, time::Duration};
 
 use bananas_proto::v1::{
     AckRequest, AckResponse, BatchSettleRequest, ExtendRequest, ExtendResult, Failure, JobResult, LeaseExtension,
-    NackAction, NackRequest, NackResponse, Progress, SettleAck, SettleNack, SettleResult, Settlement,
-    settlement::Outcome,
+    NackAction, NackRequest, NackResponse, Progress, SettleAck, SettleNack, SettleResult, settlement::Outcome,
 };
 
 use crate::{
     client::Client,
+    duration::duration,
     error::{Error, Result},
     id::LeaseToken,
-    produce::wire::duration,
     reason::Reason,
 };
 
-/// Items of one call: what a broker with default limits accepts.
+/// The most items of one call: what a broker with default limits accepts.
 const MAX_BATCH_ITEMS: usize = 1_000;
 
-/// What to do with a job that is not done.
+/// What happens to a job that is not done.
 #[derive(Debug, Clone)]
 pub struct Nack(SettleNack);
 
@@ -32,32 +31,32 @@ impl Nack {
         })
     }
 
-    /// Counts an attempt. Again after the backoff of the job's policy; DEAD when the attempts are used up.
+    /// Counts an attempt. The job runs again after the backoff of its policy; it is DEAD when no attempt is left.
     pub fn retry() -> Self {
         Self::new(NackAction::Retry)
     }
 
-    /// Counts an attempt. Again after `delay`.
+    /// Counts an attempt. The job runs again after `delay`.
     pub fn retry_after(delay: Duration) -> Self {
         Self::retry().delayed(delay)
     }
 
-    /// Not started: back to the head of the queue, counts nothing.
+    /// Puts the job back to the head of its lane. It counts no attempt.
     pub fn release() -> Self {
         Self::new(NackAction::Release)
     }
 
-    /// Later, counts nothing.
+    /// Runs the job after `delay`. It counts no attempt.
     pub fn snooze(delay: Duration) -> Self {
         Self::new(NackAction::Snooze).delayed(delay)
     }
 
-    /// DEAD at once.
+    /// The job is DEAD at once.
     pub fn dead_letter() -> Self {
         Self::new(NackAction::DeadLetter)
     }
 
-    /// CANCELLED at once; also the answer to a cancel.
+    /// The job is CANCELLED at once. Also settles a job whose cancel was requested.
     pub fn discard() -> Self {
         Self::new(NackAction::Discard)
     }
@@ -67,7 +66,7 @@ impl Nack {
         self
     }
 
-    /// Why. `kind` is for machines: a retry policy can name kinds that are not worth another attempt.
+    /// Adds the failure. `kind` is for machines: a retry policy can name kinds that get no further attempt.
     #[must_use]
     pub fn failure(mut self, kind: impl Into<String>, message: impl Into<String>) -> Self {
         self.0.failure = Some(Failure {
@@ -78,36 +77,33 @@ impl Nack {
         self
     }
 
-    /// As it goes on the wire.
+    /// The nack as the API has it.
     pub fn into_settle(self) -> SettleNack {
         self.0
     }
 }
 
-/// The answer for one job, for [`Client::settle`].
+/// What a worker says of one job, for [`Client::settle`].
 #[derive(Debug, Clone)]
-pub enum Answer {
-    /// Done, perhaps with a result.
+pub enum Settlement {
+    /// Done, with or without a result.
     Ack(Option<JobResult>),
     /// Not done.
     Nack(Nack),
 }
 
 impl Client {
-    /// The work is done; `result` is kept for the job's retention.
+    /// Settles a job as done. The broker keeps `result` for the job's retention.
     pub async fn ack(&self, token: &LeaseToken, result: Option<JobResult>) -> Result<AckResponse> {
         let request = AckRequest {
             lease_token: token.as_bytes().clone(),
             result,
         };
-        let send = |request| {
-            let mut service = self.shared.settings.broker_service(self.grpc());
-            async move { service.ack(request).await }
-        };
-        self.repeatable(request, send).await
+        self.repeatable(request, |r| async move { self.broker_service().ack(r).await })
+            .await
     }
 
-    /// The work is not done.
+    /// Settles a job that is not done.
     pub async fn nack(&self, token: &LeaseToken, nack: Nack) -> Result<NackResponse> {
         let SettleNack { action, failure, delay } = nack.0;
         let request = NackRequest {
@@ -116,14 +112,11 @@ impl Client {
             failure,
             delay,
         };
-        let send = |request| {
-            let mut service = self.shared.settings.broker_service(self.grpc());
-            async move { service.nack(request).await }
-        };
-        self.repeatable(request, send).await
+        self.repeatable(request, |r| async move { self.broker_service().nack(r).await })
+            .await
     }
 
-    /// Prolongs a lease to `term` from now, reports progress, and learns whether a cancel was requested.
+    /// Extends a lease to `term` from now and reports progress. The result says whether a cancel was requested.
     pub async fn extend(&self, token: &LeaseToken, term: Duration, progress: Option<Progress>) -> Result<ExtendResult> {
         let lease = LeaseExtension {
             lease_token: token.as_bytes().clone(),
@@ -131,48 +124,47 @@ impl Client {
             progress,
         };
         let results = self.extend_many(vec![lease]).await?;
-        results
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| Err(Error::protocol("the broker did not answer the lease")))
+        results.into_iter().next().unwrap_or_else(|| Err(results_missing()))
     }
 
-    /// Prolongs many leases, in as many calls as the broker's limits ask for. Each has its own answer.
+    /// Extends many leases, in as many calls as the broker's limits require. Each lease gets its own result.
     pub async fn extend_many(&self, leases: Vec<LeaseExtension>) -> Result<Vec<Result<ExtendResult>>> {
-        let send = |request| {
-            let mut service = self.shared.settings.broker_service(self.grpc());
-            async move { service.extend(request).await }
-        };
         let call = |leases| async move {
-            let answer = self.repeatable(ExtendRequest { leases }, send).await?;
-            let answers = answer.results.into_iter();
-            Ok(answers
+            let response = self
+                .repeatable(ExtendRequest { leases }, |r| async move {
+                    self.broker_service().extend(r).await
+                })
+                .await?;
+            let results = response.results.into_iter();
+            Ok(results
                 .map(|mut result| result.error.take().map_or(Ok(result), |error| Err(error.into())))
                 .collect())
         };
         in_parts(leases, call).await
     }
 
-    /// Many answers, in order, in as many calls as the broker's limits ask for. Each is answered for itself.
+    /// Settles many jobs, in order, in as many calls as the broker's limits require. Each job gets its own result.
     pub async fn settle(
         &self,
-        answers: impl IntoIterator<Item = (LeaseToken, Answer)>,
+        settlements: impl IntoIterator<Item = (LeaseToken, Settlement)>,
     ) -> Result<Vec<Result<SettleResult>>> {
-        let settlements = answers.into_iter().map(|(token, answer)| Settlement {
-            lease_token: token.into_bytes(),
-            outcome: Some(match answer {
-                Answer::Ack(result) => Outcome::Ack(SettleAck { result }),
-                Answer::Nack(nack) => Outcome::Nack(nack.0),
-            }),
-        });
-        let send = |request| {
-            let mut service = self.shared.settings.broker_service(self.grpc());
-            async move { service.batch_settle(request).await }
-        };
+        let settlements = settlements
+            .into_iter()
+            .map(|(token, settlement)| bananas_proto::v1::Settlement {
+                lease_token: token.into_bytes(),
+                outcome: Some(match settlement {
+                    Settlement::Ack(result) => Outcome::Ack(SettleAck { result }),
+                    Settlement::Nack(nack) => Outcome::Nack(nack.0),
+                }),
+            });
         let call = |settlements| async move {
-            let answer = self.repeatable(BatchSettleRequest { settlements }, send).await?;
-            let answers = answer.results.into_iter();
-            Ok(answers
+            let response = self
+                .repeatable(BatchSettleRequest { settlements }, |r| async move {
+                    self.broker_service().batch_settle(r).await
+                })
+                .await?;
+            let results = response.results.into_iter();
+            Ok(results
                 .map(|mut result| result.error.take().map_or(Ok(result), |error| Err(error.into())))
                 .collect())
         };
@@ -180,8 +172,8 @@ impl Client {
     }
 }
 
-/// Calls with all of the items; or with halves of them, one after the other, where the broker takes less in one call. An error of all is an error of the
-/// call; of some, theirs alone.
+/// Makes one call with all of the items; or, if the broker accepts less in one call, several calls with halves of them, one
+/// after the other. If the only call fails, `in_parts` fails; if one of several fails, its items get the error.
 async fn in_parts<T, R, Fut>(items: Vec<T>, call: impl Fn(Vec<T>) -> Fut) -> Result<Vec<Result<R>>>
 where
     T: Clone,
@@ -197,17 +189,21 @@ where
         }
         let count = part.len();
         match call(part.clone()).await {
-            Ok(answers) if answers.len() == count => results.extend(answers),
-            Ok(_) => return Err(Error::protocol("the broker did not answer every item")),
+            Ok(items) if items.len() == count => results.extend(items),
+            Ok(_) => return Err(results_missing()),
             Err(error) if error.reason() == Some(Reason::BatchTooLarge) && count > 1 => {
                 let second = part.split_off(count / 2);
                 parts.extend([second, part]);
             }
             Err(error) if count == all => return Err(error),
-            Err(error) => results.extend(std::iter::repeat_with(|| Err(error.clone())).take(count)),
+            Err(error) => results.extend(iter::repeat_with(|| Err(error.clone())).take(count)),
         }
     }
     Ok(results)
+}
+
+fn results_missing() -> Error {
+    Error::protocol("the broker did not return one result for each item")
 }
 
 #[cfg(test)]
@@ -223,28 +219,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_much_for_one_call_goes_in_several_and_in_order() {
+    async fn items_that_exceed_one_call_travel_in_several_in_order() {
         let call = |part: Vec<usize>| async move {
             match part.len() {
                 0..=300 => Ok(part.into_iter().map(Ok).collect()),
                 _ => Err(too_large()),
             }
         };
-        let answers = in_parts((0..2_500).collect(), call).await.unwrap();
-        let answers: Vec<usize> = answers.into_iter().map(Result::unwrap).collect();
-        assert_eq!(answers, (0..2_500).collect::<Vec<_>>());
+        let results = in_parts((0..2_500).collect(), call).await.unwrap();
+        let results: Vec<usize> = results.into_iter().map(Result::unwrap).collect();
+        assert_eq!(results, (0..2_500).collect::<Vec<_>>());
     }
 
     #[tokio::test]
-    async fn an_error_is_that_of_its_part() {
+    async fn a_failed_call_fails_only_its_own_items() {
         let call = |part: Vec<usize>| async move {
             if part.contains(&1_200) {
                 return Err(Error::interrupted("gone"));
             }
             Ok(part.into_iter().map(Ok).collect())
         };
-        let answers = in_parts((0..2_000).collect(), call).await.unwrap();
-        assert!(answers[..1_000].iter().all(Result::is_ok) && answers[1_000..].iter().all(Result::is_err));
+        let results = in_parts((0..2_000).collect(), call).await.unwrap();
+        assert!(results[..1_000].iter().all(Result::is_ok) && results[1_000..].iter().all(Result::is_err));
         assert!(in_parts(vec![1_200, 1], call).await.is_err());
         let larger = in_parts(vec![1], |_| async { Err::<Vec<Result<()>>, _>(too_large()) }).await;
         assert_eq!(larger.unwrap_err().reason(), Some(Reason::BatchTooLarge));

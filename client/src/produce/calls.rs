@@ -1,20 +1,20 @@
-//! The two calls that store jobs, as one attempt each.
+//! The two RPCs that enqueue, one attempt each.
 
-use bananas_proto::v1::{BatchEnqueueResponse, EnqueueResponse};
+use bananas_proto::v1::{BatchEnqueueResponse, EnqueueResponse, EnqueueResult};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::time::Instant;
 use tonic::{Response, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
+use super::wire::EncodedJobs;
 use crate::{
     connection::GrpcChannel,
     deadline::{request, within},
     error::{Error, Result},
-    produce::wire::EncodedJobs,
 };
 
-/// Takes jobs that are encoded already, so that a job is encoded once however often it is sent.
+/// Sends encoded jobs, so that a job is encoded once, however often it is sent.
 #[derive(Debug, Clone)]
 pub(crate) struct EnqueueCalls {
     channel: GrpcChannel,
@@ -29,13 +29,27 @@ impl EnqueueCalls {
         }
     }
 
-    pub(crate) async fn one(&self, job: EncodedJobs, deadline: Instant) -> Result<EnqueueResponse> {
-        self.unary("/bananas.v1.BrokerService/Enqueue", job, deadline).await
+    /// `Enqueue`, with its response in the form of a batch's result.
+    pub(crate) async fn one(&self, job: EncodedJobs, deadline: Instant) -> Result<EnqueueResult> {
+        let EnqueueResponse {
+            job_id,
+            deduplicated,
+            state,
+        } = self.unary("/bananas.v1.BrokerService/Enqueue", job, deadline).await?;
+        Ok(EnqueueResult {
+            job_id,
+            deduplicated,
+            error: None,
+            state,
+        })
     }
 
-    pub(crate) async fn many(&self, jobs: EncodedJobs, deadline: Instant) -> Result<BatchEnqueueResponse> {
-        self.unary("/bananas.v1.BrokerService/BatchEnqueue", jobs, deadline)
-            .await
+    /// `BatchEnqueue`.
+    pub(crate) async fn many(&self, jobs: EncodedJobs, deadline: Instant) -> Result<Vec<EnqueueResult>> {
+        let response: BatchEnqueueResponse = self
+            .unary("/bananas.v1.BrokerService/BatchEnqueue", jobs, deadline)
+            .await?;
+        Ok(response.results)
     }
 
     async fn unary<R>(&self, path: &'static str, jobs: EncodedJobs, deadline: Instant) -> Result<R>
@@ -49,11 +63,16 @@ impl EnqueueCalls {
         within(deadline, async {
             grpc.ready().await.map_err(Status::from_error)?;
             let codec = ProstCodec::<EncodedJobs, R>::default();
-            let answer = grpc
+            let response = grpc
                 .unary(request(jobs, deadline), PathAndQuery::from_static(path), codec)
                 .await;
-            Ok(answer.map(Response::into_inner)?)
+            Ok(response.map(Response::into_inner)?)
         })
         .await
     }
+}
+
+/// The broker returned fewer results than jobs, or more.
+pub(crate) fn results_missing() -> Error {
+    Error::protocol("the broker did not return one result for each job")
 }

@@ -1,13 +1,17 @@
-//! Jobs that are enqueued one at a time, by many tasks, travel together: what arrives while calls are in flight goes in the next.
+//! Combines jobs that many tasks enqueue one at a time: jobs that arrive while calls are in flight travel together in the
+//! next one.
 //!
-//! One task owns the combining. It never waits for more jobs to come: an idle client sends the first job at once, alone.
+//! One task does it. It never waits for more jobs to come: an idle client sends the first job at once, alone.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    iter,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use bananas_proto::v1::{BatchEnqueueResponse, EnqueueResponse, EnqueueResult};
+use bananas_proto::v1::EnqueueResult;
 use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -15,40 +19,42 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::{
+    calls::{EnqueueCalls, results_missing},
+    wire::EncodedJobs,
+};
 use crate::{
     error::{Error, Result},
-    produce::calls::EnqueueCalls,
-    produce::wire::EncodedJobs,
     reason::Reason,
 };
 
-/// Calls in flight. One on the way while the broker works on the other; more would only make smaller batches.
+/// The most calls in flight: one on its way while the broker works on the other. More would only make smaller batches.
 const MAX_CALLS: usize = 2;
-/// Jobs of one call.
+/// The most jobs of one call.
 const MAX_BATCH_JOBS: usize = 256;
-/// Encoded bytes of one call, unless a single job is larger. A quarter of the broker's default limit.
+/// The most encoded bytes of one call, unless a single job is larger. A quarter of the broker's default limit.
 const MAX_BATCH_BYTES: usize = 1 << 20;
-/// Jobs that wait for a call. Who comes when it is full waits for room.
+/// The most jobs that wait for a call. Further callers wait until there is space.
 const MAX_WAITING_JOBS: usize = 4096;
-/// Bytes of waiting jobs that are larger than `SMALL_JOB_BYTES`; small ones are bounded by their number.
+/// The most bytes of waiting jobs that are larger than `SMALL_JOB_BYTES`; the number of jobs bounds the small ones.
 const MAX_WAITING_BYTES: u32 = 64 << 20;
 const SMALL_JOB_BYTES: usize = 4096;
 
-/// A job on its way into a call.
+/// A job that waits for a call.
 struct Waiting {
     job: Bytes,
     deadline: Instant,
-    /// Whoever sets it first has the say: the call that takes the job along, or the caller who has no more time.
-    claimed: Arc<AtomicBool>,
-    reply: oneshot::Sender<Result<EnqueueResult>>,
-    _room: Option<OwnedSemaphorePermit>,
+    /// Set once: by the call that sends the job, or by its caller when the deadline comes first.
+    taken: Arc<AtomicBool>,
+    result: oneshot::Sender<Result<EnqueueResult>>,
+    _space: Option<OwnedSemaphorePermit>,
 }
 
-/// The way into the combining task, which ends when the last of these is dropped.
+/// The sending side of the combining task, which ends when the last of these is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Combiner {
     queue: mpsc::Sender<Waiting>,
-    room: Arc<Semaphore>,
+    space: Arc<Semaphore>,
 }
 
 impl Combiner {
@@ -58,44 +64,42 @@ impl Combiner {
         tokio::spawn(combine(waiting, calls));
         Self {
             queue,
-            room: Arc::new(Semaphore::new(MAX_WAITING_BYTES as usize)),
+            space: Arc::new(Semaphore::new(MAX_WAITING_BYTES as usize)),
         }
     }
 
-    /// The runtime that the combining task ran on is gone.
+    /// Whether the runtime of the combining task has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.queue.is_closed()
     }
 
-    /// Sends the job with the next call. If the caller goes away, the job may still be sent; if its time is up first, it is not.
+    /// Sends the job with the next call. If the caller drops the future, the job may still be sent; if the deadline comes
+    /// first, it is not.
     pub(crate) async fn enqueue(&self, job: Bytes, deadline: Instant) -> Result<EnqueueResult> {
-        let claimed = Arc::new(AtomicBool::new(false));
-        timeout_at(deadline, self.send(job, deadline, claimed.clone()))
+        let taken = Arc::new(AtomicBool::new(false));
+        timeout_at(deadline, self.send(job, deadline, taken.clone()))
             .await
-            .unwrap_or_else(|_| Err(Error::deadline_exceeded(claimed.swap(true, Ordering::Relaxed))))
+            .unwrap_or_else(|_| Err(Error::deadline_exceeded(taken.swap(true, Ordering::Relaxed))))
     }
 
-    async fn send(&self, job: Bytes, deadline: Instant, claimed: Arc<AtomicBool>) -> Result<EnqueueResult> {
-        let room = if job.len() > SMALL_JOB_BYTES {
+    async fn send(&self, job: Bytes, deadline: Instant, taken: Arc<AtomicBool>) -> Result<EnqueueResult> {
+        let space = if job.len() > SMALL_JOB_BYTES {
             let bytes = (job.len() as u32).min(MAX_WAITING_BYTES);
-            self.room.clone().acquire_many_owned(bytes).await.ok()
+            self.space.clone().acquire_many_owned(bytes).await.ok()
         } else {
             None
         };
-        let (reply, answer) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
         let waiting = Waiting {
             job,
             deadline,
-            claimed,
-            reply,
-            _room: room,
+            taken,
+            result: sender,
+            _space: space,
         };
-        if self.queue.send(waiting).await.is_err() {
-            return Err(Error::interrupted("the runtime of the client has ended"));
-        }
-        answer
-            .await
-            .unwrap_or_else(|_| Err(Error::interrupted("the runtime of the client has ended")))
+        let ended = || Error::interrupted("the runtime of the client has ended");
+        self.queue.send(waiting).await.map_err(|_| ended())?;
+        result.await.unwrap_or_else(|_| Err(ended()))
     }
 }
 
@@ -113,7 +117,7 @@ async fn combine(mut queue: mpsc::Receiver<Waiting>, calls: EnqueueCalls) {
                 None => return,
             },
         };
-        // Callers that the last answers have woken bring their next jobs now, rather than one call later.
+        // Callers that just got their results can enqueue their next jobs, which then travel in this call.
         yield_now().await;
         let mut bytes = first.job.len();
         let mut batch = vec![first];
@@ -126,7 +130,7 @@ async fn combine(mut queue: mpsc::Receiver<Waiting>, calls: EnqueueCalls) {
             bytes += next.job.len();
             batch.push(next);
         }
-        batch.retain(|waiting| !waiting.claimed.swap(true, Ordering::Relaxed));
+        batch.retain(|waiting| !waiting.taken.swap(true, Ordering::Relaxed));
         if batch.is_empty() {
             continue;
         }
@@ -138,7 +142,7 @@ async fn combine(mut queue: mpsc::Receiver<Waiting>, calls: EnqueueCalls) {
     }
 }
 
-/// Sends the batch and answers every caller; in halves if the broker takes less in one call.
+/// Sends the batch and gives every caller its result; in halves, if the broker accepts less in one call.
 async fn send(calls: &EnqueueCalls, batch: Vec<Waiting>) {
     let mut batches = vec![batch];
     while let Some(mut batch) = batches.pop() {
@@ -147,45 +151,33 @@ async fn send(calls: &EnqueueCalls, batch: Vec<Waiting>) {
                 let second = batch.split_off(batch.len() / 2);
                 batches.extend([second, batch]);
             }
-            Err(error) => answer(batch, std::iter::repeat_with(|| Err(error.clone()))),
-            Ok(results) => answer(batch, results.into_iter().map(Ok)),
+            Err(error) => resolve(batch, iter::repeat_with(|| Err(error.clone()))),
+            Ok(results) => resolve(batch, results.into_iter().map(Ok)),
         }
     }
 }
 
-fn answer(batch: Vec<Waiting>, results: impl Iterator<Item = Result<EnqueueResult>>) {
+fn resolve(batch: Vec<Waiting>, results: impl Iterator<Item = Result<EnqueueResult>>) {
     for (waiting, result) in batch.into_iter().zip(results) {
-        // A caller that has gone away wants no answer.
-        let _ = waiting.reply.send(result);
+        // The caller may be gone.
+        let _ = waiting.result.send(result);
     }
 }
 
 async fn call(calls: &EnqueueCalls, batch: &[Waiting]) -> Result<Vec<EnqueueResult>> {
-    // Who has less time gives up alone, and does not hurry those who travel with it.
+    // The latest deadline: a caller with an earlier one times out alone, without ending the call of the others.
     let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).max() else {
         return Ok(Vec::new());
     };
-    let mut jobs = EncodedJobs::with_capacity(batch.len());
-    for waiting in batch {
-        jobs.push(waiting.job.clone());
-    }
-    if batch.len() == 1 {
-        let EnqueueResponse {
-            job_id,
-            deduplicated,
-            state,
-        } = calls.one(jobs, deadline).await?;
-        return Ok(vec![EnqueueResult {
-            job_id,
-            deduplicated,
-            error: None,
-            state,
-        }]);
-    }
-    let BatchEnqueueResponse { results } = calls.many(jobs, deadline).await?;
+    let jobs: EncodedJobs = batch.iter().map(|waiting| waiting.job.clone()).collect();
+    let results = if batch.len() == 1 {
+        vec![calls.one(jobs, deadline).await?]
+    } else {
+        calls.many(jobs, deadline).await?
+    };
     if results.len() == batch.len() {
         Ok(results)
     } else {
-        Err(Error::protocol("the broker did not answer every job"))
+        Err(results_missing())
     }
 }

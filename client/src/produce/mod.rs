@@ -1,76 +1,65 @@
-//! Enqueuing: one job, many, or all or none.
+//! Enqueue one job, many, or all or none.
 
 mod batch;
 mod calls;
 pub(crate) mod combine;
 pub(crate) mod new_job;
-pub(crate) mod wire;
+mod wire;
 
 use std::time::Duration;
 
 use bananas_proto::{
     metadata::FIELD,
-    v1::{EnqueueResponse, EnqueueResult, ItemError, JobState},
+    v1::{EnqueueResult, ItemError, JobState},
 };
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
     client::Client,
-    error::{Error, Result},
+    error::Result,
     id::JobId,
-    produce::calls::EnqueueCalls,
-    produce::combine::Combiner,
-    produce::new_job::NewJob,
-    produce::wire::{EncodedJobs, encode_job},
+    produce::{
+        calls::{EnqueueCalls, results_missing},
+        combine::Combiner,
+        new_job::NewJob,
+        wire::{EncodedJobs, encode_job},
+    },
     retry::Repeat,
 };
 
-/// The job is stored.
+/// A job that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Enqueued {
-    /// Its id; that of the job which lives already, if deduplicated.
+    /// Its id. If deduplicated, the id of the job that exists already.
     pub job_id: JobId,
-    /// The job was there before; nothing was stored. Also true if an earlier attempt of this call stored it and its answer was lost.
+    /// The job existed before; nothing was stored. Also true if an earlier attempt of this call stored the job and its
+    /// response was lost.
     pub deduplicated: bool,
-    /// Where that other job is, if deduplicated. In a final state it does not run again: its id is only still remembered. None: stored, or a broker that
-    /// does not say.
+    /// The state of the existing job, if deduplicated. In a final state it does not run again: the broker only still
+    /// remembers its id. None: not deduplicated, or the broker does not report it.
     pub state: Option<JobState>,
 }
 
 impl Client {
-    /// Stores one job. When it returns, the job is stored.
+    /// Enqueues one job. When it returns, the job is stored.
     ///
-    /// Jobs that other tasks enqueue at the same time travel in the same call (see [`crate::ClientBuilder::combine`]). A caller that
-    /// is dropped does not take back its job. Retried with the same id until the timeout.
+    /// Jobs that other tasks enqueue at the same time travel in the same call (see [`crate::ClientBuilder::combine`]).
+    /// Dropping the future does not undo the enqueue. Retried with the same id until the timeout.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
         let id = job.job_id();
         let encoded = self.encode(job);
         let deadline = self.deadline(Duration::ZERO);
         let Some(combiner) = self.combiner() else {
             let attempt = || async {
-                let mut jobs = EncodedJobs::with_capacity(1);
-                jobs.push(encoded.clone());
-                let EnqueueResponse {
-                    job_id,
-                    deduplicated,
-                    state,
-                } = self.calls().one(jobs, deadline).await?;
-                enqueued(
-                    id,
-                    EnqueueResult {
-                        job_id,
-                        deduplicated,
-                        error: None,
-                        state,
-                    },
-                )
+                let job = EncodedJobs::from_iter([encoded.clone()]);
+                enqueued(id, self.calls().one(job, deadline).await?)
             };
             return self
-                .attempts(Repeat::Always, deadline, Some(self.budget()), attempt)
+                .attempts(Repeat::Always, deadline, Some(&self.shared.budget), attempt)
                 .await;
         };
-        // However many jobs try again, they travel in few calls: no budget is needed.
+        // Retries need no budget here: however many jobs are retried, they travel in few calls.
         self.attempts(Repeat::Always, deadline, None, || async {
             let shared = Instant::now() + self.shared.timeout;
             enqueued(id, combiner.enqueue(encoded.clone(), deadline.min(shared)).await?)
@@ -78,7 +67,7 @@ impl Client {
         .await
     }
 
-    /// Stores all of the jobs or none. They must have one routing key and fit into one call. The answers are in order.
+    /// Enqueues all of the jobs or none. They must have one routing key and fit into one call. The results are in order.
     pub async fn enqueue_atomic(&self, jobs: impl IntoIterator<Item = NewJob>) -> Result<Vec<Enqueued>> {
         let deadline = self.deadline(Duration::ZERO);
         let mut ids = Vec::new();
@@ -89,31 +78,31 @@ impl Client {
         }
         encoded.set_atomic();
         let attempt = || async {
-            let answer = self.calls().many(encoded.clone(), deadline).await?;
-            if answer.results.len() != ids.len() {
-                return Err(Error::protocol("the broker did not answer every job"));
+            let results = self.calls().many(encoded.clone(), deadline).await?;
+            if results.len() != ids.len() {
+                return Err(results_missing());
             }
             ids.iter()
-                .zip(answer.results)
+                .zip(results)
                 .map(|(id, result)| enqueued(*id, result))
                 .collect()
         };
-        self.attempts(Repeat::Always, deadline, Some(self.budget()), attempt)
+        self.attempts(Repeat::Always, deadline, Some(&self.shared.budget), attempt)
             .await
     }
 
-    pub(crate) fn encode(&self, mut job: NewJob) -> Bytes {
+    fn encode(&self, mut job: NewJob) -> Bytes {
         if let Some(provider) = &self.shared.headers {
             provider(job.headers_mut());
         }
         encode_job(&job.into_spec())
     }
 
-    pub(crate) fn calls(&self) -> EnqueueCalls {
+    fn calls(&self) -> EnqueueCalls {
         EnqueueCalls::new(self.grpc(), self.shared.settings.max_answer_bytes)
     }
 
-    /// None: combining is off, or the runtime that it ran on is gone.
+    /// None: combining is off, or the runtime that it ran on has ended.
     fn combiner(&self) -> Option<&Combiner> {
         let combiner = self
             .shared
@@ -124,7 +113,7 @@ impl Client {
     }
 }
 
-pub(crate) fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
+fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
     match result.error {
         Some(error) => Err(without_place(error).into()),
         None if result.deduplicated => Ok(Enqueued {
@@ -140,7 +129,8 @@ pub(crate) fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
     }
 }
 
-/// `jobs[3].priority` is `priority` to the caller of one job, as in the answer to a call of its own: its place in a call means nothing to it.
+/// An item's error without the item's place in its batch: `jobs[3].priority` becomes `priority`. The caller does not know
+/// the batch, and a call with one job names its fields like this.
 fn without_place(mut error: ItemError) -> ItemError {
     if let Some(field) = error.metadata.get_mut(FIELD) {
         *field = without_index(field).to_owned();
@@ -161,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_item_is_not_known_by_its_place() {
+    fn an_item_error_does_not_name_the_place_of_the_item() {
         assert_eq!(without_index("jobs[17].priority is above 9"), "priority is above 9");
         assert_eq!(without_index("jobs[x]"), "jobs[x]");
         assert_eq!(without_index("the queue is full"), "the queue is full");

@@ -1,4 +1,4 @@
-//! What a producer asks for, built step by step.
+//! A job to enqueue, built field by field.
 
 use std::{
     collections::HashMap,
@@ -9,10 +9,10 @@ use bananas_proto::v1::{JobSpec, job_spec::Start};
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::{error::Error, id::JobId, priority::Priority, produce::wire::duration};
+use crate::{duration::duration, error::Error, id::JobId, priority::Priority};
 pub use bananas_proto::v1::{OnConflict, RetryPolicy, UniqueScope};
 
-/// A job to enqueue. Bounds are checked by the broker, which names the field that is out of them.
+/// A job to enqueue. The broker checks all bounds; its error names the field that is out of bounds.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -44,88 +44,89 @@ impl NewJob {
         }
     }
 
-    /// The same id again is the same job: it is stored once.
+    /// Sets the id. Two jobs with the same id are the same job: the broker stores it once.
     #[must_use]
     pub fn id(mut self, id: JobId) -> Self {
         self.id = id;
         self
     }
 
-    /// The id that the job has, or will have.
+    /// The id of the job.
     pub fn job_id(&self) -> JobId {
         self.id
     }
 
-    /// Opaque to the broker.
+    /// Sets the payload. The broker does not read it.
     #[must_use]
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.spec.payload = payload.into();
         self
     }
 
-    /// `value` as JSON, with the content type that says so. Fails only if `value` cannot be JSON.
+    /// Sets the payload to `value` as JSON, and the content type. Fails only if `value` has no JSON form.
     pub fn json<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, Error> {
         let payload =
             serde_json::to_vec(value).map_err(|error| Error::invalid_argument("job.payload", error.to_string()))?;
         Ok(self.payload(payload).content_type("application/json"))
     }
 
-    /// What the payload is.
+    /// Sets the content type of the payload.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
         self.spec.content_type = content_type.into();
         self
     }
 
-    /// How urgent it is. Default 5.
+    /// Sets the priority. Default 5.
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.spec.priority = priority.get().into();
         self
     }
 
-    /// Not before this long from now, by the clock of Redis. Replaces `run_at`.
+    /// The job runs no earlier than this long from now, by the clock of Redis. Replaces `run_at`.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.spec.start = Some(Start::Delay(duration(delay)));
         self
     }
 
-    /// Not before this moment. Replaces `delay`.
+    /// The job runs no earlier than this moment. Replaces `delay`.
     #[must_use]
     pub fn run_at(mut self, run_at: SystemTime) -> Self {
         self.spec.start = Some(Start::RunAt(run_at.into()));
         self
     }
 
-    /// EXPIRED if no worker has taken it by then.
+    /// The job becomes EXPIRED if no worker has leased it by then.
     #[must_use]
     pub fn start_by(mut self, start_by: SystemTime) -> Self {
         self.spec.start_by = Some(start_by.into());
         self
     }
 
-    /// The longest that one attempt may take. Default 5 min.
+    /// The most time one attempt may take. Default 5 min.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.spec.attempt_timeout = Some(duration(timeout));
         self
     }
 
-    /// What happens after a failed attempt. Fields that are 0 or unset take the broker's defaults.
+    /// What happens after a failed attempt. Fields that are 0 or unset get the broker's defaults.
     #[must_use]
     pub fn retry_policy(mut self, policy: RetryPolicy) -> Self {
         self.spec.retry_policy = Some(policy);
         self
     }
 
-    /// Only one job with this key may live in the queue; a second one is answered with the first.
+    /// At most one unsettled job with this key may exist in the queue. Enqueuing a second one returns the first.
     #[must_use]
     pub fn unique(self, key: impl Into<String>) -> Self {
         self.unique_by(key, UniqueScope::UntilSettled, OnConflict::ReturnExisting)
     }
 
-    /// Only one job with this key may live in the queue: until when, and what a second one gets.
+    /// At most one job with this key may exist in the queue. `scope` says until when, `on_conflict` what enqueuing a second
+    /// one does.
     #[must_use]
     pub fn unique_by(mut self, key: impl Into<String>, scope: UniqueScope, on_conflict: OnConflict) -> Self {
         self.spec.unique = Some(bananas_proto::v1::Unique {
@@ -136,28 +137,28 @@ impl NewJob {
         self
     }
 
-    /// How long the settled job can be read.
+    /// How long the job can be read after it is settled.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.spec.retention = Some(duration(retention));
         self
     }
 
-    /// Travels with the job, to the worker.
+    /// Adds a header. The worker gets it with the job.
     #[must_use]
     pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.spec.headers.insert(key.into(), value.into());
         self
     }
 
-    /// For people: shown with the job.
+    /// Adds a label. Tools show it with the job.
     #[must_use]
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.spec.labels.insert(key.into(), value.into());
         self
     }
 
-    /// The queue that it goes to.
+    /// The queue of the job.
     pub fn routing_key(&self) -> &str {
         &self.spec.routing_key
     }
@@ -166,7 +167,7 @@ impl NewJob {
         &mut self.spec.headers
     }
 
-    /// As it goes on the wire.
+    /// The job as the API has it.
     pub fn into_spec(mut self) -> JobSpec {
         self.spec.job_id = self.id.to_string();
         self.spec

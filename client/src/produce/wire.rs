@@ -1,7 +1,4 @@
-//! Jobs in their encoded form. A job is encoded once, by the task that enqueues it; batching, sending and repeating only
-//! pass the bytes on.
-
-use std::time::Duration;
+//! Encoded jobs. The task that enqueues a job encodes it once; batching, sending and retrying only pass the bytes on.
 
 use bananas_proto::v1::JobSpec;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -10,7 +7,7 @@ use prost::{
     encoding::{DecodeContext, WireType, message, skip_field},
 };
 
-/// Field number of `EnqueueRequest.job` and of `BatchEnqueueRequest.jobs`: the same, so one encoding serves both.
+/// Field number of `EnqueueRequest.job` and of `BatchEnqueueRequest.jobs`. It is the same, so one encoding fits both.
 const JOB_FIELD: u32 = 1;
 /// `BatchEnqueueRequest.atomic = true`.
 const ATOMIC: &[u8] = &[2 << 3, 1];
@@ -22,7 +19,7 @@ pub(crate) fn encode_job(spec: &JobSpec) -> Bytes {
     buffer.freeze()
 }
 
-/// A request of jobs that are encoded already.
+/// The request for encoded jobs: `EnqueueRequest` or `BatchEnqueueRequest`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EncodedJobs {
     parts: Vec<Bytes>,
@@ -30,13 +27,6 @@ pub(crate) struct EncodedJobs {
 }
 
 impl EncodedJobs {
-    pub(crate) fn with_capacity(jobs: usize) -> Self {
-        Self {
-            parts: Vec::with_capacity(jobs),
-            bytes: 0,
-        }
-    }
-
     pub(crate) fn push(&mut self, job: Bytes) {
         self.bytes += job.len();
         self.parts.push(job);
@@ -44,6 +34,14 @@ impl EncodedJobs {
 
     pub(crate) fn set_atomic(&mut self) {
         self.push(Bytes::from_static(ATOMIC));
+    }
+}
+
+impl FromIterator<Bytes> for EncodedJobs {
+    fn from_iter<I: IntoIterator<Item = Bytes>>(jobs: I) -> Self {
+        let parts: Vec<Bytes> = jobs.into_iter().collect();
+        let bytes = parts.iter().map(Bytes::len).sum();
+        Self { parts, bytes }
     }
 }
 
@@ -61,7 +59,7 @@ impl Message for EncodedJobs {
         buf: &mut impl Buf,
         ctx: DecodeContext,
     ) -> Result<(), DecodeError> {
-        // Only ever sent.
+        // Requests are only sent, never decoded.
         skip_field(wire_type, tag, buf, ctx)
     }
 
@@ -72,14 +70,6 @@ impl Message for EncodedJobs {
     fn clear(&mut self) {
         *self = Self::default();
     }
-}
-
-/// As the API writes durations; what is longer than it can say becomes the longest.
-pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
-    duration.try_into().unwrap_or(prost_types::Duration {
-        seconds: i64::MAX,
-        nanos: 0,
-    })
 }
 
 #[cfg(test)]
@@ -95,8 +85,7 @@ mod tests {
             payload: vec![7; 300].into(),
             ..JobSpec::default()
         };
-        let mut one = EncodedJobs::default();
-        one.push(encode_job(&spec));
+        let one = EncodedJobs::from_iter([encode_job(&spec)]);
         assert_eq!(
             one.encode_to_vec(),
             EnqueueRequest {
