@@ -1,4 +1,4 @@
-//! The names of things: a job's id, and the right to one attempt of it.
+//! Job ids and lease tokens.
 
 use std::{fmt, str::FromStr};
 
@@ -11,12 +11,13 @@ use uuid::Uuid;
 
 use crate::error::Error;
 
-/// A job's UUID. The client makes it, so that a call whose outcome is unknown can be repeated without making a second job.
+/// The UUID of a job. The client makes it, so that a call with an unknown outcome can be repeated without making a
+/// second job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(Uuid);
 
 impl JobId {
-    /// A new one, version 7: ids made later sort later.
+    /// A new id, a UUID of version 7: later ids sort later.
     pub fn random() -> Self {
         Self(Uuid::now_v7())
     }
@@ -49,18 +50,18 @@ impl FromStr for JobId {
     }
 }
 
-/// The right to settle one attempt of a job. Opaque. As text it is base64 with padding, as protobuf writes bytes in
-/// JSON; base64url and missing padding are read as well.
+/// The proof of a lease: with it a worker settles one attempt of a job. Opaque. As text it is base64 with padding, as
+/// protobuf writes bytes in JSON; base64url and missing padding parse too.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct LeaseToken(Bytes);
 
 impl LeaseToken {
-    /// As it is on the wire.
+    /// The bytes of the token.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
     }
 
-    /// As it is on the wire.
+    /// The bytes of the token.
     pub fn into_bytes(self) -> Bytes {
         self.0
     }
@@ -80,7 +81,7 @@ impl fmt::Display for LeaseToken {
 
 impl fmt::Debug for LeaseToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever has it may settle the job: it does not belong into logs.
+        // A secret: with it anyone can settle the job.
         f.write_str("LeaseToken(..)")
     }
 }

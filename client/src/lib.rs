@@ -1,7 +1,8 @@
 //! Producer and admin client of the Bananas job queue.
 //!
-//! [`Client`] enqueues jobs and looks after queues. Every call carries a deadline and, where that is safe, is repeated with the
-//! same ids until then; [`Error`] says what went wrong as data. For handlers that run jobs, use the crate `bananas-worker`.
+//! [`Client`] enqueues jobs and manages queues. Every call has a deadline. The client retries calls that are safe to
+//! repeat, with the same ids, until that deadline. An [`Error`] is data that a program can act on. To run jobs, use the crate
+//! `bananas-worker`.
 //!
 //! ```no_run
 //! # async fn run() -> bananas_client::Result<()> {
@@ -18,12 +19,24 @@
 //!         let waited = client.wait_job("email", enqueued.job_id, Duration::from_secs(30), Detail::Full).await?;
 //!         println!("{:?}: {:?}", waited.job.state(), waited.job.result);
 //!     }
-//!     Err(error) if error.reason() == Some(Reason::QueuePausedForEnqueue) => println!("later, then"),
+//!     Err(error) if error.reason() == Some(Reason::QueuePausedForEnqueue) => println!("the queue is paused"),
 //!     Err(error) => return Err(error),
 //! }
 //! # Ok(())
 //! # }
 //! ```
+
+// The map, from the calls down to the wire:
+//
+// - `client` is the connection and its settings (`builder`), and what every call has: deadline and retries (`call`).
+// - `produce` enqueues: a job is built (`new_job`), encoded once (`wire`), and sent alone, in a batch (`batch`) or
+//   together with the jobs of other tasks (`combine`).
+// - `lease` leases jobs with single calls, settles them and extends their leases (`settle`).
+// - `admin` reads and manages jobs, queues and the fleet.
+// - `retry` decides whether and when a call is sent again; `deadline` bounds each attempt.
+// - `error` and `reason` turn gRPC statuses and items' errors into one type.
+// - `connection` resolves addresses and opens channels; the worker library uses it too.
+// - `id`, `priority` and `duration` are the values that the calls carry.
 
 mod admin;
 mod client;

@@ -1,10 +1,10 @@
-//! How urgent a job is.
+//! The priority of a job.
 
 use std::{fmt, str::FromStr};
 
 use crate::error::Error;
 
-/// 1 to 9, higher is more urgent. Also read from the words low (2), normal (5) and high (8).
+/// The priority of a job: 1 to 9, higher is more urgent. Also parses from the words low (2), normal (5) and high (8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Priority(u8);
 
@@ -16,7 +16,7 @@ impl Priority {
     /// 8.
     pub const HIGH: Self = Self(8);
 
-    /// None outside 1 to 9.
+    /// The priority `value`; None outside 1 to 9.
     pub const fn new(value: u8) -> Option<Self> {
         if value >= 1 && value <= 9 {
             Some(Self(value))
@@ -25,12 +25,12 @@ impl Priority {
         }
     }
 
-    /// 1 to 9.
+    /// The number, 1 to 9.
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// The priorities that `text` selects: a number stands for itself, a word for its band (low 1-3, normal 4-6, high 7-9).
+    /// The priorities that `text` selects: a number selects itself, a word its band (low 1-3, normal 4-6, high 7-9).
     pub fn parse_selection(text: &str) -> Result<Vec<Self>, Error> {
         let band = match text {
             "low" => 1..=3,
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_stand_for_numbers_and_select_bands() {
+    fn words_are_priorities_and_select_bands() {
         assert_eq!(
             ["low", "normal", "high", "9"].map(|t| t.parse::<Priority>().unwrap().get()),
             [2, 5, 8, 9]

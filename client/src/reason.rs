@@ -1,4 +1,4 @@
-//! Why a broker refuses something: the reasons of the wire as an enum. The list must be that of the proto crate; a test compares.
+//! The reasons of a broker's errors as an enum. A test compares it with the list of the proto crate.
 
 use std::fmt;
 
@@ -6,12 +6,13 @@ use bananas_proto::reason;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:ident),* $(,)?) => {
-        /// Why the broker refused something: `google.rpc.ErrorInfo.reason`, typed. docs/errors.md has the remedy for each.
+        /// Why a call failed: `google.rpc.ErrorInfo.reason` as an enum. docs/errors.md has the remedy for each.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reason {
             $($(#[$doc])* $variant,)*
-            /// A reason that this version of the client does not know. [`Error::code`](crate::Error::code) still says what kind it is.
+            /// A reason that this version of the client does not know. [`Error::code`](crate::Error::code) still tells
+            /// its kind.
             Unknown,
         }
 
@@ -19,7 +20,7 @@ macro_rules! reasons {
             /// Every reason that this client knows.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// The reason of this name; [`Reason::Unknown`] for one of a newer broker.
+            /// The reason with this name; [`Reason::Unknown`] for one of a newer broker.
             pub fn from_name(name: &str) -> Self {
                 match name {
                     $(reason::$name => Self::$variant,)*
@@ -27,7 +28,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// The name on the wire.
+            /// The name in the API.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => reason::$name,)*
@@ -45,27 +46,27 @@ reasons! {
     PayloadTooLarge = PAYLOAD_TOO_LARGE,
     /// Too many items or bytes in one batch.
     BatchTooLarge = BATCH_TOO_LARGE,
-    /// The lease token was not made by a broker.
+    /// The lease token does not come from a broker.
     MalformedToken = MALFORMED_TOKEN,
-    /// The request id was used with another request before.
+    /// The request id was used before, with another request.
     RequestIdReused = REQUEST_ID_REUSED,
     /// An atomic batch names more than one routing key.
     CrossQueueAtomic = CROSS_QUEUE_ATOMIC,
-    /// The job never was, or its retention is over.
+    /// The job does not exist, or its retention is over.
     JobNotFound = JOB_NOT_FOUND,
     /// No job was ever enqueued under this routing key.
     QueueNotFound = QUEUE_NOT_FOUND,
-    /// A job lives under the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
+    /// Another job holds the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
     DuplicateJob = DUPLICATE_JOB,
-    /// The lease is over; somebody else has the job. Drop the work.
+    /// The lease has ended; another worker may have the job. Drop the work.
     LeaseLost = LEASE_LOST,
-    /// The lease was settled with another outcome before.
+    /// The lease was settled before, with another outcome.
     AlreadySettled = ALREADY_SETTLED,
-    /// The queue takes no jobs at present.
+    /// The queue is paused for new jobs.
     QueuePausedForEnqueue = QUEUE_PAUSED_FOR_ENQUEUE,
-    /// The broker saw no sign of life on the stream: reconnect.
+    /// The worker was silent on the stream for too long: reconnect.
     HeartbeatTimeout = HEARTBEAT_TIMEOUT,
-    /// The time for the call was over before it was done. The outcome is unknown.
+    /// The deadline of the call passed before the call was done. The outcome is unknown.
     DeadlineExceeded = DEADLINE_EXCEEDED,
     /// The broker has no such method: it is older than this client.
     UnknownMethod = UNKNOWN_METHOD,
@@ -75,7 +76,7 @@ reasons! {
     Overloaded = OVERLOADED,
     /// Redis cannot be reached. The outcome is unknown.
     StoreUnavailable = STORE_UNAVAILABLE,
-    /// This broker stops; another may serve.
+    /// This broker is stopping; call another one.
     ShuttingDown = SHUTTING_DOWN,
     /// A defect of the broker; its log has the details.
     Bug = BUG,

@@ -1,14 +1,12 @@
-//! Repeats calls that may be repeated, until the deadline of the call, within a budget.
+//! Retries calls that are safe to repeat, until their deadline, within a budget.
 
 use std::{
     future::Future,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tonic::Code;
 
@@ -20,17 +18,17 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// When a call may be sent again.
+/// When the client may send a call again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// It carries ids or tokens: a second time changes nothing.
+    /// Always: it carries ids or tokens, so a second time changes nothing.
     Always,
-    /// Only if it was certainly not applied.
+    /// Only if it was not applied.
     IfNotApplied,
 }
 
-/// Calls `attempt` until it succeeds, fails for good, or `deadline` would pass during the wait. An attempt that has no time
-/// left says nothing about why; the error of the attempt before it does.
+/// Runs `attempt` until it succeeds, fails for good, or `deadline` would pass during the wait. If the last attempt ran
+/// out of time, the error of the attempt before it is returned, because that one has the cause.
 pub(crate) async fn retry<R, Fut>(
     deadline: Instant,
     repeat: Repeat,
@@ -45,11 +43,11 @@ where
     let mut before: Option<Error> = None;
     loop {
         let error = match attempt().await {
-            Ok(answer) => {
+            Ok(response) => {
                 if let Some(budget) = budget {
                     budget.deposit();
                 }
-                return Ok(answer);
+                return Ok(response);
             }
             Err(error) => error.with_outcome_unknown(unknown),
         };
@@ -64,14 +62,14 @@ where
         if !may_repeat || Instant::now() + wait >= deadline || budget.is_some_and(|budget| !budget.withdraw()) {
             return Err(error);
         }
-        tracing::debug!(%error, ?wait, "trying again");
+        tracing::debug!(%error, ?wait, "call failed: retrying");
         sleep(wait).await;
         before = Some(error);
     }
 }
 
-/// Keeps a client from multiplying the load of a broker in trouble: every ten calls that succeed pay for one retry, ten a
-/// second are free, and at most a hundred can be saved up.
+/// Limits retries, so that a client does not multiply the load of a broker in trouble. Every ten successful calls allow
+/// one retry, ten retries per second are free, and at most a hundred can be saved up.
 #[derive(Debug)]
 pub(crate) struct Budget {
     successes: AtomicU32,
@@ -105,7 +103,7 @@ impl Budget {
     }
 
     pub(crate) fn withdraw(&self) -> bool {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut account = self.account.lock();
         let now = Instant::now();
         let earned = f64::from(self.successes.swap(0, Ordering::Relaxed)) * Self::PER_SUCCESS;
         let free = now.saturating_duration_since(account.as_of).as_secs_f64() * Self::FREE_PER_SECOND;
@@ -145,7 +143,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_what_may_succeed_later_is_repeated() {
+    async fn only_calls_that_may_succeed_later_are_retried() {
         let (count, result) = attempts(Repeat::Always, &[Code::Unavailable, Code::Unavailable]).await;
         assert!(result.is_ok() && count == 3);
         let (count, result) = attempts(Repeat::Always, &[Code::FailedPrecondition]).await;
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_without_time_does_not_hide_why_the_one_before_failed() {
+    async fn an_attempt_that_times_out_does_not_hide_the_error_before_it() {
         let deadline = soon();
         let count = Cell::new(0);
         let error = retry(deadline, Repeat::Always, None, || {
@@ -204,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overloaded_item_is_worth_another_try() {
+    fn an_overloaded_item_is_retryable() {
         let item = ItemError {
             code: Code::ResourceExhausted.into(),
             reason: "OVERLOADED".into(),

@@ -113,7 +113,7 @@ async fn a_proxy_leaves_the_outcome_open_and_its_page_unread() {
     assert_eq!((error.code(), error.reason()), (Code::Unavailable, None));
     assert!(error.is_outcome_unknown() && error.is_retryable() && !error.is_unreachable());
     let expected =
-        format!("a proxy answers in place of the broker at http://{address} (HTTP 502 Bad Gateway, text/html)");
+        format!("a proxy responded instead of the broker at http://{address} (HTTP 502 Bad Gateway, text/html)");
     assert_eq!(error.message(), expected);
 }
 
@@ -131,7 +131,7 @@ async fn what_no_broker_says_is_an_error_with_the_code_that_grpc_gives_it() {
         let error = client(address, true).enqueue(NewJob::new("q", "t")).await.unwrap_err();
         assert_eq!(error.code(), code, "{error:?}");
         assert!(error.is_unreachable() && !error.is_retryable(), "{error:?}");
-        let begin = format!("something that is no broker answers at http://{address} (HTTP {status} ");
+        let begin = format!("a server that is not a broker responded at http://{address} (HTTP {status} ");
         assert!(error.message().starts_with(&begin), "{error}");
         assert!(error.message().ends_with("; is this the gRPC port?"), "{error}");
         assert_eq!(proxy.seen.lock().unwrap().len(), 1);
@@ -162,7 +162,7 @@ async fn a_server_that_speaks_no_http2_is_no_broker() {
             "{error:?}"
         );
         assert!(error.is_unreachable(), "{error:?}");
-        let expected = format!("something that is no broker answers at http://{address}; is this the gRPC port?");
+        let expected = format!("a server that is not a broker responded at http://{address}; is this the gRPC port?");
         assert_eq!(error.message(), expected);
         server.abort();
     }

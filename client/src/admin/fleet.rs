@@ -6,8 +6,8 @@ use super::{Page, pages};
 use crate::{client::Client, error::Result};
 
 impl Client {
-    /// The workers with an open stream to any broker, sorted by id; at most `limit`. With a routing key, only those that
-    /// take jobs from it.
+    /// The workers with an open stream to any broker, sorted by id; at most `limit`. With a routing key, only those
+    /// that take jobs from it.
     pub async fn list_workers(&self, routing_key: Option<&str>, limit: usize) -> Result<Vec<Worker>> {
         pages(limit, |page_size, page_token| async move {
             let request = ListWorkersRequest {

@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl Client {
-    /// The queues whose names start with `prefix` (empty: all), sorted by name; at most `limit`. Fetches as many pages as
-    /// that takes.
+    /// The queues whose names start with `prefix` (empty: all), sorted by name; at most `limit`. Fetches as many pages
+    /// as that takes.
     pub async fn list_queues(&self, prefix: &str, limit: usize) -> Result<Vec<Queue>> {
         pages(limit, |page_size, page_token| async move {
             let request = ListQueuesRequest {

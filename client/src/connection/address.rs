@@ -1,10 +1,10 @@
-//! Where brokers listen: one or several `host:port`, where a name may stand for many.
+//! Addresses of brokers: one or several `host:port`, where a name may resolve to many.
 
 use std::{fmt, str::FromStr};
 
 use crate::error::Error;
 
-/// One place to connect to. A name is resolved again for every connection.
+/// A host and a port. A name is resolved again for every connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     host: String,
@@ -33,15 +33,16 @@ impl fmt::Display for Address {
     }
 }
 
-/// One or more brokers that are as good as each other.
+/// The addresses of one or more brokers, all equal.
 ///
-/// Parsed from `http://host:port`; the scheme may be left out, the port is 8080 if left out, and several are separated by commas. An empty text is the
-/// default, `http://127.0.0.1:8080`: an environment variable that is set to nothing is not set.
+/// Parsed from `http://host:port`. The scheme is optional, the port defaults to 8080, and several addresses are
+/// separated by commas. An empty text is the default, `http://127.0.0.1:8080`, as for an environment variable that is
+/// set to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses(Vec<Address>);
 
 impl Addresses {
-    /// The port of a broker that was not told otherwise.
+    /// The default port of a broker.
     pub const DEFAULT_PORT: u16 = 8080;
 
     /// In the order given; at least one.
@@ -97,7 +98,7 @@ fn parse(text: &str) -> Result<Address, Error> {
         Some((scheme, _)) => {
             return Err(refused(
                 text,
-                &format!("the scheme {scheme} is not spoken here, only http"),
+                &format!("the scheme {scheme} is not supported, only http"),
             ));
         }
         None => text,

@@ -1,8 +1,9 @@
-//! Growing, jittered waits between attempts.
+//! Growing waits with jitter between attempts.
 
 use std::time::Duration;
 
-/// Waits that double from `initial` to `max`, each shortened at random by up to half so that clients do not come back in step.
+/// Waits that double from `initial` to `max`. Each is shortened at random by up to half, so that clients do not retry
+/// in step.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     initial: Duration,
@@ -21,14 +22,14 @@ impl Backoff {
         }
     }
 
-    /// How long to wait now.
+    /// The next wait.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = wait.saturating_mul(2).min(self.max);
         wait.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// An attempt succeeded: start from the beginning.
+    /// Starts again at `initial`, after an attempt that succeeded.
     pub fn reset(&mut self) {
         self.next = self.initial;
     }

@@ -1,8 +1,7 @@
-//! Opens one TCP connection: resolves the names again, starts at another address each time.
+//! Opens one TCP connection: resolves the names again and starts at another address each time.
 
 use std::{
-    error::Error as StdError,
-    fmt, io,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -18,24 +17,10 @@ use tokio::{
 };
 
 use super::{Address, Addresses};
+use crate::error::transport::ConnectFailed;
 
-/// Below this an address is not given a fair chance, however many there are.
+/// Every address gets at least this long, however many there are.
 const MIN_TIMEOUT_PER_ADDRESS: Duration = Duration::from_millis(500);
-
-/// No connection could be made, so nothing was sent.
-#[derive(Debug)]
-pub struct ConnectFailed {
-    addresses: String,
-    last: io::Error,
-}
-
-impl fmt::Display for ConnectFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no broker at {}: {}", self.addresses, self.last)
-    }
-}
-
-impl StdError for ConnectFailed {}
 
 /// Shared by all connections of one channel.
 #[derive(Debug)]
@@ -47,7 +32,7 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(addresses: Addresses, timeout: Duration) -> Arc<Self> {
-        // Clients that start together do not all start at the first broker.
+        // Random, so that clients that start together do not all connect to the first broker.
         let turn = AtomicUsize::new(fastrand::usize(..1 << 16));
         Arc::new(Self {
             addresses,
@@ -67,7 +52,7 @@ impl Connector {
                 match timeout(share, TcpStream::connect(address)).await {
                     Ok(Ok(stream)) => {
                         stream.set_nodelay(true)?;
-                        // The next connection goes on from here.
+                        // The next connection continues from here.
                         self.turn.fetch_add(i, Ordering::Relaxed);
                         return Ok(stream);
                     }
@@ -86,7 +71,7 @@ impl Connector {
         })
     }
 
-    /// Every address behind every name. A name that does not resolve does not keep the others from being tried.
+    /// Every address of every name. Fails only if no name resolves.
     async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let mut found = Vec::new();
         let mut last = None;
@@ -106,7 +91,7 @@ impl Connector {
 }
 
 fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+    io::Error::new(io::ErrorKind::TimedOut, "no response in time")
 }
 
 #[cfg(test)]

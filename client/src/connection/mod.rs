@@ -1,4 +1,4 @@
-//! How a client finds and keeps a broker: addresses, channel settings, backoff. The worker SDK uses the same pieces.
+//! Connections to brokers: addresses, channel settings, backoff. The worker library uses them too.
 
 mod address;
 mod backoff;
@@ -8,6 +8,7 @@ mod settings;
 
 pub use address::{Address, Addresses};
 pub use backoff::Backoff;
-pub use connector::ConnectFailed;
-pub use grpc::{GrpcChannel, NotGrpc};
+pub use grpc::GrpcChannel;
 pub use settings::ConnectionSettings;
+
+pub use crate::error::transport::{ConnectFailed, NotGrpc};

@@ -1,4 +1,4 @@
-//! The settings of an HTTP/2 channel to a broker, and the channel made from them.
+//! Settings of an HTTP/2 channel to a broker, and the channel they make.
 
 use std::time::Duration;
 
@@ -12,24 +12,26 @@ use tower::service_fn;
 use super::{Addresses, GrpcChannel, connector::Connector};
 use crate::error::Error;
 
-/// How a channel to a broker behaves. The defaults are right for most.
+/// Settings of a channel to a broker. The defaults suit most programs.
 #[derive(Debug, Clone)]
 pub struct ConnectionSettings {
-    /// For one connection, names resolved and all addresses tried. Default 5 s.
+    /// The most time for one connection: to resolve the names and to try all addresses. Default 5 s.
     pub connect_timeout: Duration,
-    /// A ping after this much silence, also while no call is open. Default 20 s.
+    /// The channel sends a ping after this much silence, also while no call is open. Default 20 s.
     pub keepalive_interval: Duration,
-    /// A connection whose ping is not answered within this is given up. Default 10 s.
+    /// The channel closes a connection that does not respond to a ping within this time. Default 10 s.
     pub keepalive_timeout: Duration,
-    /// HTTP/2 window of the connection. Default 8 MiB. Large on purpose: the budget for small frames that h2 grants grows with it.
+    /// The HTTP/2 window of the connection. Default 8 MiB. It is large because h2's budget for small frames grows with
+    /// it.
     pub connection_window_bytes: u32,
-    /// HTTP/2 window of one stream. Default 4 MiB.
+    /// The HTTP/2 window of one stream. Default 4 MiB.
     pub stream_window_bytes: u32,
-    /// The largest answer that is accepted. Default 64 MiB + 1 MiB: the largest lease with its envelope.
+    /// The largest response that is accepted. Default 65 MiB: the largest response of `Lease`, 64 MiB of jobs, with its
+    /// envelope.
     pub max_answer_bytes: usize,
-    /// The largest request that is sent. Default 64 MiB; the broker's own limits are lower and name themselves.
+    /// The largest request that is sent. Default 64 MiB. The broker's own limits are lower, and its errors name them.
     pub max_request_bytes: usize,
-    /// Who asks, in the broker's log. Default `bananas-client/<version>`.
+    /// The name of this program in the broker's log. Default `bananas-client/<version>`.
     pub user_agent: String,
 }
 
@@ -49,13 +51,13 @@ impl Default for ConnectionSettings {
 }
 
 impl ConnectionSettings {
-    /// A channel that connects at the first call and again whenever the connection breaks: names are resolved anew and the next
-    /// address is taken. A call that finds no broker fails at once; waiting between attempts is the caller's part.
+    /// A channel that connects on the first call and whenever the connection breaks. Each time it resolves the names
+    /// again and takes the next address. A call that finds no broker fails at once; the caller waits between attempts.
     pub fn channel(&self, addresses: &Addresses) -> Result<Channel, Error> {
         Ok(self.channels(addresses)?())
     }
 
-    /// As many such channels as are asked for; each begins at the address after that of the one before.
+    /// Makes any number of such channels. Each starts at the address after that of the one before.
     pub fn channels(&self, addresses: &Addresses) -> Result<impl Fn() -> Channel + Send + Sync + use<>, Error> {
         let endpoint = self.endpoint(addresses)?;
         let connector = Connector::new(addresses.clone(), self.connect_timeout);
@@ -66,9 +68,9 @@ impl ConnectionSettings {
     }
 
     fn endpoint(&self, addresses: &Addresses) -> Result<Endpoint, Error> {
-        // Only its :authority is used; the connector knows where to go.
+        // Only used as :authority; the connector has the addresses.
         let uri = format!("http://{}", addresses.as_slice()[0]);
-        // No adaptive window: it starts at 64 KiB, whatever these say.
+        // No adaptive window: it would start at 64 KiB, whatever the settings say.
         Endpoint::from_shared(uri)
             .and_then(|endpoint| endpoint.user_agent(self.user_agent.clone()))
             .map(|endpoint| {
@@ -82,24 +84,24 @@ impl ConnectionSettings {
             .map_err(|error| Error::invalid_argument("connection", error.to_string()))
     }
 
-    /// The hot path over `channel`.
+    /// A client of the broker service (enqueue, lease, settle) over `channel`.
     pub fn broker_service(&self, channel: impl Into<GrpcChannel>) -> BrokerServiceClient<GrpcChannel> {
         BrokerServiceClient::new(channel.into())
             .max_decoding_message_size(self.max_answer_bytes)
             .max_encoding_message_size(self.max_request_bytes)
     }
 
-    /// Jobs over `channel`.
+    /// A client of the job service over `channel`.
     pub fn job_service(&self, channel: impl Into<GrpcChannel>) -> JobServiceClient<GrpcChannel> {
         JobServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }
 
-    /// Queues over `channel`.
+    /// A client of the queue service over `channel`.
     pub fn queue_service(&self, channel: impl Into<GrpcChannel>) -> QueueServiceClient<GrpcChannel> {
         QueueServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }
 
-    /// Workers and brokers over `channel`.
+    /// A client of the fleet service over `channel`.
     pub fn fleet_service(&self, channel: impl Into<GrpcChannel>) -> FleetServiceClient<GrpcChannel> {
         FleetServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }

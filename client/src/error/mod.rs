@@ -1,4 +1,6 @@
-//! What can go wrong with a call, as data: the inverse of the broker's mapping from its errors to gRPC.
+//! The error of a call, as data: the inverse of the broker's mapping from its errors to gRPC.
+
+pub(crate) mod transport;
 
 use std::{collections::HashMap, error::Error as StdError, fmt, time::Duration};
 
@@ -11,7 +13,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
 use crate::{
-    connection::{ConnectFailed, NotGrpc},
+    error::transport::{ConnectFailed, NotGrpc},
     reason::Reason,
 };
 
@@ -29,7 +31,7 @@ pub struct FieldViolation {
 
 /// A call, or one item of a batch, that failed.
 ///
-/// [`Error::is_outcome_unknown`] is the question that matters most: if it is true, the call may have been applied. Repeating it
+/// Ask [`Error::is_outcome_unknown`] first: if it is true, the broker may have applied the call. Repeating the call
 /// with the same ids is always safe.
 #[derive(Clone)]
 pub struct Error(Box<Detail>);
@@ -60,7 +62,7 @@ impl Error {
         }))
     }
 
-    /// An argument that this library refused before it sent anything.
+    /// An argument that this library refuses before it sends anything.
     pub fn invalid_argument(field: impl Into<String>, description: impl Into<String>) -> Self {
         let (field, description) = (field.into(), description.into());
         let mut error = Self::new(
@@ -72,24 +74,28 @@ impl Error {
         error
     }
 
-    /// The time for the call is up. The broker may still have done it, unless nothing was sent.
+    /// The deadline of the call has passed. The outcome is unknown if the call was sent.
     pub(crate) fn deadline_exceeded(was_sent: bool) -> Self {
-        let mut error = Self::new(Code::DeadlineExceeded, None, "the time for the call is up".to_owned());
+        let mut error = Self::new(
+            Code::DeadlineExceeded,
+            None,
+            "the deadline of the call has passed".to_owned(),
+        );
         error.0.outcome_unknown = was_sent;
         error
     }
 
-    /// The call ended without an answer on this side.
+    /// The call ended without a response.
     pub(crate) fn interrupted(message: &str) -> Self {
         Self::new(Code::Unavailable, None, message.to_owned())
     }
 
-    /// The broker answered something that its API does not allow.
+    /// The broker returned something that its API does not allow.
     pub(crate) fn protocol(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, None, message.into())
     }
 
-    /// What the broker says beside code, reason and message.
+    /// Adds what the broker reports beside code, reason and message.
     fn with_metadata(mut self, metadata: HashMap<String, String>) -> Self {
         if metadata
             .get(OUTCOME)
@@ -107,7 +113,7 @@ impl Error {
         self
     }
 
-    /// The call changes nothing, so there is nothing to wonder about.
+    /// The call changes nothing, so its outcome is never unknown.
     pub(crate) fn of_read(mut self) -> Self {
         self.0.outcome_unknown = false;
         self
@@ -118,51 +124,53 @@ impl Error {
         self.0.code
     }
 
-    /// Why, where the broker said so. None for errors of the connection and of this library.
+    /// The broker's reason. None for errors of the connection and of this library.
     pub fn reason(&self) -> Option<Reason> {
         self.0.reason
     }
 
-    /// For people.
+    /// A text for people.
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The fields that were not accepted, where the reason is one of a field ([`Reason::InvalidField`], [`Reason::PayloadTooLarge`] and others).
+    /// The fields that the broker refused, if the reason concerns a field ([`Reason::InvalidField`],
+    /// [`Reason::PayloadTooLarge`] and others).
     pub fn field_violations(&self) -> &[FieldViolation] {
         &self.0.violations
     }
 
-    /// Not worth another try before this has passed.
+    /// Wait at least this long before the next attempt.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// What else the broker said about it.
+    /// Further data that the broker sent with the error.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.0.metadata.get(key).map(String::as_str)
     }
 
-    /// The job that lives under the unique key, for [`Reason::DuplicateJob`].
+    /// The id of the job that holds the unique key, for [`Reason::DuplicateJob`].
     pub fn existing_job_id(&self) -> Option<&str> {
         self.metadata(EXISTING_JOB_ID)
     }
 
-    /// The call may or may not have been applied. False: it certainly was not.
+    /// Whether the broker may have applied the call. False: it certainly did not.
     pub fn is_outcome_unknown(&self) -> bool {
         self.0.outcome_unknown
     }
 
-    /// There is no broker: no connection could be made, or something else answers at its address.
+    /// Whether there is no broker: no connection could be made, or something else responds at its address.
     pub fn is_unreachable(&self) -> bool {
         !self.0.reached_broker
     }
 
-    /// The same call, with the same ids, may succeed later. The client has retried it already, as long as its deadline allowed.
+    /// Whether the same call, with the same ids, may succeed later. The client has already retried it, as long as the
+    /// deadline allowed.
     pub fn is_retryable(&self) -> bool {
         match self.0.code {
             Code::Unavailable | Code::DeadlineExceeded => true,
-            // Without a word about when, it is a bound of the request, not of the moment.
+            // Without RetryInfo the request itself is too large: no retry helps.
             Code::ResourceExhausted => {
                 self.0.retry_after.is_some()
                     || matches!(self.0.reason, Some(Reason::StoreOutOfMemory | Reason::Overloaded))
@@ -193,7 +201,7 @@ fn source_of<E: StdError + 'static>(status: &Status) -> Option<&E> {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        // A status with a source was made on this side: the transport failed, and the codes that it comes with vary by the way it did.
+        // A status with a source was made by tonic: the transport failed. Its code depends on how it failed.
         if let Some(failed) = source_of::<ConnectFailed>(&status) {
             let mut error = Self::new(Code::Unavailable, None, failed.to_string());
             error.0.reached_broker = false;
@@ -245,7 +253,7 @@ impl From<ItemError> for Error {
     fn from(item: ItemError) -> Self {
         let reason = (!item.reason.is_empty()).then(|| Reason::from_name(&item.reason));
         let mut error = Self::new(Code::from_i32(item.code), reason, item.message).with_metadata(item.metadata);
-        // What a call says in RetryInfo and BadRequest.
+        // A call says the same in RetryInfo and BadRequest.
         error.0.retry_after = item.retry_after.and_then(|after| after.try_into().ok());
         if let Some(field) = error.metadata(FIELD).map(str::to_owned) {
             let message = error.message();
@@ -319,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_another_domain_is_not_ours() {
+    fn a_reason_of_another_domain_is_ignored() {
         let details = ErrorDetails::with_error_info("LEASE_LOST", "example.com", HashMap::new());
         assert_eq!(
             Error::from(Status::with_error_details(Code::Internal, "", details)).reason(),
@@ -348,13 +356,13 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_names_the_job_that_lives() {
+    fn a_duplicate_names_the_existing_job() {
         let error = with_metadata(Code::AlreadyExists, reason::DUPLICATE_JOB, "existing_job_id", "7");
         assert_eq!(error.existing_job_id(), Some("7"));
     }
 
     #[test]
-    fn the_broker_knows_best_whether_it_was_applied() {
+    fn the_broker_says_whether_the_call_was_applied() {
         for (outcome, unknown) in [("not_applied", false), ("unknown", true), ("of a later version", true)] {
             let error = with_metadata(Code::Unavailable, reason::STORE_UNAVAILABLE, "outcome", outcome);
             assert_eq!(

@@ -172,8 +172,8 @@ impl Client {
     }
 }
 
-/// Makes one call with all of the items; or, if the broker accepts less in one call, several calls with halves of them, one
-/// after the other. If the only call fails, `in_parts` fails; if one of several fails, its items get the error.
+/// Makes one call with all of the items; or, if the broker accepts less in one call, several calls with halves of them,
+/// one after the other. If the only call fails, `in_parts` fails; if one of several fails, its items get the error.
 async fn in_parts<T, R, Fut>(items: Vec<T>, call: impl Fn(Vec<T>) -> Fut) -> Result<Vec<Result<R>>>
 where
     T: Clone,

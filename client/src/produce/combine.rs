@@ -1,5 +1,5 @@
-//! Combines jobs that many tasks enqueue one at a time: jobs that arrive while calls are in flight travel together in the
-//! next one.
+//! Combines jobs that many tasks enqueue one at a time: jobs that arrive while calls are in flight travel together in
+//! the next one.
 //!
 //! One task does it. It never waits for more jobs to come: an idle client sends the first job at once, alone.
 
@@ -73,8 +73,8 @@ impl Combiner {
         self.queue.is_closed()
     }
 
-    /// Sends the job with the next call. If the caller drops the future, the job may still be sent; if the deadline comes
-    /// first, it is not.
+    /// Sends the job with the next call. If the caller drops the future, the job may still be sent; if the deadline
+    /// comes first, it is not.
     pub(crate) async fn enqueue(&self, job: Bytes, deadline: Instant) -> Result<EnqueueResult> {
         let taken = Arc::new(AtomicBool::new(false));
         timeout_at(deadline, self.send(job, deadline, taken.clone()))

@@ -67,7 +67,8 @@ impl Client {
         .await
     }
 
-    /// Enqueues all of the jobs or none. They must have one routing key and fit into one call. The results are in order.
+    /// Enqueues all of the jobs or none. They must have one routing key and fit into one call. The results are in
+    /// order.
     pub async fn enqueue_atomic(&self, jobs: impl IntoIterator<Item = NewJob>) -> Result<Vec<Enqueued>> {
         let deadline = self.deadline(Duration::ZERO);
         let mut ids = Vec::new();
@@ -129,8 +130,8 @@ fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
     }
 }
 
-/// An item's error without the item's place in its batch: `jobs[3].priority` becomes `priority`. The caller does not know
-/// the batch, and a call with one job names its fields like this.
+/// An item's error without the item's place in its batch: `jobs[3].priority` becomes `priority`. The caller does not
+/// know the batch, and a call with one job names its fields like this.
 fn without_place(mut error: ItemError) -> ItemError {
     if let Some(field) = error.metadata.get_mut(FIELD) {
         *field = without_index(field).to_owned();

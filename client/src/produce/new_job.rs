@@ -125,8 +125,8 @@ impl NewJob {
         self.unique_by(key, UniqueScope::UntilSettled, OnConflict::ReturnExisting)
     }
 
-    /// At most one job with this key may exist in the queue. `scope` says until when, `on_conflict` what enqueuing a second
-    /// one does.
+    /// At most one job with this key may exist in the queue. `scope` says until when, `on_conflict` what enqueuing a
+    /// second one does.
     #[must_use]
     pub fn unique_by(mut self, key: impl Into<String>, scope: UniqueScope, on_conflict: OnConflict) -> Self {
         self.spec.unique = Some(bananas_proto::v1::Unique {

@@ -94,7 +94,7 @@ mod tests {
             .encode_to_vec()
         );
 
-        let mut two = one.clone();
+        let mut two = one;
         two.push(encode_job(&JobSpec::default()));
         two.set_atomic();
         let request = BatchEnqueueRequest {
