@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what is in this directory, as far as a machine without a container engine can: linters, and a real Redis and broker on
-# redis.conf. A check whose tool is absent says so.
+# Checks the files of this directory without a container engine: runs linters, and starts Redis and a broker with
+# redis.conf. A check is skipped if its tool is missing.
 set -uo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/../scripts/lib.sh"
@@ -31,20 +31,21 @@ check() {
   fi
 }
 
-absent() { say "absent  $1"; }
+missing() { say "missing $1"; }
 
-# The units, with the paths of the installed programs replaced by those that were built, so that systemd finds them.
+# Copies the units with the paths of the built programs instead of the installed ones, so that systemd finds them.
 units() {
   local unit name
   for unit in systemd/*.service; do
     name=$(basename "$unit" | sed 's/@\./@test./')
-    sed "s#/usr/local/bin/#$(dirname "$(bin bananas-broker)")/#; /^ExecStart=/s#\${WORKER_EXEC}#cat#" "$unit" >"$work/$name"
+    sed "s#/usr/local/bin/#$(dirname "$(bin bananas-broker)")/#; /^ExecStart=/s#\${WORKER_EXEC}#cat#" "$unit" \
+      >"$work/$name"
   done
 }
 
 verify_units() {
   units
-  # Its warnings are about the units of this machine as well; ours have to be without any.
+  # The output also has warnings about other units of this machine. Ours must have none.
   systemd-analyze verify --man=no "$work"/*.service 2>"$work/verify"
   ! grep -E 'bananas-(broker|worker)' "$work/verify"
 }
@@ -64,7 +65,8 @@ broker_accepts_redis() {
   local redis_port http_port
   redis_port=$(free_port)
   http_port=$(free_port)
-  "$redis_server" "$root/deploy/redis.conf" --port "$redis_port" --bind 127.0.0.1 --dir "$work" --requirepass 'p@ss/w:rd' >"$work/redis.log" 2>&1 &
+  "$redis_server" "$root/deploy/redis.conf" --port "$redis_port" --bind 127.0.0.1 --dir "$work" \
+    --requirepass 'p@ss/w:rd' >"$work/redis.log" 2>&1 &
   redis_pid=$!
   printf '%s\n' 'p@ss/w:rd' >"$work/password"
   export REDISCLI_AUTH='p@ss/w:rd'
@@ -73,7 +75,7 @@ broker_accepts_redis() {
     --redis-url "redis://127.0.0.1:$redis_port/0" --listen "127.0.0.1:$(free_port)" >"$work/broker.log" 2>&1 &
   broker_pid=$!
   until_true 20 http_ok "$http_port" /readyz || { cat "$work/broker.log"; return 1; }
-  # Nothing in the log may be a warning about this Redis.
+  # The broker must not log a warning about this Redis.
   ! grep -iE '"?level"?[:=]"?warn|^[^ ]+ +WARN' "$work/broker.log"
 }
 
@@ -83,13 +85,14 @@ if have systemd-analyze; then
   check "the broker's unit is hardened (exposure below 2)" hardened bananas-broker.service 20
   check "the worker's unit is hardened (exposure below 3)" hardened bananas-worker@test.service 30
 else
-  absent "systemd-analyze: the units were not checked"
+  missing "systemd-analyze: the units were not checked"
 fi
 if have docker && docker compose version >/dev/null 2>&1; then
   check "the Compose file is valid (docker compose config)" compose
 else
-  absent "docker compose: the Compose file was only read as YAML"
-  check "the Compose file is YAML" "$venv/bin/python" -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' compose.yaml
+  missing "docker compose: the Compose file was only parsed as YAML"
+  check "the Compose file is YAML" \
+    "$venv/bin/python" -c 'import sys, yaml; yaml.safe_load(open(sys.argv[1]))' compose.yaml
 fi
 check "a broker with a password file accepts a Redis with redis.conf" broker_accepts_redis
 

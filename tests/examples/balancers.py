@@ -1,7 +1,7 @@
-"""The configurations of deploy/balancers, tried: a Lease that waits for 20 s, 4 MiB of answers on one stream, a rolling restart of two brokers under
-a worker, and what a caller hears while no broker is there.
+"""Tests of the configurations in deploy/balancers: a Lease that waits for 20 s, 4 MiB of settlements on one stream, a
+rolling restart of two brokers under a worker, and the error of a call while no broker runs.
 
-usage: with-broker.sh python balancers.py envoy|haproxy|nginx [PROGRAM]     exit 3: the program is absent
+usage: with-broker.sh python balancers.py envoy|haproxy|nginx [PROGRAM]     exit 3: the program is missing
 """
 
 import os
@@ -16,37 +16,39 @@ import uuid
 from pathlib import Path
 
 import grpc
-from run import Broker, Client, WORK, WorkerProcess, eventually, free_port, pb, rpc  # the stubs come with it
+from run import Broker, Client, WORK, WorkerProcess, eventually, free_port, listens, pb, rpc  # generates the stubs
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"envoy": "envoy.yaml", "haproxy": "haproxy.cfg", "nginx": "nginx.conf"}
 
 
 class Proxy:
-    """A balancer on the configuration in deploy/balancers, with the ports of this test."""
+    """A balancer with its configuration in deploy/balancers, and with the ports of this test."""
 
     def __init__(self, name, program, brokers, minimal=False):
         self.port = free_port()
         text = (ROOT / "deploy" / "balancers" / FILES[name]).read_text()
-        ports = {"8000": self.port, "8080": brokers[0].port, "8081": brokers[1].port, "9090": brokers[0].http, "9091": brokers[1].http}
+        ports = {"8000": self.port, "8080": brokers[0].port, "8081": brokers[1].port}
+        ports |= {"9090": brokers[0].http, "9091": brokers[1].http}
         for before, after in ports.items():
-            text = text.replace(f"127.0.0.1:{before}", f"127.0.0.1:{after}").replace(f"port_value: {before}", f"port_value: {after}")
-            text = text.replace(f"port {before}", f"port {after}")
+            for prefix in ("127.0.0.1:", "port_value: ", "port "):
+                text = text.replace(f"{prefix}{before}", f"{prefix}{after}")
         directory = Path(WORK.name) / name
         directory.mkdir()
         path = directory / FILES[name]
         path.write_text(text)
         shutil.copy(ROOT / "deploy" / "balancers" / "unavailable.http", directory)
+        nginx_directives = f"daemon off; pid {directory}/nginx.pid; error_log {directory}/error.log;"
         command = {
             "envoy": [program, "-c", str(path), "--log-level", "warn", "--concurrency", "2", "--use-dynamic-base-id"],
             "haproxy": [program, "-f", str(path)],
-            "nginx": [program, "-c", str(path), "-g", f"daemon off; pid {directory}/nginx.pid; error_log {directory}/error.log;"],
+            "nginx": [program, "-c", str(path), "-g", nginx_directives],
         }[name]
         with open(directory / "log", "wb") as log:
             self.process = subprocess.Popen(command, cwd=directory, stdout=log, stderr=log)
         self.log = directory / "log"
         try:
-            eventually("the proxy listens", lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() or True)
+            eventually("the proxy listens", lambda: listens(self.port))
         except AssertionError:
             print(self.log.read_text()[-3000:])
             raise
@@ -58,11 +60,11 @@ class Proxy:
 def a_lease_waits_for_20_seconds(proxy, _client, _brokers):
     with proxy.channel() as channel:
         request = pb.LeaseRequest(selector={"routing_keys": [f"empty-{uuid.uuid4().hex[:8]}"]}, wait={"seconds": 20})
-        answer = rpc.BrokerServiceStub(channel).Lease(request, timeout=30)
-        assert answer.advice.reason == pb.ADVICE_REASON_EMPTY, answer
+        response = rpc.BrokerServiceStub(channel).Lease(request, timeout=30)
+        assert response.advice.reason == pb.ADVICE_REASON_EMPTY, response
 
 
-def four_mebibytes_of_answers_pass_on_one_stream(proxy, client, _brokers):
+def four_mebibytes_of_settlements_pass_on_one_stream(proxy, client, _brokers):
     for _ in range(60):
         client.enqueue("big", b"x")
     frames = queue.SimpleQueue()
@@ -84,7 +86,7 @@ def four_mebibytes_of_answers_pass_on_one_stream(proxy, client, _brokers):
         call.cancel()
 
 
-def brokers_replaced_one_by_one_cost_nothing(proxy, client, brokers):
+def a_rolling_restart_of_the_brokers_loses_no_job_and_no_attempt(proxy, client, brokers):
     worker = WorkerProcess([sys.executable, str(ROOT / "examples/python/stream_worker.py")], client.key, proxy)
     try:
         slow = [client.enqueue("sleep", b"16") for _ in range(3)]
@@ -94,9 +96,9 @@ def brokers_replaced_one_by_one_cost_nothing(proxy, client, brokers):
         for broker, how in ((brokers[0], signal.SIGKILL), (brokers[1], signal.SIGTERM), (brokers[0], signal.SIGTERM)):
             broker.end(how)
             started = time.monotonic()
-            job_id = client.enqueue("upper", b"one broker is gone")
-            eventually("the other broker has taken over", lambda job_id=job_id: client.state(job_id) == "SUCCEEDED")
-            print(f"        work went on {time.monotonic() - started:.1f} s after {how.name}")
+            job_id = client.enqueue("upper", b"one broker is down")
+            eventually("the other broker takes over", lambda job_id=job_id: client.state(job_id) == "SUCCEEDED")
+            print(f"        the next job succeeded {time.monotonic() - started:.1f} s after {how.name}")
             ids.append(job_id)
             broker.start()
             eventually("readiness", lambda broker=broker: b" 200 " in ready(broker))
@@ -117,7 +119,7 @@ def ready(broker):
         return connection.recv(100)
 
 
-def without_a_broker_calls_are_unavailable(proxy, _client, brokers):
+def calls_without_a_broker_are_unavailable(proxy, _client, brokers):
     for broker in brokers:
         broker.end(signal.SIGKILL)
     with proxy.channel() as channel:
@@ -128,14 +130,14 @@ def without_a_broker_calls_are_unavailable(proxy, _client, brokers):
             except grpc.RpcError as error:
                 assert error.code() == grpc.StatusCode.UNAVAILABLE, error
             else:
-                raise AssertionError("who answered?")
+                raise AssertionError("the call succeeded without a broker")
 
 
 FACTS = [
     a_lease_waits_for_20_seconds,
-    four_mebibytes_of_answers_pass_on_one_stream,
-    brokers_replaced_one_by_one_cost_nothing,
-    without_a_broker_calls_are_unavailable,
+    four_mebibytes_of_settlements_pass_on_one_stream,
+    a_rolling_restart_of_the_brokers_loses_no_job_and_no_attempt,
+    calls_without_a_broker_are_unavailable,
 ]
 
 
@@ -143,7 +145,7 @@ def main():
     name = sys.argv[1]
     program = shutil.which(sys.argv[2] if len(sys.argv) > 2 else name)
     if not program:
-        print(f"skipped: {name} is absent")
+        print(f"skipped: {name} is missing")
         sys.exit(3)
     brokers = [Broker(), Broker()]
     for broker in brokers:

@@ -1,7 +1,7 @@
-"""The workers that readers are sent to, run as they stand: slow jobs, a broker that is killed and one that is stopped, a cancel, SIGTERM.
+"""Runs the example workers unchanged: slow jobs, a killed and a stopped broker, a cancel, SIGTERM.
 
 usage: with-broker.sh python run.py readme|python|node|go [COMMAND...]
-COMMAND starts the worker; it gets a routing key as its last argument. Prints a line for each fact and the totals.
+COMMAND starts the worker, with a routing key as its last argument. Prints one line per test, and the totals.
 """
 
 import os
@@ -21,7 +21,7 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 60
-# Of the broker that is restarted.
+# Setting of the broker that is restarted.
 MAX_BATCH_ITEMS = 4
 WORK = tempfile.TemporaryDirectory(prefix="bananas-examples-")
 STUBS = Path(WORK.name) / "stubs"
@@ -31,8 +31,9 @@ def generate_stubs():
     well_known = Path(protoc.__file__).parent / "_proto"
     files = [str(path) for path in sorted((ROOT / "proto" / "bananas" / "v1").glob("*.proto"))]
     STUBS.mkdir()
-    if protoc.main(["protoc", f"-I{ROOT / 'proto'}", f"-I{well_known}", f"--python_out={STUBS}", f"--grpc_python_out={STUBS}", *files]):
-        sys.exit("the stubs cannot be generated")
+    options = [f"-I{ROOT / 'proto'}", f"-I{well_known}", f"--python_out={STUBS}", f"--grpc_python_out={STUBS}"]
+    if protoc.main(["protoc", *options, *files]):
+        sys.exit("cannot generate the stubs")
     sys.path.insert(0, str(STUBS))
 
 
@@ -51,22 +52,28 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def eventually(what, ask):
+def listens(port):
+    socket.create_connection(("127.0.0.1", port), 1).close()
+    return True
+
+
+def eventually(what, condition):
+    """Waits until the condition is true, and returns its value."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    seen = None
+    last = None
     while time.monotonic() < deadline:
         try:
-            seen = ask()
-            if seen:
-                return seen
+            last = condition()
+            if last:
+                return last
         except (OSError, grpc.RpcError) as error:
-            seen = error
+            last = error
         time.sleep(0.05)
-    raise AssertionError(f"never happened: {what} (last: {seen})")
+    raise AssertionError(f"never happened: {what} (last: {last})")
 
 
 class Broker:
-    """A broker of this test's own on the Redis that is there; stopped, killed and started again at one address."""
+    """A second broker on the same Redis. It can be stopped, killed and started again at the same address."""
 
     def __init__(self):
         self.port, self.http = free_port(), free_port()
@@ -81,7 +88,7 @@ class Broker:
         environment["BANANAS_LIMITS_MAX_BATCH_ITEMS"] = str(MAX_BATCH_ITEMS)
         command += ["--listen", f"127.0.0.1:{self.port}"]
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log)
-        eventually("the broker listens", lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() or True)
+        eventually("the broker listens", lambda: listens(self.port))
 
     def end(self, how):
         self.process.send_signal(how)
@@ -89,7 +96,7 @@ class Broker:
 
 
 class Client:
-    """A producer at the broker that nobody restarts."""
+    """A producer at the broker that is not restarted."""
 
     def __init__(self, key):
         self.key = key
@@ -108,9 +115,9 @@ class Client:
         return job_pb2.JobState.Name(self.get(job_id).state).removeprefix("JOB_STATE_")
 
     def done(self, job_ids):
-        """All succeeded, at the first attempt."""
+        """Waits until all jobs have succeeded, at their first attempt."""
         for job_id in job_ids:
-            eventually(f"{job_id} is done", lambda job_id=job_id: self.state(job_id) == "SUCCEEDED")
+            eventually(f"{job_id} succeeds", lambda job_id=job_id: self.state(job_id) == "SUCCEEDED")
             job = self.get(job_id)
             assert (job.attempts, job.losses) == (0, 0), job
 
@@ -118,13 +125,13 @@ class Client:
 class WorkerProcess:
     def __init__(self, command, key, broker):
         self.path = Path(WORK.name) / f"{key}.log"
-        environment = {**os.environ, "BANANAS_BROKER": f"http://127.0.0.1:{broker.port}", "LEASE_SECONDS": "8", "QUEUE": key}
-        environment["PYTHONPATH"] = str(STUBS)
+        environment = {**os.environ, "BANANAS_BROKER": f"http://127.0.0.1:{broker.port}", "PYTHONPATH": str(STUBS)}
+        environment |= {"LEASE_SECONDS": "8", "QUEUE": key}
         with open(self.path, "wb") as log:
             self.process = subprocess.Popen([*command, key], env=environment, stdout=log, stderr=log)
 
     def started(self, job_id):
-        """How often the handler of a job was begun."""
+        """How often the handler of a job was started."""
         return len(re.findall(f"started {job_id}", self.path.read_text()))
 
     def finished(self, job_id):
@@ -137,7 +144,7 @@ class WorkerProcess:
 
 
 def slow_jobs_survive_brokers_that_die_and_stop(client, broker, worker):
-    """Jobs of two leases' length, through kill -9 and SIGTERM of the only broker."""
+    """Jobs that run for two leases survive SIGKILL and SIGTERM of the only broker."""
     slow = [client.enqueue("sleep", b"16") for _ in range(3)]
     quick = [client.enqueue("upper", b"quick %d" % n) for n in range(20)]
     client.done(quick)
@@ -149,7 +156,7 @@ def slow_jobs_survive_brokers_that_die_and_stop(client, broker, worker):
         client.done([client.enqueue("upper", b"after the restart") for _ in range(20)])
     client.done(slow)
     assert all(worker.started(job_id) == 1 for job_id in slow), "a job was run twice"
-    assert "no frame from the worker" not in worker.path.read_text(), "the worker forgot its heartbeats"
+    assert "no frame from the worker" not in worker.path.read_text(), "the worker sent no heartbeats"
     result = client.get(quick[0]).result.data
     assert result == b"QUICK 0", result
 
@@ -162,8 +169,8 @@ def a_cancel_reaches_the_handler(client, _broker, worker):
     eventually("it is cancelled", lambda: client.state(job_id) == "CANCELLED")
 
 
-def answers_that_piled_up_are_sent_in_frames_that_the_broker_takes(client, broker, worker):
-    """The broker takes MAX_BATCH_ITEMS in a frame; these are finished while it is away."""
+def many_settlements_are_sent_in_frames_that_the_broker_accepts(client, broker, worker):
+    """More jobs than MAX_BATCH_ITEMS finish while the broker is down."""
     ids = [client.enqueue("sleep", b"1") for _ in range(2 * MAX_BATCH_ITEMS + 1)]
     for job_id in ids:
         eventually(f"{job_id} runs", lambda job_id=job_id: worker.started(job_id))
@@ -176,7 +183,7 @@ def answers_that_piled_up_are_sent_in_frames_that_the_broker_takes(client, broke
 
 
 def a_slow_job_survives_a_restart_of_the_broker(client, broker, worker):
-    """Unary: one job at a time, longer than its lease of 30 s."""
+    """A worker without a stream runs a job for longer than its lease of 30 s."""
     slow = client.enqueue("sleep", b"33")
     eventually("it runs", lambda: worker.started(slow))
     for how in (signal.SIGKILL, signal.SIGTERM):
@@ -194,25 +201,25 @@ def sigterm_ends_the_worker_after_its_jobs(client, _broker, worker):
     code = worker.process.wait(PATIENCE_SECONDS)
     assert code == 0, f"the worker ended with {code}"
     client.done([job_id])
-    late = client.enqueue("upper", b"nobody is there")
+    late = client.enqueue("upper", b"no worker runs")
     assert client.state(late) == "READY"
 
 
 STREAM_FACTS = [
     slow_jobs_survive_brokers_that_die_and_stop,
     a_cancel_reaches_the_handler,
-    answers_that_piled_up_are_sent_in_frames_that_the_broker_takes,
+    many_settlements_are_sent_in_frames_that_the_broker_accepts,
     sigterm_ends_the_worker_after_its_jobs,
 ]
 UNARY_FACTS = [a_slow_job_survives_a_restart_of_the_broker, sigterm_ends_the_worker_after_its_jobs]
 
 
 def readme_worker():
-    """The Python code of README's section "A worker in Python", as it stands."""
+    """The Python code of the section "A worker in Python" of the README."""
     section = (ROOT / "README.md").read_text().split("## A worker in Python")[1].split("\n## ")[0]
     path = Path(WORK.name) / "readme_worker.py"
     path.write_text(re.search(r"```python\n(.*?)```", section, re.S).group(1))
-    return [sys.executable, "-u", str(path)]  # it takes its queue from the environment
+    return [sys.executable, "-u", str(path)]  # it reads its queue from the environment
 
 
 def main():
@@ -234,7 +241,7 @@ def main():
             failed += 1
             print(f"FAILED  {fact.__name__}")
             traceback.print_exc(file=sys.stdout)
-            print(f"-- the worker's log\n{worker.path.read_text()[-4000:]}", flush=True)
+            print(f"-- the log of the worker\n{worker.path.read_text()[-4000:]}", flush=True)
     worker.end()
     broker.end(signal.SIGKILL)
     print(f"example-{name}: {len(facts) - failed} passed, {failed} failed", flush=True)

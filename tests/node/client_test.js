@@ -1,6 +1,6 @@
-// A Node client on the .proto files themselves: unary calls, Subscribe, and what comes back.
+// Tests of a Node client that loads the .proto files: unary calls, Subscribe, errors.
 //
-// Run by scripts/with-broker.sh, which says where the broker is. Prints a line for each fact and the totals.
+// Run it with scripts/with-broker.sh, which sets the address of the broker. Prints one line per test, and the totals.
 'use strict';
 
 const assert = require('node:assert/strict');
@@ -27,7 +27,8 @@ const queues = new v1.QueueService(address, credentials);
 // A unary call as a promise, with a deadline.
 function call(client, method, request) {
   return new Promise((resolve, reject) => {
-    client[method](request, { deadline: Date.now() + PATIENCE_MS }, (error, answer) => (error ? reject(error) : resolve(answer)));
+    const options = { deadline: Date.now() + PATIENCE_MS };
+    client[method](request, options, (error, response) => (error ? reject(error) : resolve(response)));
   });
 }
 
@@ -46,21 +47,21 @@ const enqueue = (routing_key, fields) => call(broker, 'Enqueue', { job: spec(rou
 
 const stateOf = async (routing_key, job_id) => (await call(jobs, 'GetJob', { routing_key, job_id })).job.state;
 
-// A Subscribe stream whose frames are taken one by one.
+// A Subscribe stream that returns its frames one by one.
 class Session {
   constructor(routing_key, max_jobs) {
     this.frames = [];
     this.waiting = [];
     this.stream = broker.Subscribe({ deadline: Date.now() + PATIENCE_MS });
-    this.stream.on('data', (frame) => this.hand(frame));
-    this.stream.on('error', (error) => this.hand({ frame: 'error', error }));
-    this.stream.on('end', () => this.hand({ frame: 'end' }));
+    this.stream.on('data', (frame) => this.receive(frame));
+    this.stream.on('error', (error) => this.receive({ frame: 'error', error }));
+    this.stream.on('end', () => this.receive({ frame: 'end' }));
     this.send({ open: { selector: { routing_keys: [routing_key] }, flow: { max_jobs } } });
   }
 
-  hand(frame) {
-    const taker = this.waiting.shift();
-    if (taker) taker(frame);
+  receive(frame) {
+    const resolve = this.waiting.shift();
+    if (resolve) resolve(frame);
     else this.frames.push(frame);
   }
 
@@ -68,7 +69,7 @@ class Session {
     this.stream.write(frame);
   }
 
-  // The next frame of that kind; others are passed over.
+  // The next frame of this kind. Other frames are skipped.
   async next(kind) {
     for (;;) {
       const frame = this.frames.shift() ?? (await new Promise((resolve) => this.waiting.push(resolve)));
@@ -115,13 +116,14 @@ const facts = {
     const { job_id } = await enqueue(key);
     const { jobs: leased } = await call(broker, 'Lease', { selector: { routing_keys: [key] } });
     const failure = { type: 'TypeError', message: 'x is not a function' };
-    const answer = await call(broker, 'Nack', { lease_token: leased[0].lease_token, action: 'NACK_ACTION_RETRY', failure });
-    assert.equal(answer.state, 'JOB_STATE_SCHEDULED');
+    const nack = { lease_token: leased[0].lease_token, action: 'NACK_ACTION_RETRY', failure };
+    const response = await call(broker, 'Nack', nack);
+    assert.equal(response.state, 'JOB_STATE_SCHEDULED');
     const { job } = await call(jobs, 'GetJob', { routing_key: key, job_id });
     assert.deepEqual([job.attempts, job.failure.type], [1, 'TypeError']);
   },
 
-  async 'jobs come down a stream and are settled on it'() {
+  async 'jobs are delivered and settled on a stream'() {
     const key = uniqueKey();
     const ids = [];
     for (let n = 0; n < 3; n += 1) ids.push((await enqueue(key)).job_id);
@@ -140,7 +142,7 @@ const facts = {
     session.close();
   },
 
-  async 'a stream that was open gets the jobs that come later'() {
+  async 'an open stream gets jobs that are enqueued later'() {
     const key = uniqueKey();
     const session = new Session(key, 2);
     await session.next('opened');
@@ -150,7 +152,7 @@ const facts = {
     session.close();
   },
 
-  async 'a job that was given back when its stream was cancelled comes again'() {
+  async 'the job of a cancelled stream is released and delivered again'() {
     const key = uniqueKey();
     const { job_id } = await enqueue(key);
     const first = new Session(key, 1);
@@ -183,9 +185,9 @@ const facts = {
 
 async function main() {
   let failed = 0;
-  for (const [fact, proof] of Object.entries(facts)) {
+  for (const [fact, test] of Object.entries(facts)) {
     try {
-      await proof();
+      await test();
       console.log(`ok      ${fact}`);
     } catch (error) {
       failed += 1;

@@ -1,6 +1,7 @@
-"""A Python client on stubs generated from proto/: enqueues, subscribes, acks, nacks, and resumes after its broker died.
+"""Tests of a Python client with stubs generated from proto/: enqueue, subscribe, ack, nack, resume after a broker died.
 
-Run by scripts/with-broker.sh, which says where the broker and its Redis are. Prints a line for each fact and the totals.
+Run it with scripts/with-broker.sh, which sets the addresses of the broker and its Redis. Prints one line per test, and
+the totals.
 """
 
 import os
@@ -27,12 +28,13 @@ PATIENCE_SECONDS = 30
 
 
 def generate_stubs():
-    """Does what `python -m grpc_tools.protoc` does on a command line."""
+    """The same as `python -m grpc_tools.protoc`."""
     well_known = Path(protoc.__file__).parent / "_proto"
     files = [str(path) for path in sorted((ROOT / "proto" / "bananas" / "v1").glob("*.proto"))]
-    arguments = [f"-I{ROOT / 'proto'}", f"-I{well_known}", f"--python_out={STUBS.name}", f"--grpc_python_out={STUBS.name}"]
+    arguments = [f"-I{ROOT / 'proto'}", f"-I{well_known}"]
+    arguments += [f"--python_out={STUBS.name}", f"--grpc_python_out={STUBS.name}"]
     if protoc.main(["protoc", *arguments, *files]) != 0:
-        sys.exit("python: the stubs cannot be generated")
+        sys.exit("python: cannot generate the stubs")
     sys.path.insert(0, STUBS.name)
 
 
@@ -46,7 +48,7 @@ from bananas.v1 import job_service_pb2_grpc as jobs_grpc  # noqa: E402
 
 
 class Client:
-    """Stubs of one broker over one channel."""
+    """The stubs of one broker, on one channel."""
 
     def __init__(self, address):
         self.channel = grpc.insecure_channel(address.removeprefix("http://"))
@@ -65,7 +67,7 @@ class Client:
 
 
 class Session:
-    """A Subscribe stream: frames go into a queue that gRPC reads, and come out of the call."""
+    """A Subscribe stream. gRPC sends the frames of a queue."""
 
     def __init__(self, client, routing_key, max_jobs, session_id="", held_tokens=()):
         self.outgoing = queue.Queue()
@@ -84,7 +86,7 @@ class Session:
         self.outgoing.put(broker.SubscribeRequest(**frame))
 
     def next(self, kind):
-        """The next frame of that kind; others are passed over."""
+        """The next frame of this kind. Other frames are skipped."""
         for response in self.call:
             if response.WhichOneof("frame") == kind:
                 return getattr(response, kind)
@@ -129,7 +131,7 @@ def reason_of(error):
 
 
 class OwnBroker:
-    """A broker of this test's own, on the Redis that is there, to be killed."""
+    """A second broker on the same Redis, which the test kills."""
 
     def __init__(self):
         self.ports = [free_port(), free_port()]
@@ -151,7 +153,8 @@ class OwnBroker:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        eventually("the broker listens", lambda: socket.create_connection(("127.0.0.1", self.ports[0]), 1).close() or True)
+        address = ("127.0.0.1", self.ports[0])
+        eventually("the broker listens", lambda: socket.create_connection(address, 1).close() or True)
 
     def kill(self):
         self.process.kill()
@@ -164,11 +167,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def eventually(what, ask):
+def eventually(what, condition):
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
-            if ask():
+            if condition():
                 return
         except (OSError, grpc.RpcError):
             pass
@@ -195,7 +198,7 @@ def the_same_id_is_enqueued_once(client):
     assert client.enqueue(key, job_id=job_id).deduplicated
 
 
-def a_batch_answers_each_job(client):
+def a_batch_has_a_result_for_each_job(client):
     key = unique_key()
     specs = [job.JobSpec(routing_key=key, job_type="t", priority=priority) for priority in (1, 10, 2)]
     results = client.broker.BatchEnqueue(broker.BatchEnqueueRequest(jobs=specs), timeout=PATIENCE_SECONDS).results
@@ -218,7 +221,7 @@ def jobs_are_acked_and_nacked_over_a_stream(client):
     session.close()
 
 
-def a_released_job_comes_down_the_stream_again(client):
+def a_released_job_is_delivered_again_on_the_stream(client):
     key = unique_key()
     job_id = client.enqueue(key).job_id
     session = Session(client, key, max_jobs=1)
@@ -248,8 +251,8 @@ def a_session_resumes_after_its_broker_died(_client):
             return True
 
         eventually("the session resumes", resume)
-        verdict = resumed[-1].opened.held[0]
-        assert not verdict.HasField("error"), verdict
+        held = resumed[-1].opened.held[0]
+        assert not held.HasField("error"), held
         assert not resumed[-1].settle(ack(taken[1].lease_token))[0].HasField("error")
         fresh = Client(own.address)
         assert [fresh.state(key, job_id) for job_id in ids] == [job.JOB_STATE_SUCCEEDED] * 2
@@ -265,10 +268,10 @@ def an_error_names_its_reason(client):
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
         assert reason_of(error) == ("MALFORMED_TOKEN", "bananas.dev"), reason_of(error)
     else:
-        raise AssertionError("a token that no broker made was accepted")
+        raise AssertionError("an invalid token was accepted")
 
 
-def older_tools_find_the_services_by_reflection_v1alpha(client):
+def reflection_v1alpha_lists_the_services_for_older_tools(client):
     services = ProtoReflectionDescriptorDatabase(client.channel).get_services()
     assert "bananas.v1.BrokerService" in services, services
 
@@ -276,12 +279,12 @@ def older_tools_find_the_services_by_reflection_v1alpha(client):
 FACTS = [
     a_job_is_enqueued_leased_and_acked_with_unary_calls,
     the_same_id_is_enqueued_once,
-    a_batch_answers_each_job,
+    a_batch_has_a_result_for_each_job,
     jobs_are_acked_and_nacked_over_a_stream,
-    a_released_job_comes_down_the_stream_again,
+    a_released_job_is_delivered_again_on_the_stream,
     a_session_resumes_after_its_broker_died,
     an_error_names_its_reason,
-    older_tools_find_the_services_by_reflection_v1alpha,
+    reflection_v1alpha_lists_the_services_for_older_tools,
 ]
 
 
@@ -297,7 +300,7 @@ def main():
             print(f"FAILED  {fact.__name__}")
             traceback.print_exc(file=sys.stdout)
     print(f"python: {len(FACTS) - failed} passed, {failed} failed", flush=True)
-    # Streams that a failed fact left open must not hold the process up.
+    # Exit even if a failed test has left a stream open.
     os._exit(1 if failed else 0)
 
 
