@@ -1,4 +1,4 @@
-//! Every field of every RPC with values out of bounds: the named error, nothing changed, and the broker lives.
+//! Every field of every RPC with values out of bounds: the documented error, no change, and the broker goes on.
 mod enqueue;
 mod leases;
 mod looking;
@@ -7,12 +7,12 @@ mod wire;
 
 use bananas_harness::{api::Api, keyspace::Audit, stand::Stand};
 
-/// Nothing was stored and nothing was taken.
+/// Asserts that no job was stored or leased.
 async fn assert_untouched(stand: &Stand, key: &str) {
     assert_eq!(stand.audit(key).await, Audit::default());
 }
 
-/// The broker still does its work.
+/// Asserts that the broker still works.
 async fn assert_alive(api: &Api, key: &str) {
     let id = api.enqueued(key).await;
     let job = api.leased(key).await;
@@ -20,7 +20,7 @@ async fn assert_alive(api: &Api, key: &str) {
     api.ack(&job.lease_token).await.unwrap();
 }
 
-/// One more byte than that.
+/// A text of one byte more than `max`.
 fn longer_than(bytes: usize) -> String {
     "x".repeat(bytes + 1)
 }

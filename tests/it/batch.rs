@@ -1,4 +1,4 @@
-//! Many at once: in order, each with its own answer.
+//! Batches: in order, each item with its own result.
 use bananas_harness::{
     api::{Api, seconds, spec, unique_key},
     refusal::{assert_item_refused, assert_refused},
@@ -213,7 +213,7 @@ async fn settlements_are_answered_one_by_one() {
     assert_eq!(stand.audit(&other).await.settled, 1);
 }
 
-/// One script call holds some hundred items; what a batch may hold is up to the operator.
+/// One script call takes some hundred items; the operator decides how many a batch may have.
 #[tokio::test]
 async fn the_largest_batch_that_can_be_allowed_is_stored_in_order_and_settled() {
     const ITEMS: usize = 10_000;
@@ -251,7 +251,7 @@ async fn the_largest_batch_that_can_be_allowed_is_stored_in_order_and_settled() 
     let request = BatchSettleRequest { settlements };
     let answer = api.broker.clone().batch_settle(request).await.unwrap().into_inner();
     assert!(answer.results.len() == ITEMS && answer.results.iter().all(|result| result.error.is_none()));
-    // All or none is one script call, which has a bound of its own.
+    // An atomic batch is one script call, which has a bound of its own.
     assert_refused(
         enqueue(&api, jobs[..3_001].to_vec(), true).await,
         Code::InvalidArgument,

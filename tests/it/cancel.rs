@@ -1,4 +1,4 @@
-//! Cancel: at once where nobody holds the job, else by asking the one who does.
+//! Cancel: at once if no worker holds the job, else by a request to its holder.
 use bananas_harness::{
     api::{Api, extension, seconds, spec},
     eventually::eventually,

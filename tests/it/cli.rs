@@ -8,7 +8,7 @@ use bananas_harness::{
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-/// What docs/cli.md says of exit codes.
+/// The exit codes of docs/cli.md.
 const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;
 const PRECONDITION: i32 = 4;
@@ -79,7 +79,7 @@ async fn an_attempt_that_takes_too_long_ends_with_the_words_of_its_worker() {
     let target = format!("{key}/t");
     let words = format!("enqueue {target} --payload x --wait --max-attempts 1 --attempt-timeout 5s");
     let enqueue: Vec<&str> = words.split(' ').collect();
-    // A worker that is held up for half a second is late, and the broker says it for it.
+    // A worker that stalls for half a second is late, and the broker ends the attempt.
     let mut failures = Vec::new();
     for _ in 0..3 {
         let failed = said(&stand, &enqueue).await.ended_with(1);
@@ -145,7 +145,7 @@ async fn leased(stand: &Stand, key: &str) -> Leased {
     }
 }
 
-/// The first text of that name, however deep.
+/// The first text with this name, at any depth.
 fn find(value: &Value, name: &str) -> Option<String> {
     match value {
         Value::Object(fields) => match fields.get(name) {
@@ -274,7 +274,7 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
         .ok();
     assert!(first.stdout.contains("12345678901234567890123"), "{first:#?}");
     assert!(first.stdout.contains("1.10"), "{first:#?}");
-    // In the order of the lines, though one of them has a key of its own.
+    // The ids are in the order of the lines, although one line has its own routing key.
     let leased = said(&stand, &["lease", &key, "-n", "9"]).await.ok();
     let payloads: Vec<&str> = leased
         .stdout
@@ -283,7 +283,7 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
         .skip(1)
         .collect();
     assert_eq!(payloads, ["1", "2", "3"]);
-    // Its key is its own, what a second job gets is said for all.
+    // The line has its own routing key; the settings of the command line are for all.
     let again = bananas(
         &stand,
         &[
@@ -375,7 +375,7 @@ async fn a_worker_that_is_asked_to_stop_finishes_what_it_has_begun() {
     let directory = tempfile::tempdir().unwrap();
     let begun = directory.path().join("begun");
     let go_on = directory.path().join("go-on");
-    // The command waits for the test, so that the signal comes in the middle of it.
+    // The command waits for the test, so that the signal arrives while it runs.
     let exec = format!(
         "touch {}; while [ ! -e {} ]; do sleep 0.1; done; cat",
         begun.display(),
@@ -409,7 +409,7 @@ async fn the_command_line_explains_itself() {
     said(&stand, &["no-such-command"]).await.ended_with(USAGE);
 }
 
-/// `bananas bench` with these arguments, as short as it can be: the figures of its scenarios.
+/// Runs `bananas bench` with these arguments, as short as possible; returns the figures of its scenarios.
 async fn benched(stand: &Stand, arguments: &[&str]) -> Vec<Value> {
     let (redis, http) = (stand.redis.url(), stand.brokers[0].http_port());
     let (broker_pid, redis_pid) = (stand.brokers[0].pid().to_string(), stand.redis.pid().to_string());

@@ -1,4 +1,4 @@
-//! Starting a broker: what it is told, what it refuses, what it says about itself.
+//! The start of a broker: its configuration, what it refuses, and what it reports about itself.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -28,7 +28,7 @@ async fn said(arguments: &[&str]) -> Ran {
     run(broker(arguments), "").await
 }
 
-/// `serve` on that Redis, on ports of its own.
+/// `serve` on this Redis, with its own ports.
 fn serve(redis: &RedisServer) -> Command {
     let mut serve = broker(&[
         "serve",
@@ -229,7 +229,7 @@ async fn metrics_count_what_was_done() {
     let job = api.leased(&key).await;
     api.ack(&job.lease_token).await.unwrap();
     let labels = format!("routing_key=\"{key}\"");
-    // Either broker may be the one that ends a lease.
+    // Either broker may end the lease.
     let seen = async |name: &'static str, wanted: u64| {
         eventually(name, || async {
             let mut sum = 0.0;
@@ -248,7 +248,7 @@ async fn metrics_count_what_was_done() {
         (metric(&text, "bananas_queue_depth", &labels)? as u64 == 2).then_some(())
     };
     eventually("bananas_queue_depth", depth).await;
-    // An attempt that nobody answered for, a lease that nobody confirmed, a job that is cancelled twice.
+    // An attempt without a settlement, a lease without a confirmation, and a job that is cancelled twice.
     let slow = JobSpec {
         attempt_timeout: Some(seconds(1)),
         priority: 9,

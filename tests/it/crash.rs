@@ -1,5 +1,6 @@
-//! Nothing is lost and no stale token works, whatever dies: workers, brokers, Redis, connections. Each fact is a load
-//! with a nemesis, and the history checker over everything that clients saw; how much was seen is asserted as well.
+//! No job is lost and no stale token works when workers, brokers, Redis or connections die. Each fact is a load with a
+//! nemesis, and the history checker over everything that clients saw. The facts also assert how much the history
+//! covers.
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bananas_harness::{
@@ -17,8 +18,7 @@ use bananas_proto::{reason, v1::JobSpec};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-/// Streams that break lose their jobs soon, and dead connections are noticed soon, so that a test does not wait for
-/// them.
+/// Short graces, so that broken streams lose their jobs soon and dead connections are noticed soon.
 pub(crate) fn hurried() -> Vec<(&'static str, String)> {
     vec![
         ("stream.grace", "1s".to_owned()),
@@ -40,7 +40,7 @@ pub(crate) async fn cluster(persistent: bool) -> Stand {
     .await
 }
 
-/// What every load has to have seen, whatever was done to it.
+/// What the history of every load has to cover.
 #[track_caller]
 fn assert_seen(coverage: &Coverage, fault: &str, times: usize) {
     coverage.at_least("enqueues", |seen| seen.enqueued, 300);
@@ -58,7 +58,7 @@ async fn workers_that_die_lose_nothing() {
     let stand = cluster(false).await;
     let key = unique_key("workers");
     let load = Load::start(LoadOptions::new(stand.endpoints(), &key));
-    // The workers of a load die by themselves: streams break, leases are forgotten or held too long.
+    // The workers of a load misbehave by themselves: streams break, leases are abandoned or held too long.
     load.progress(800).await;
     load.enough();
     let coverage = load.finish().await;
@@ -165,7 +165,7 @@ async fn connections_to_brokers_that_break_lose_nothing() {
         match round % 4 {
             0 => load.history().fault("reset"),
             1 => {
-                // What is asked from now on is done, and nobody hears of it.
+                // From now on calls are applied, and their responses are lost.
                 proxy.set(Fault::SwallowResponses);
                 load.history().fault("answers swallowed");
                 load.progress(10).await;
@@ -301,7 +301,7 @@ async fn scripts_that_redis_forgets_are_not_missed() {
     let events = load.history().clone();
     let coverage = load.finish().await;
     assert_seen(&coverage, "scripts flushed", 40);
-    // Streams break by the hand of the workers; no call failed.
+    // Only the workers break streams; no call failed.
     let failed: Vec<_> = events
         .events()
         .into_iter()

@@ -1,5 +1,5 @@
-//! Nothing is lost where a broker has most to carry or least to go by: jobs of 1 MiB, long runs of cancelled jobs,
-//! streams that move, a broker that is cut off from Redis. And equal workers get equal shares.
+//! No job is lost in hard cases: jobs of 1 MiB, long runs of cancelled jobs, streams that move, a broker that is cut
+//! off from Redis. And equal workers get equal shares.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -19,7 +19,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::crash::{cluster, hurried};
 
-/// What nothing may be left of once a load is through.
+/// Asserts that no job is left ready, scheduled, leased or in quarantine after a load.
 async fn assert_all_settled(stand: &Stand, key: &str) {
     let audit = stand.audit(key).await;
     assert_eq!(
@@ -83,7 +83,7 @@ async fn cancelled(api: &Api, key: &str, jobs: usize) {
     }
 }
 
-/// How often scripts were called.
+/// The number of script calls.
 async fn script_calls(connection: &mut MultiplexedConnection) -> u64 {
     let text: String = redis::cmd("INFO")
         .arg("commandstats")
@@ -117,7 +117,7 @@ async fn fifty_thousand_cancelled_jobs_hide_no_job_and_cost_few_calls() {
     }
     let mut connection = stand.redis.connection().await;
     let before = script_calls(&mut connection).await;
-    // The first broker dies while it walks, or soon after: the second one walks on.
+    // The first broker dies during its scan or soon after; the second one goes on.
     let _walking = Session::on(&stand.api(), &key, 1).await;
     stand.brokers[0].kill9();
     let mut session = Session::on(&stand.other_api(), &key, 1).await;
@@ -132,7 +132,7 @@ async fn fifty_thousand_cancelled_jobs_hide_no_job_and_cost_few_calls() {
     wanted.sort();
     assert_eq!(found, wanted);
     let calls = script_calls(&mut connection).await - before;
-    // One for each cancelled job would be 50,000.
+    // One call for each cancelled job would be 50,000.
     assert!(calls < 5_000, "{calls} script calls to get past the cancelled jobs");
     assert_all_settled(&stand, &key).await;
 }
@@ -144,7 +144,7 @@ async fn streams_that_move_between_draining_brokers_lose_no_lease() {
     let load = Load::start(LoadOptions {
         unary_workers: 0,
         stream_workers: 6,
-        // A lease that is not given back is missed: nobody waits for its end.
+        // A lease that is not released is missed: the test does not wait for its end.
         stream_lease: Duration::from_mins(1),
         well_behaved: true,
         ..LoadOptions::new(stand.endpoints(), &key)
@@ -194,8 +194,7 @@ async fn a_broker_that_is_cut_off_from_redis_says_so_before_somebody_else_has_th
     let mut second = Session::open(&healthy.api(), short(1)).await.unwrap();
     let again = second.collect_jobs(1).await.remove(0);
     assert_eq!(again.job_id, id);
-    // By now the first worker has been told that its lease is over, or its stream has ended. What comes afterwards is
-    // too late.
+    // By now the first worker has received lease_lost, or its stream has ended: a settlement is too late.
     let told = within("the stream of the broker that is cut off", async {
         loop {
             match first.frame().await {
@@ -210,7 +209,7 @@ async fn a_broker_that_is_cut_off_from_redis_says_so_before_somebody_else_has_th
     second.ack(&again.lease_token).await;
     proxy.cut();
     proxy.set(Fault::Pass);
-    // Its worker's token works no more, and it serves again.
+    // The token of its worker no longer works, and the broker serves again.
     eventually("the broker is ready again", || async {
         let job = cut_off.api().enqueue(spec(&key)).await.ok()?;
         Some(job)

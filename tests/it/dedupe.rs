@@ -1,4 +1,4 @@
-//! Enqueue may be repeated; unique keys hold and never leak.
+//! Enqueue may be repeated; unique keys hold while they should, and are always freed.
 use bananas_harness::{
     api::{Api, seconds, spec, unique_key},
     eventually::eventually,
@@ -77,7 +77,7 @@ async fn the_same_id_is_the_same_job_in_every_state() {
     api.ack(&api.leased(&key).await.lease_token).await.unwrap();
     repeated(JobState::Succeeded).await;
     let audit = stand.audit(&key).await;
-    // Those that were cancelled in between are retained too.
+    // Jobs that were cancelled in between are retained, too.
     assert_eq!((audit.ready, audit.scheduled, audit.settled), (0, 0, 9));
 }
 
@@ -173,7 +173,7 @@ async fn a_conflict_can_be_refused_and_names_the_job_that_lives() {
     let status = assert_refused(refused, Code::AlreadyExists, reason::DUPLICATE_JOB);
     let metadata = status.get_details_error_info().unwrap().metadata;
     assert!(metadata.values().any(|value| *value == first), "{metadata:?}");
-    // And so does an item of a batch: the job that lives, not an id that was never stored.
+    // An item of a batch returns the id of the existing job, too, not one that was never stored.
     let request = BatchEnqueueRequest {
         jobs: vec![JobSpec {
             unique: Some(unique),
@@ -242,7 +242,7 @@ async fn a_unique_key_may_be_held_only_until_the_lease() {
     assert!(api.enqueue(job()).await.unwrap().deduplicated);
     let first = api.leased(&key).await;
     assert!(!api.enqueue(job()).await.unwrap().deduplicated);
-    // The first one must not free the key of the second.
+    // The first job must not free the key of the second.
     api.ack(&first.lease_token).await.unwrap();
     assert!(api.enqueue(job()).await.unwrap().deduplicated);
     stand.audit(&key).await;

@@ -1,4 +1,4 @@
-//! SIGTERM: unstarted jobs go back, streams move, the process ends within its grace, and no attempt is counted.
+//! SIGTERM: unstarted jobs are released, streams move, the process ends within its grace, and no attempt is counted.
 use bananas_harness::{
     api::{lease_request, seconds, unique_key},
     eventually::{eventually, within},
@@ -69,7 +69,7 @@ async fn a_stream_that_never_closes_does_not_hold_the_broker_up() {
     api.enqueued(&key).await;
     let mut session = Session::on(&api, &key, 5).await;
     let job = session.collect_jobs(1).await.remove(0);
-    // Confirmed before the signal comes, so that the job counts as started.
+    // Confirmed before the signal, so that the job counts as started.
     session.settle(vec![ack(&Bytes::from_static(b"junk"))]).await;
     stand.brokers[0].signal("TERM");
     within("the broker ends", stand.brokers[0].ended()).await;
@@ -89,7 +89,7 @@ async fn a_waiting_lease_is_sent_to_another_broker() {
     let waiting = api.clone();
     let poll = tokio::spawn(async move { waiting.broker.clone().lease(request).await });
     tokio::task::yield_now().await;
-    // Sent after it over the same connection: when this is answered, the broker has the other call as well.
+    // Sent later over the same connection: when this call has its response, the broker has the other call as well.
     api.enqueued(&unique_key("after")).await;
     stand.brokers[0].signal("TERM");
     let answer = within("the poll returns", poll).await.unwrap().unwrap().into_inner();

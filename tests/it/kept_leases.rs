@@ -1,5 +1,5 @@
-//! The leases of a stream: the broker keeps them, what the worker says is written down in its order, and a timeout ends
-//! them.
+//! The leases of a stream: the broker renews them, stores what the worker reports in its order, and ends them at a
+//! timeout.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -28,13 +28,13 @@ async fn the_broker_keeps_the_leases_of_a_live_stream() {
     };
     let mut session = Session::open(&api, request).await.unwrap();
     let job = session.collect_jobs(1).await.remove(0);
-    // A unary lease of the same length that begins later and runs out shows that the time is over.
+    // A unary lease of the same length that begins later shows by its end that the time is over.
     let marker = unique_key("marker");
     api.enqueued(&marker).await;
     api.leased_for(&marker, Duration::from_secs(5)).await;
     let other = stand.other_api();
     tokio::select! {
-        // It beats while it waits, and nothing comes.
+        // It sends heartbeats while it waits, and no frame arrives.
         _ = session.is_quiet_for(Duration::from_mins(1)) => {}
         again = other.leased(&marker) => assert_eq!(again.losses, 0, "nobody had said that it arrived"),
     }
@@ -128,12 +128,12 @@ async fn a_longer_lease_outlives_renewals_and_the_stream() {
     assert!(longer.results[0].remaining.unwrap().seconds > 240);
     // Renewed at least once.
     assert!(session.is_quiet_for(Duration::from_secs(3)).await);
-    // And one of which the stream has not heard when it ends.
+    // And one extension that the stream has not seen when it ends.
     let unheard = &jobs[2].lease_token;
     let longer = stand.other_api().extend(extension(unheard, Some(seconds(250)))).await;
     assert!(longer.unwrap().remaining.unwrap().seconds > 240);
     drop(session);
-    // The other job passes on after the grace.
+    // The other job goes to another worker after the grace.
     let next = stand.other_api().leased(&key).await;
     assert_eq!((&next.job_id, next.losses), (&ids[1], 1));
     for token in [token, unheard] {
@@ -178,7 +178,7 @@ async fn an_answer_does_not_overtake_the_progress_that_was_reported_before_it() 
     }
 }
 
-/// If worker and broker die now, the job has been begun: a third of the lease is too late to write that down.
+/// If worker and broker die now, the attempt has begun: a third of the lease is too late to store the confirmation.
 #[tokio::test]
 async fn what_a_worker_has_received_is_soon_known_to_redis() {
     let (stand, api, key) = arranged("known").await;
@@ -196,7 +196,7 @@ async fn what_a_worker_has_received_is_soon_known_to_redis() {
             let mut redis = redis.clone();
             let values: Vec<Vec<u8>> = redis::cmd("HVALS").arg(&leases).query_async(&mut redis).await.unwrap();
             assert_eq!(values.len(), held);
-            // Nonce, time, flags, keeper, and then this.
+            // Nonce, time, flags, owner, and then this.
             values.iter().all(|value| value[31] == b'1').then_some(())
         });
         tokio::select! {
@@ -206,8 +206,8 @@ async fn what_a_worker_has_received_is_soon_known_to_redis() {
     }
 }
 
-/// A job that is given back may come down the same stream again before the stream has heard that its first lease is
-/// over: the second lease is kept all the same, and no room is lost.
+/// A released job may come over the same stream again before the stream knows that its first lease has ended: the
+/// second lease is renewed all the same, and the window loses no place.
 #[tokio::test]
 async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
     let (stand, api, key) = arranged("back-again").await;
@@ -228,7 +228,7 @@ async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
         }
         enqueue_many(&api, &key, many).await;
         jobs = session.collect_jobs(many).await;
-        // As often in a row as a job comes back at once.
+        // The number of releases after which a job is still ready at once.
         for _ in 0..5 {
             for job in &jobs {
                 session.send_settle(vec![nack(&job.lease_token, release.clone())]).await;
@@ -239,7 +239,7 @@ async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
     let marker = unique_key("marker");
     api.enqueued(&marker).await;
     api.leased_for(&marker, Duration::from_secs(5)).await;
-    // Leased later and as long: when it is lost, so is every lease that nobody keeps.
+    // Leased later for the same time: when it is lost, every lease that no stream renews is lost.
     stand.other_api().leased(&marker).await;
     for job in &jobs {
         assert_eq!(api.get(&key, &job.job_id).await.unwrap().losses, 0);

@@ -37,7 +37,7 @@ async fn an_expired_lease_passes_to_the_next_holder_and_counts_a_loss() {
     let (stand, api, key) = arranged("expire").await;
     api.enqueued(&key).await;
     let first = api.leased_for(&key, SECOND).await;
-    // The worker says that it has the job.
+    // The worker confirms the job.
     api.extend(extension(&first.lease_token, Some(seconds(1))))
         .await
         .unwrap();
@@ -82,7 +82,7 @@ async fn a_token_of_one_job_does_not_settle_another() {
     api.enqueued(&key).await;
     api.enqueued(&key).await;
     let jobs = api.lease(&key, 2).await.unwrap();
-    // The id inside the token replaced by that of the other job.
+    // The id inside the token is replaced by that of the other job.
     let [first, second] = [0, 1].map(|n| *Uuid::parse_str(&jobs[n].job_id).unwrap().as_bytes());
     let mut forged = jobs[0].lease_token.to_vec();
     let at = forged
@@ -90,7 +90,7 @@ async fn a_token_of_one_job_does_not_settle_another() {
         .position(|window| window == first)
         .expect("the token names its job");
     forged[at..at + 16].copy_from_slice(&second);
-    // Jobs that one call took may share a secret; then the forgery is the other token, which the caller holds anyway.
+    // Jobs of one call may share a nonce; then the forgery is the other token, which the caller has anyway.
     if forged != jobs[1].lease_token && forged[at + 16..at + 32] != jobs[1].lease_token[at + 16..at + 32] {
         assert_refused(
             api.ack(&forged.into()).await,
@@ -135,7 +135,7 @@ async fn an_extended_lease_outlives_its_first_term() {
         .unwrap();
     assert_eq!(extended.error, None);
     assert!(extended.remaining.unwrap().seconds >= 59);
-    // A second job with the same first term shows when that term is over.
+    // A second job with the same first lease shows when that lease ends.
     api.enqueued(&key).await;
     let other = api.leased_for(&key, SECOND).await;
     assert_ne!(other.job_id, marker);
@@ -206,7 +206,7 @@ async fn jobs_that_no_call_has_confirmed_come_alone() {
         wait: Some(seconds(20)),
         ..lease_request(&key)
     };
-    // Nobody extends: the callers may have died of the first, or of any.
+    // No caller extends: it may have died of the first job, or of any.
     for _ in 0..3 {
         let mut jobs = api.lease_with(call()).await.unwrap();
         while jobs.len() < 3 {
@@ -250,7 +250,7 @@ async fn a_job_that_takes_its_workers_down_is_dead_after_its_losses() {
 }
 
 #[tokio::test]
-async fn a_waiting_request_for_many_jobs_gets_those_of_one_look_and_keeps_them() {
+async fn a_waiting_request_for_many_jobs_gets_those_of_one_fetch_and_keeps_them() {
     let (_stand, api, key) = arranged("one-look").await;
     for _ in 0..100 {
         let request = LeaseRequest {
@@ -317,7 +317,7 @@ async fn the_same_request_id_gets_the_same_leases_again() {
     );
 }
 
-/// They are made together by the broker; nobody may notice.
+/// The broker makes them together, which callers must not notice.
 #[tokio::test]
 async fn calls_side_by_side_get_their_own_jobs_and_the_same_ones_again() {
     let (_stand, api, key) = arranged("beside").await;
@@ -327,7 +327,7 @@ async fn calls_side_by_side_get_their_own_jobs_and_the_same_ones_again() {
     let requests: Vec<LeaseRequest> = (0..20)
         .map(|caller| LeaseRequest {
             max_jobs: 1 + caller % 2,
-            // Every fourth may not be repeated.
+            // Every fourth call has no request id.
             request_id: if caller % 4 == 0 {
                 String::new()
             } else {
@@ -388,7 +388,7 @@ async fn a_waiting_lease_gets_the_job_that_another_broker_takes_in() {
         ..lease_request(&key)
     };
     let poll = tokio::spawn(async move { waiting.lease_with(request).await });
-    // Whether the call is waiting already, nobody can see; both orders have to work.
+    // The test cannot see whether the call waits already; both orders have to work.
     let id = api.enqueued(&key).await;
     let jobs = within("the poll returns", poll).await.unwrap().unwrap();
     assert_eq!(jobs[0].job_id, id);

@@ -1,4 +1,4 @@
-//! A job's way from Enqueue to its end, when nothing goes wrong.
+//! The life of a job from Enqueue to its end, without faults.
 use std::collections::{HashMap, HashSet};
 
 use bananas_harness::{
@@ -227,7 +227,7 @@ async fn a_delayed_job_waits_for_its_time() {
     assert_eq!(stand.audit(&key).await.scheduled, 1);
     let created = micros(&api.get(&key, &id).await.unwrap().create_time.unwrap());
     let job = api.leased(&key).await;
-    // The fence is the moment of the lease, and ready_time that at which it was due; both by the clock of Redis.
+    // The fence is the time of the lease, and ready_time is when the job was due; both by the clock of Redis.
     assert!(micros(&job.ready_time.unwrap()) >= created + 700_000);
 }
 
@@ -354,7 +354,7 @@ async fn weights_of_a_stream_starve_nobody() {
     };
     let mut session = Session::open(&api, request).await.unwrap();
     let mut seen = HashSet::new();
-    // Whoever draws only among the queues that were looked at last draws one all the time.
+    // A draw only among the queues of the last fetch would draw one queue all the time.
     for _ in 0..60 {
         let job = session.collect_jobs(1).await.remove(0);
         session.ack(&job.lease_token).await;

@@ -1,4 +1,4 @@
-//! Logs that cannot be written: nothing waits for them, and nothing ends because of them.
+//! Logs that cannot be written: no call waits for them, and no program ends because of them.
 use std::{fs::OpenOptions, io::Write as _, process::Stdio};
 
 use bananas_harness::{
@@ -9,7 +9,7 @@ use bananas_harness::{
 };
 use bananas_proto::v1::JobState;
 
-/// A file that takes nothing, as on a full disk.
+/// A file that takes no bytes, as on a full disk.
 fn full() -> Stdio {
     OpenOptions::new().write(true).open("/dev/full").unwrap().into()
 }
@@ -20,7 +20,7 @@ async fn a_log_that_nobody_reads_does_not_hold_the_broker_up() {
     let pipe = directory.path().join("log");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    // Somebody has it open and does not read.
+    // The pipe is open for reading, and nobody reads.
     let _reader = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     let settings = vec![
         ("log.output", "file".to_owned()),

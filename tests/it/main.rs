@@ -1,5 +1,4 @@
-//! Facts about the whole: real brokers on a real Redis, seen through the wire. One file for each part of what is
-//! promised.
+//! The integration tests: facts about real brokers on a real Redis, seen through the API. One file for each promise.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod bad_input;
@@ -32,7 +31,7 @@ use bananas_harness::{
     stand::Stand,
 };
 
-/// The shared stand, clients of its first broker, and a queue of one's own.
+/// The shared stand, clients of its first broker, and a queue of the test's own.
 async fn arranged(what: &str) -> (Arc<Stand>, Api, String) {
     let stand = Stand::shared().await;
     let api = stand.api();

@@ -1,5 +1,5 @@
-//! The drill of the tests themselves: a rule of the scripts is broken on purpose, and a load with the history checker
-//! and the audit of the keys has to find it. A check that finds nothing here proves nothing elsewhere.
+//! Tests of the checks: one rule of the scripts is broken on purpose, and a load with the history checker and the
+//! keyspace audit has to notice it.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -24,7 +24,7 @@ async fn is_noticed(fragment: &'static str, replacement: &'static str) -> bool {
     false
 }
 
-/// Runs a load on a broker with that bug; what found it.
+/// Runs a load on a broker with this bug; returns the checks that noticed it.
 async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String> {
     let redis = RedisServer::start().await;
     let proxy = MutantProxy::start(redis.port(), fragment, replacement).await;
@@ -37,10 +37,10 @@ async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String>
     let load = Load::start(LoadOptions {
         jobs: 250,
         unary_workers: 24,
-        // It would be faster than the others, and never late.
+        // They would take most jobs, and are never late.
         stream_workers: 0,
-        // Many a job has to be in a second worker's hands when the first one comes too late: workers that are soon free
-        // for the next, and hold it.
+        // When a worker settles too late, a second one has to hold the job: many workers that lease few jobs at a time,
+        // and hold them.
         at_once: 2,
         held_too_long: 25,
         settle_twice: true,
@@ -52,7 +52,7 @@ async fn found(fragment: &'static str, replacement: &'static str) -> Vec<String>
         "no script that ran has {fragment:?}: the rule has moved"
     );
     let wrong = keyspace::inspect(&mut redis.connection().await, &key).await.violations;
-    // A job may still be on its way when the patience is over: that is no proof of anything.
+    // A job may still be in flight when the time is over: that proves nothing.
     let broken = violations
         .iter()
         .map(|violation| violation.promise)
@@ -84,11 +84,11 @@ mutants! {
         "if not value or #value < LEASE_BYTES or sub(value, 1, 16) ~= ARGV[at + 1] then" => "if not value then";
     a_lease_that_ends_early_is_caught:
         "call('ZRANGEBYSCORE', KEYS[5], '-inf', now, " => "call('ZRANGEBYSCORE', KEYS[5], '-inf', now + 950, ";
-    a_job_that_is_handed_out_and_stays_in_its_lane_is_caught:
+    a_leased_job_that_stays_in_its_lane_is_caught:
         "call('LTRIM', plan.key, passed, '-1')" => "";
     an_ack_that_is_not_remembered_is_caught:
         "call('HSET', memory_key, unpack(memory))" => "";
-    a_job_given_back_to_nowhere_is_caught:
+    a_released_job_that_goes_nowhere_is_caught:
         "make_ready(reversed, true)" => "";
     a_job_lost_with_its_worker_is_caught:
         "make_ready(last_first, true)" => "";

@@ -1,4 +1,4 @@
-//! A paused queue hands out nothing, at no broker, and what is leased can still be settled.
+//! No broker leases jobs of a paused queue, and leased jobs can still be settled.
 use bananas_harness::{
     api::{Api, lease_request, seconds, spec},
     eventually::within,

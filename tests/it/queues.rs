@@ -1,5 +1,5 @@
-//! Queues come and go: what falls due in one that was idle is noticed, one in which nothing is left is forgotten, one
-//! that is on no list is found again, and reading makes none.
+//! Queues come and go: a job that falls due in an idle queue is noticed, an empty queue is forgotten, a queue that is
+//! missing in the due index is found again, and reading creates no queue.
 use std::{collections::BTreeSet, time::Duration};
 
 use bananas_harness::{
@@ -41,7 +41,7 @@ async fn command<T: redis::FromRedisValue>(redis: &MultiplexedConnection, words:
     command.query_async(&mut redis.clone()).await.unwrap()
 }
 
-/// One job in each of these queues, which are many.
+/// Enqueues one job in each of these many queues.
 async fn fill(api: &Api, keys: &[String]) {
     for some in keys.chunks(500) {
         let jobs = some
@@ -57,7 +57,7 @@ async fn fill(api: &Api, keys: &[String]) {
     }
 }
 
-/// What is ready in these queues, leased for this long.
+/// Leases the ready jobs of these queues for this time.
 async fn lease_all(api: &Api, keys: &[String], lease: Duration) -> Vec<LeasedJob> {
     let mut jobs = Vec::new();
     for some in keys.chunks(64) {
@@ -88,7 +88,7 @@ fn names(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{what}-{number:05}")).collect()
 }
 
-/// Waits until nothing falls due any more in any queue: each is planned only to be tidied up.
+/// Waits until nothing is due in any queue: each is only planned to be forgotten.
 async fn all_idle(redis: &MultiplexedConnection) {
     eventually("all queues are idle", || async {
         let scores: Vec<String> = command(redis, &["ZRANGE", DUE, "0", "-1", "WITHSCORES"]).await;
@@ -102,7 +102,7 @@ async fn all_idle(redis: &MultiplexedConnection) {
     .await;
 }
 
-/// How often a script was called.
+/// The number of calls of a script.
 async fn script_calls(redis: &MultiplexedConnection) -> u64 {
     let info: String = command(redis, &["INFO", "commandstats"]).await;
     let line = info
@@ -155,11 +155,11 @@ async fn what_falls_due_in_a_queue_that_was_idle_is_noticed_soon() {
     }
     late.sort_unstable();
     println!("ms after the end of the lease: {late:?}");
-    // Half of them are as quick as they should be even where the machine has something else to do.
+    // Half of them are as quick as they should be even on a busy machine.
     assert!(late[late.len() / 2] < 1_000, "{late:?}");
 }
 
-/// A broker that dies, or is cut off, right after it has leased takes along what it had to tell the list of queues.
+/// A broker that dies, or is cut off, right after a fetch has not updated the due index.
 #[tokio::test]
 async fn a_lease_that_the_list_of_queues_has_not_heard_of_ends_for_whoever_waits() {
     let stand = own(&[], 2).await;
@@ -244,7 +244,7 @@ async fn queues_that_were_used_once_cost_nothing_and_leave_nothing() {
         "{rate} script calls a second for {} idle queues",
         keys.len()
     );
-    // Their time to be tidied up comes early.
+    // They are planned to be forgotten early.
     for some in keys.chunks(500) {
         let mut forget = redis::cmd("ZADD");
         forget.arg(DUE).arg("XX");
@@ -279,7 +279,7 @@ async fn queues_that_are_new_at_the_same_time_are_listed_together() {
     let before = listings().await;
     fill(&stand.api(), &names("together", 1_000)).await;
     let calls = listings().await - before;
-    // One for each would be a thousand; the list is told of other things meanwhile as well.
+    // One call for each would be a thousand; the due index is updated for other reasons as well.
     assert!(calls > 0.0 && calls < 200.0, "{calls} calls");
 }
 
@@ -314,7 +314,7 @@ async fn reading_and_forging_make_no_queue() {
             Code::NotFound
         );
         assert!(api.lease_with(lease_request(&routing_key)).await.unwrap().is_empty());
-        // The token of a lease with another queue of the same length written into it.
+        // The token of a lease, with the name of another queue of the same length.
         let forged = format!("{:0<width$}", format!("forged-{number}"), width = real.len());
         let at = token
             .windows(real.len())
@@ -335,7 +335,7 @@ async fn reading_and_forging_make_no_queue() {
             assert!(!line.contains(name), "a label was made: {line}");
         }
     }
-    // Only read, so what is real is still there.
+    // Only read, so the real queue is still there.
     let id = Uuid::new_v4().to_string();
     let request = GetJobRequest {
         routing_key: real,
@@ -373,11 +373,11 @@ async fn a_list_of_queues_that_was_lost_comes_back() {
         })
         .await;
     };
-    // A failover: the list is gone, and every connection is new.
+    // A failover: the due index is gone, and every connection is new.
     lost(&redis).await;
     let _: i64 = command(&redis, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
     all_back(&api).await;
-    // A restore: nobody remembers anything.
+    // A restore: no broker remembers the queues.
     stand.brokers[1].kill9();
     lost(&redis).await;
     stand.brokers[0].restart().await;
@@ -494,7 +494,7 @@ async fn ten_thousand_queues_outlive_the_broker_that_leased_from_them() {
     assert_eq!(lost.len(), left.len());
     stand.brokers[0].kill9();
     let api = stand.other_api();
-    // Every lost lease ends, and every job comes again, once.
+    // Every lost lease ends, and every job is delivered again, once.
     let (mut again, mut left): (Vec<LeasedJob>, BTreeSet<String>) = (Vec::new(), left.iter().cloned().collect());
     let until = tokio::time::Instant::now() + 3 * PATIENCE;
     while !left.is_empty() {
@@ -510,7 +510,7 @@ async fn ten_thousand_queues_outlive_the_broker_that_leased_from_them() {
         }
     }
     settle_all(&api, &again).await;
-    // Nothing is ready, scheduled, leased or dead in any of them; some are looked at closely.
+    // No queue has a job that is ready, scheduled, leased or dead; some queues are audited.
     let redis = stand.redis.connection().await;
     let left: Vec<String> = command(&redis, &["KEYS", "bn:{many-*}:[iztx]"]).await;
     assert!(left.is_empty(), "{left:?}");

@@ -1,4 +1,4 @@
-//! What a Nack does with a job.
+//! What a Nack does to a job.
 use std::time::{Duration, SystemTime};
 
 use bananas_harness::{
@@ -30,7 +30,7 @@ async fn a_retry_waits_and_counts_an_attempt() {
     let job = api.leased(&key).await;
     let answer = api.nack(&job.lease_token, NackAction::Retry).await.unwrap();
     assert_eq!(answer.state(), JobState::Scheduled);
-    // Two seconds at first, and at most a tenth more; the clock is that of Redis.
+    // Two seconds at first, and at most a tenth more, by the clock of Redis.
     let waiting = api.get(&key, &id).await.unwrap();
     assert_eq!((waiting.state(), waiting.attempts), (JobState::Scheduled, 1));
     assert_eq!(waiting.run_time, answer.run_time);
@@ -143,7 +143,7 @@ async fn a_long_failure_is_cut() {
 }
 
 #[tokio::test]
-async fn a_job_given_back_is_next_and_counts_nothing() {
+async fn a_released_job_is_next_and_counts_nothing() {
     let (stand, api, key) = arranged("release").await;
     let first = api.enqueued(&key).await;
     api.enqueued(&key).await;
@@ -158,7 +158,7 @@ async fn a_job_given_back_is_next_and_counts_nothing() {
 }
 
 #[tokio::test]
-async fn jobs_given_back_together_keep_their_order() {
+async fn jobs_that_are_released_together_keep_their_order() {
     let (_stand, api, key) = arranged("order-back").await;
     for _ in 0..5 {
         api.enqueued(&key).await;
@@ -266,7 +266,7 @@ async fn a_job_that_comes_back_unstarted_after_its_start_by_expires_at_once() {
         ..spec(&key)
     };
     let id = api.enqueue(job).await.unwrap().job_id;
-    // Nobody looks after the queue for the next minute, unless somebody says so.
+    // The next maintenance of the queue is in a minute, unless the due index is updated.
     let leased = api.leased_for(&key, Duration::from_hours(1)).await;
     eventually("the moment has passed", || async {
         (SystemTime::now() > soon + Duration::from_millis(100)).then_some(())

@@ -1,4 +1,4 @@
-//! What a broker does on a signal, in which order, and what it says about itself meanwhile.
+//! What a broker does on a signal of the operating system, in which order, and what it reports meanwhile.
 use std::{
     fs::File,
     os::unix::process::ExitStatusExt as _,
@@ -107,14 +107,14 @@ async fn until_drain_delay_is_over_whoever_comes_is_served_and_readiness_is_fals
         (readyz(port).await?.0 == 503).then_some(())
     })
     .await;
-    // Over a connection of its own.
+    // Over its own connection.
     Api::to(&stand.brokers[0].endpoint()).enqueued(&key).await;
     session.jobs().await;
     stand.brokers[0].signal("TERM");
     within("a second signal ends it", stand.brokers[0].ended()).await;
 }
 
-/// With a stream that never closes, a broker drains as long as it may.
+/// With a stream that never closes, a broker drains for its whole grace.
 #[tokio::test]
 async fn a_caller_that_leases_again_and_again_does_not_go_round_and_round_at_a_draining_broker() {
     let mut stand = with(&[("drain.grace", "1s")]).await;
@@ -154,7 +154,7 @@ async fn sigquit_drains_like_sigterm() {
     assert_eq!((ended.code(), ended.signal()), (Some(0), None));
 }
 
-/// `serve` with its settings in a file, and its log in another one.
+/// `serve` with its settings in one file and its log in another.
 async fn serving(directory: &Path, redis: &RedisServer) -> (Child, u16) {
     let port = ports::free();
     let log = File::create(directory.join("log")).unwrap();
@@ -266,7 +266,7 @@ async fn a_redis_that_becomes_a_replica_is_said_on_readyz_and_in_broker_info() {
     assert_eq!(info.into_inner().redis.unwrap().role, "slave");
 }
 
-/// The name of the queue is written before the job: if that fails, the job was not sent.
+/// The name of the queue is stored before the job: if that fails, the job was not sent.
 #[tokio::test]
 async fn an_enqueue_whose_queue_could_not_be_registered_was_not_applied() {
     let stand = with(&[("redis.response_timeout", "100ms")]).await;

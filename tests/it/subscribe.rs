@@ -1,4 +1,4 @@
-//! Subscribe: windows, confirmations, resuming at any broker, the one-way stream.
+//! Subscribe: windows, confirmations, sessions that are resumed at any broker, the one-way stream.
 use std::time::Duration;
 
 use bananas_harness::{
@@ -19,7 +19,7 @@ use crate::arranged;
 
 pub(crate) const A_MOMENT: Duration = Duration::from_millis(300);
 
-/// Two brokers whose streams break and end quickly.
+/// Two brokers with short graces.
 pub(crate) async fn hurried() -> Stand {
     let settings = vec![
         ("stream.grace", "2s".to_owned()),
@@ -169,8 +169,8 @@ async fn jobs_that_were_never_received_go_back_at_once_and_cost_nothing() {
     let mut session = Session::on(&api, &key, 5).await;
     session.jobs().await;
     drop(session);
-    // The grace is 10 s and the lease 30 s: that it comes within the patience of the test and without a loss shows that
-    // it went back.
+    // The grace is 10 s and the lease 30 s: a delivery within the patience of the test and without a loss shows the
+    // release.
     let job = api.leased(&key).await;
     assert_eq!((job.job_id, job.attempt, job.losses), (id, 1, 0));
 }
@@ -182,7 +182,7 @@ async fn received_jobs_pass_on_after_the_grace_and_count_a_loss() {
     let id = api.enqueued(&key).await;
     let mut session = Session::on(&api, &key, 5).await;
     let job = session.collect_jobs(1).await.remove(0);
-    // A settlement of something else on the same stream shows that the confirmation before it has arrived.
+    // A settlement of another job on the same stream shows that the confirmation before it has arrived.
     session.settle(vec![ack(&Bytes::from_static(b"junk"))]).await;
     drop(session);
     let next = stand.other_api().leased(&key).await;
@@ -216,7 +216,7 @@ async fn a_worker_that_comes_back_keeps_its_jobs_at_another_broker_too() {
         reason::ALREADY_SETTLED,
     );
     assert!(verdicts[1].error.is_none() && verdicts[2].error.is_none());
-    // Longer than the grace: the new stream keeps them. Another worker would get them otherwise.
+    // Longer than the grace: the new stream renews the leases. Otherwise another worker would get the jobs.
     let mut other = Session::on(&api, &key, 5).await;
     let (nothing_for_the_other, nothing_new) = tokio::join!(
         other.is_quiet_for(Duration::from_secs(3)),
@@ -297,7 +297,7 @@ async fn open_and_half_close_is_a_one_way_stream_settled_by_unary_calls() {
     let mut session = Session::on(&api, &key, 1).await;
     session.half_close();
     let first = session.jobs().await.jobs.remove(0);
-    // Longer than three heartbeats: after the half-close none are due from the worker.
+    // Longer than three heartbeat intervals: after the half-close the worker owes no heartbeats.
     let beats = async {
         for _ in 0..5 {
             session.beat().await;

@@ -1,4 +1,4 @@
-//! Callers that ask for jobs and go away before they have the answer.
+//! Callers that ask for jobs and go away before they have the response.
 use std::future::ready;
 
 use bananas_harness::{
@@ -17,8 +17,7 @@ async fn leased(api: &Api, key: &str) -> Option<u64> {
     api.queue(key).await.ok().map(|queue| queue.leased)
 }
 
-/// Leases jobs that are larger together than what a connection takes while nobody reads; a caller that is dropped has
-/// read nothing.
+/// Leases jobs that are together larger than what a connection buffers; a caller that is dropped has read nothing.
 async fn unread(api: &Api, caller: Api, key: &str) -> impl Future<Output = ()> + Send + use<> {
     for _ in 0..JOBS {
         let payload = Bytes::from(vec![7; 900_000]);
@@ -32,7 +31,7 @@ async fn unread(api: &Api, caller: Api, key: &str) -> impl Future<Output = ()> +
     let mut call = Box::pin(async move {
         let _ = caller.broker.clone().lease(request).await;
     });
-    // Sent, and from then on not looked at.
+    // Sent, and not polled from then on.
     tokio::select! {
         biased;
         () = &mut call => panic!("it cannot be answered yet"),
@@ -59,7 +58,7 @@ async fn jobs_whose_answer_was_not_taken_go_back_at_once_and_count_nothing() {
 }
 
 #[tokio::test]
-async fn a_broker_that_ends_waits_for_what_it_gives_back() {
+async fn a_broker_that_ends_waits_until_it_has_released_unread_jobs() {
     let settings = vec![("redis.response_timeout", "20s".to_owned())];
     let mut stand = Stand::with(StandOptions {
         settings,

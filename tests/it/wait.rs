@@ -63,7 +63,7 @@ async fn a_wait_for_a_job_of_which_nothing_is_kept_still_ends() {
     let waiting = tokio::spawn(async move { wait(&other, &waited_key, &waited_id, 60).await });
     let job = api.leased(&key).await;
     api.ack(&job.lease_token).await.unwrap();
-    // Either it saw the end, or it came too late and there is nothing to be seen.
+    // Either it saw the end, or the job was no longer there.
     match waiting.await.unwrap() {
         Ok(answer) => assert!(answer.settled && answer.job.unwrap().state() == JobState::Succeeded),
         Err(status) => assert_eq!(status.code(), Code::NotFound),

@@ -20,7 +20,7 @@ const DAY: i64 = 86_400;
 
 type Spoil = fn(&mut JobSpec);
 
-/// What is wrong, the field that the answer has to name, and how a good job is spoiled.
+/// What is wrong, the field that the error has to name, and the change that makes a good job invalid.
 #[allow(clippy::semicolon_if_nothing_returned, reason = "one line each, as far as they fit")]
 const BAD_JOBS: &[(&str, &str, Spoil)] = &[
     ("no routing key", "routing_key", |job| job.routing_key.clear()),
@@ -245,7 +245,7 @@ async fn the_largest_values_are_accepted() {
 #[tokio::test]
 async fn the_past_is_now_however_long_ago_it_was() {
     let (_stand, api, key) = arranged("past").await;
-    // Also what Go and others send for a time that was never set.
+    // Go and other languages send this for a time that was never set.
     for seconds in [-62_135_596_800, -1, 0, 1_000_000_000] {
         let job = JobSpec {
             start: Some(Start::RunAt(at(seconds, 999_999_999))),
@@ -298,6 +298,6 @@ async fn a_payload_over_its_bound_is_refused() {
 async fn an_enqueue_without_a_job_is_refused() {
     let (_stand, api, _key) = arranged("nothing").await;
     let answer = api.broker.clone().enqueue(EnqueueRequest { job: None }).await;
-    // A job that is absent and one without any field are the same bytes.
+    // A job that is absent and one without fields are the same bytes.
     assert_field_refused(answer, "routing_key");
 }

@@ -1,4 +1,4 @@
-//! Lease, Ack, Nack, Extend and BatchSettle: every field, and tokens of every wrong kind.
+//! Lease, Ack, Nack, Extend and BatchSettle: every field, and every kind of invalid token.
 use std::collections::HashMap;
 
 use bananas_harness::{
@@ -22,7 +22,7 @@ use crate::arranged;
 
 type Spoil = fn(&mut LeaseRequest);
 
-/// What is wrong, the field that the answer has to name, and how a good call is spoiled.
+/// What is wrong, the field that the error has to name, and the change that makes a good call invalid.
 #[allow(clippy::semicolon_if_nothing_returned, reason = "one line each, as far as they fit")]
 const BAD_LEASES: &[(&str, &str, Spoil)] = &[
     ("no selector", "selector", |call| call.selector = None),
@@ -142,7 +142,7 @@ async fn a_lease_out_of_bounds_is_refused_and_takes_nothing() {
     assert_eq!(stand.audit(&key).await.ready, 1);
 }
 
-/// Tokens that no broker made, made from one that a broker did make.
+/// Forged tokens, made from a valid one.
 fn malformed(token: &Bytes) -> Vec<Bytes> {
     let mut longer = token.to_vec();
     longer.push(0);
@@ -160,7 +160,7 @@ fn malformed(token: &Bytes) -> Vec<Bytes> {
     ]
 }
 
-/// Well formed, with the secret of nobody.
+/// A well-formed token with an unknown nonce.
 fn forged(token: &Bytes, job_id: &str) -> Bytes {
     let id = *Uuid::parse_str(job_id).unwrap().as_bytes();
     let mut bytes = token.to_vec();

@@ -1,4 +1,4 @@
-//! Subscribe: a frame that is wrong ends the stream with the named reason, and what was held goes back.
+//! Subscribe: an invalid frame ends the stream with the documented reason, and its jobs are released.
 use bananas_harness::{
     api::{millis, seconds, unique_key},
     eventually::within,
@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use super::{assert_alive, longer_than};
 use crate::arranged;
 
-/// What the stream ended with.
+/// The error with which the stream ended.
 async fn end_of(session: &mut Session) -> Status {
     loop {
         match session.frame().await {

@@ -1,4 +1,4 @@
-//! Bytes that are no gRPC, and gRPC that is no message: connections end, the broker lives.
+//! Bytes that are no gRPC, and gRPC frames that are no message: the connection ends, and the broker goes on.
 use std::{collections::HashMap, time::Duration};
 
 use bananas_harness::{
@@ -25,7 +25,7 @@ use tonic::{
 use super::{assert_alive, assert_untouched};
 use crate::arranged;
 
-/// Sends any bytes as a message.
+/// A codec that sends any bytes as a message.
 #[derive(Debug, Clone, Default)]
 struct RawCodec;
 
@@ -86,7 +86,7 @@ const METHODS: [&str; 16] = [
 async fn messages_of_random_bytes_are_answered_and_harm_nothing() {
     let (_stand, api, key) = arranged("random").await;
     let mut client = Grpc::new(api.channel.clone());
-    // Printed when it fails, so that the same bytes can be sent again.
+    // Printed if the test fails, so that it can be repeated with the same bytes.
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -99,8 +99,8 @@ async fn messages_of_random_bytes_are_answered_and_harm_nothing() {
             let mut request = Request::new(Bytes::from(message));
             request.set_timeout(Duration::from_secs(20));
             if let Err(status) = client.unary(request, path, RawCodec).await {
-                // A message that cannot be decoded is INTERNAL by the rules of gRPC libraries; a defect would be
-                // UNKNOWN or a broken connection.
+                // gRPC libraries report a message that cannot be decoded as INTERNAL; a bug would be UNKNOWN or a
+                // broken connection.
                 let expected = [
                     Code::InvalidArgument,
                     Code::Internal,
@@ -114,7 +114,7 @@ async fn messages_of_random_bytes_are_answered_and_harm_nothing() {
     assert_alive(&api, &key).await;
 }
 
-/// The bytes of an answer to the bytes of a request.
+/// Calls a method with these bytes; returns the bytes of the response.
 async fn call_raw(channel: &Channel, method: &'static str, request: Bytes) -> Result<Bytes, Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.unwrap();
@@ -123,7 +123,7 @@ async fn call_raw(channel: &Channel, method: &'static str, request: Bytes) -> Re
     Ok(answer.into_inner())
 }
 
-/// Enqueues a job of these bytes; the id of it.
+/// Enqueues a job of these bytes; returns its id.
 async fn enqueue_raw(channel: &Channel, spec: &[u8]) -> Result<String, Status> {
     let mut message = BytesMut::new();
     prost::encoding::bytes::encode(1, &spec.to_vec(), &mut message);
@@ -169,7 +169,7 @@ async fn a_job_that_says_its_fields_again_and_again_is_kept_once() {
 async fn a_job_is_bounded_beside_its_payload_too() {
     let (stand, api, key) = arranged("beside").await;
     let mut bytes = spec(&key).encode_to_vec();
-    // A field that a newer version may have, for which this one knows no bound.
+    // A field of a newer version, for which this version has no bound.
     prost::encoding::bytes::encode(40, &vec![0; 1 << 20], &mut bytes);
     assert_field_refused(enqueue_raw(&api.channel, &bytes).await, "job");
     assert_untouched(&stand, &key).await;
@@ -216,12 +216,12 @@ async fn garbage_on_the_port_ends_that_connection_only() {
     assert_alive(&api, &key).await;
 }
 
-/// Whether the broker closes a connection on which these bytes come.
+/// Whether the broker closes a connection that sends these bytes.
 async fn is_closed_after(stand: &Stand, bytes: &[u8]) -> bool {
     let mut stream = TcpStream::connect(("127.0.0.1", stand.brokers[0].api_port()))
         .await
         .unwrap();
-    // It may be closed before everything was sent.
+    // It may close before all bytes are sent.
     let _ = stream.write_all(bytes).await;
     let mut answer = vec![0; 4_096];
     let closed = async { while stream.read(&mut answer).await.is_ok_and(|read| read > 0) {} };
