@@ -1,7 +1,7 @@
 //! Every field of every RPC with values out of bounds: the documented error, no change, and the broker goes on.
 mod enqueue;
 mod leases;
-mod looking;
+mod reading;
 mod streams;
 mod wire;
 
