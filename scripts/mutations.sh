@@ -78,7 +78,7 @@ mutate "a truncated record raises an error" server/src/store/lua/lib.lua \
   store damaged::
 mutate "a fetch without jobs does not report when the first lease ends" server/src/queue/core.rs \
   'first.or(batch.first_lease_ends_in_ms)' 'first' \
-  it a_lease_that_the_list_of_queues_has_not_heard_of
+  it a_lease_that_is_missing_in_the_due_index
 if [ -n "$check_only" ]; then
   say "mutations: $count, with their rules and tests in place"
 else

@@ -1,27 +1,26 @@
-//! Queues come and go: a job that falls due in an idle queue is noticed, an empty queue is forgotten, a queue that is
-//! missing in the due index is found again, and reading creates no queue.
+//! Queues come and go: an empty queue is forgotten, reading creates no queue, and ten thousand queues cost little.
 use std::{collections::BTreeSet, time::Duration};
 
 use bananas_harness::{
     api::{Api, lease_request, millis, seconds, spec, unique_key},
     eventually::{PATIENCE, eventually, succeeds},
     http,
-    session::{Session, ack, open},
+    session::{Session, ack},
     signal,
     stand::{Stand, StandOptions},
 };
 use bananas_proto::v1::{
-    BatchEnqueueRequest, BatchSettleRequest, CancelJobRequest, GetJobRequest, JobSpec, JobState, LeaseRequest,
-    LeasedJob, ListQueuesRequest, ListWorkersRequest, NackAction, Open, Selector, WaitJobRequest,
+    BatchEnqueueRequest, BatchSettleRequest, CancelJobRequest, GetJobRequest, JobSpec, LeaseRequest, LeasedJob,
+    ListQueuesRequest, ListWorkersRequest, NackAction, Selector, WaitJobRequest,
 };
 use redis::aio::MultiplexedConnection;
 use tonic::Code;
 use uuid::Uuid;
 
-const NAMES: &str = "bn:{~queues}:names";
-const DUE: &str = "bn:{~queues}:due";
+pub(crate) const NAMES: &str = "bn:{~queues}:names";
+pub(crate) const DUE: &str = "bn:{~queues}:due";
 
-async fn own(settings: &[(&'static str, &str)], brokers: usize) -> Stand {
+pub(crate) async fn own(settings: &[(&'static str, &str)], brokers: usize) -> Stand {
     Stand::with(StandOptions {
         brokers,
         settings: settings
@@ -33,7 +32,7 @@ async fn own(settings: &[(&'static str, &str)], brokers: usize) -> Stand {
     .await
 }
 
-async fn command<T: redis::FromRedisValue>(redis: &MultiplexedConnection, words: &[&str]) -> T {
+pub(crate) async fn command<T: redis::FromRedisValue>(redis: &MultiplexedConnection, words: &[&str]) -> T {
     let mut command = redis::cmd(words[0]);
     for word in &words[1..] {
         command.arg(*word);
@@ -42,7 +41,7 @@ async fn command<T: redis::FromRedisValue>(redis: &MultiplexedConnection, words:
 }
 
 /// Enqueues one job in each of these many queues.
-async fn fill(api: &Api, keys: &[String]) {
+pub(crate) async fn fill(api: &Api, keys: &[String]) {
     for some in keys.chunks(500) {
         let jobs = some
             .iter()
@@ -58,7 +57,7 @@ async fn fill(api: &Api, keys: &[String]) {
 }
 
 /// Leases the ready jobs of these queues for this time.
-async fn lease_all(api: &Api, keys: &[String], lease: Duration) -> Vec<LeasedJob> {
+pub(crate) async fn lease_all(api: &Api, keys: &[String], lease: Duration) -> Vec<LeasedJob> {
     let mut jobs = Vec::new();
     for some in keys.chunks(64) {
         let request = LeaseRequest {
@@ -75,7 +74,7 @@ async fn lease_all(api: &Api, keys: &[String], lease: Duration) -> Vec<LeasedJob
     jobs
 }
 
-async fn settle_all(api: &Api, jobs: &[LeasedJob]) {
+pub(crate) async fn settle_all(api: &Api, jobs: &[LeasedJob]) {
     for some in jobs.chunks(500) {
         let settlements = some.iter().map(|job| ack(&job.lease_token)).collect();
         let request = BatchSettleRequest { settlements };
@@ -84,12 +83,12 @@ async fn settle_all(api: &Api, jobs: &[LeasedJob]) {
     }
 }
 
-fn names(what: &str, count: usize) -> Vec<String> {
+pub(crate) fn names(what: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{what}-{number:05}")).collect()
 }
 
 /// Waits until nothing is due in any queue: each is only planned to be forgotten.
-async fn all_idle(redis: &MultiplexedConnection) {
+pub(crate) async fn all_idle(redis: &MultiplexedConnection) {
     eventually("all queues are idle", || async {
         let scores: Vec<String> = command(redis, &["ZRANGE", DUE, "0", "-1", "WITHSCORES"]).await;
         scores
@@ -103,7 +102,7 @@ async fn all_idle(redis: &MultiplexedConnection) {
 }
 
 /// The number of calls of a script.
-async fn script_calls(redis: &MultiplexedConnection) -> u64 {
+pub(crate) async fn script_calls(redis: &MultiplexedConnection) -> u64 {
     let info: String = command(redis, &["INFO", "commandstats"]).await;
     let line = info
         .lines()
@@ -113,114 +112,13 @@ async fn script_calls(redis: &MultiplexedConnection) -> u64 {
     calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
 }
 
-async fn redis_ms(redis: &MultiplexedConnection) -> u64 {
+pub(crate) async fn redis_ms(redis: &MultiplexedConnection) -> u64 {
     let (seconds, micros): (u64, u64) = command(redis, &["TIME"]).await;
     seconds * 1_000 + micros / 1_000
 }
 
-fn big_endian(bytes: &[u8]) -> u64 {
+pub(crate) fn big_endian(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
-}
-
-#[tokio::test]
-async fn what_falls_due_in_a_queue_that_was_idle_is_noticed_soon() {
-    let stand = own(&[], 2).await;
-    let (api, redis) = (stand.api(), stand.redis.connection().await);
-    let keys = names("idle", 30);
-    fill(&api, &keys).await;
-    settle_all(&api, &lease_all(&api, &keys, Duration::from_secs(1)).await).await;
-    all_idle(&redis).await;
-    fill(&api, &keys).await;
-    let leased = lease_all(&stand.other_api(), &keys, Duration::from_secs(1)).await;
-    assert_eq!(leased.len(), keys.len());
-    // The entry of a lane says when the job became ready again.
-    let mut late = Vec::new();
-    for job in &leased {
-        // A token ends with the time of its lease.
-        let token = &job.lease_token;
-        let ended_ms = big_endian(&token[token.len() - 6..]) + 1_000;
-        let lane = format!("bn:{{{}}}:r:5:plain", job.routing_key);
-        let entry = eventually("the lease ends", || async {
-            let entry: Option<Vec<u8>> = redis::cmd("LINDEX")
-                .arg(&lane)
-                .arg(0)
-                .query_async(&mut redis.clone())
-                .await
-                .unwrap();
-            entry
-        })
-        .await;
-        let ready_ms = big_endian(&entry[1..7]);
-        late.push(ready_ms.saturating_sub(ended_ms));
-    }
-    late.sort_unstable();
-    println!("ms after the end of the lease: {late:?}");
-    // Half of them are as quick as they should be even on a busy machine.
-    assert!(late[late.len() / 2] < 1_000, "{late:?}");
-}
-
-/// A broker that dies, or is cut off, right after a fetch has not updated the due index.
-#[tokio::test]
-async fn a_lease_that_the_list_of_queues_has_not_heard_of_ends_for_whoever_waits() {
-    let stand = own(&[], 2).await;
-    let (api, redis) = (stand.api(), stand.redis.connection().await);
-    let keys = names("unheard", 3);
-    fill(&api, &keys).await;
-    let leased = lease_all(&api, &keys, Duration::from_secs(5)).await;
-    assert_eq!(leased.len(), keys.len());
-    let lease_ms = 5_000;
-    for key in &keys {
-        eventually("the end of the lease is told", || async {
-            let due: Option<f64> = command(&redis, &["ZSCORE", DUE, key]).await;
-            (due? < (redis_ms(&redis).await + lease_ms + 1_000) as f64).then_some(())
-        })
-        .await;
-        let later = (redis_ms(&redis).await + 600_000).to_string();
-        let _: i64 = command(&redis, &["ZADD", DUE, "XX", &later, key]).await;
-    }
-    let api = stand.other_api();
-    let mut of_one = Session::open(&api, open(&keys[0], 1)).await.unwrap();
-    let two = Open {
-        selector: Some(Selector {
-            routing_keys: keys[1..].to_vec(),
-            ..Selector::default()
-        }),
-        ..open(&keys[1], 2)
-    };
-    let mut of_two = Session::open(&api, two).await.unwrap();
-    assert_eq!(of_one.collect_jobs(1).await[0].routing_key, keys[0]);
-    let again: BTreeSet<String> = of_two
-        .collect_jobs(2)
-        .await
-        .into_iter()
-        .map(|job| job.routing_key)
-        .collect();
-    assert_eq!(again, keys[1..].iter().cloned().collect());
-}
-
-#[tokio::test]
-async fn late_starts_in_an_idle_queue_expire_by_themselves() {
-    let stand = own(&[], 2).await;
-    let (api, key) = (stand.api(), unique_key("late"));
-    let now = redis_ms(&stand.redis.connection().await).await;
-    let start_by = prost_types::Timestamp {
-        seconds: (now / 1_000) as i64 + 2,
-        nanos: 0,
-    };
-    let job = JobSpec {
-        start_by: Some(start_by),
-        ..spec(&key)
-    };
-    let id = api.enqueue(job).await.unwrap().job_id;
-    let settled = eventually("the job expires", || async {
-        let job = api.get(&key, &id).await.unwrap();
-        (job.state() == JobState::Expired).then(|| job.settle_time.unwrap())
-    })
-    .await;
-    assert!(
-        settled.seconds <= start_by.seconds + 3,
-        "{settled:?} is long after {start_by:?}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,21 +164,6 @@ async fn queues_that_were_used_once_cost_nothing_and_leave_nothing() {
         .filter(|line| line.starts_with("bananas_jobs_cancelled_total{"))
         .count();
     assert!(labels <= 1_001, "{labels} labels");
-}
-
-#[tokio::test]
-async fn queues_that_are_new_at_the_same_time_are_listed_together() {
-    let stand = own(&[], 1).await;
-    let port = stand.brokers[0].http_port();
-    let listings = || async {
-        let (_, page) = http::get(port, "/metrics").await.unwrap();
-        http::metric(&page, "bananas_script_duration_seconds_count", "due_index").unwrap_or(0.0)
-    };
-    let before = listings().await;
-    fill(&stand.api(), &names("together", 1_000)).await;
-    let calls = listings().await - before;
-    // One call for each would be a thousand; the due index is updated for other reasons as well.
-    assert!(calls > 0.0 && calls < 200.0, "{calls} calls");
 }
 
 #[tokio::test]
@@ -346,44 +229,6 @@ async fn reading_and_forging_make_no_queue() {
         api.jobs.clone().get_job(request).await.unwrap_err().code(),
         Code::NotFound
     );
-}
-
-#[tokio::test]
-async fn a_list_of_queues_that_was_lost_comes_back() {
-    let mut stand = own(&[], 2).await;
-    let (api, redis) = (stand.api(), stand.redis.connection().await);
-    let (used, unused, indexless) = (unique_key("used"), unique_key("unused"), unique_key("indexless"));
-    for key in [&used, &unused, &indexless] {
-        api.enqueued(key).await;
-    }
-    let lost = async |redis: &MultiplexedConnection| {
-        let () = command(redis, &["DEL", NAMES, DUE]).await;
-        let () = command(redis, &["DEL", &format!("bn:{{{indexless}}}:i")]).await;
-    };
-    let all_back = async |api: &Api| {
-        eventually("every queue is listed and every lane is found", || async {
-            let listed = api
-                .queues
-                .clone()
-                .list_queues(ListQueuesRequest::default())
-                .await
-                .ok()?;
-            let listed = listed.into_inner().queues;
-            (listed.len() == 3 && listed.iter().all(|queue| queue.ready == 1)).then_some(())
-        })
-        .await;
-    };
-    // A failover: the due index is gone, and every connection is new.
-    lost(&redis).await;
-    let _: i64 = command(&redis, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-    all_back(&api).await;
-    // A restore: no broker remembers the queues.
-    stand.brokers[1].kill9();
-    lost(&redis).await;
-    stand.brokers[0].restart().await;
-    let api = stand.api();
-    all_back(&api).await;
-    assert_eq!(api.lease(&indexless, 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
