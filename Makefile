@@ -45,7 +45,7 @@ fmt: ## Format Rust and Protocol Buffers
 	@scripts/setup.sh python && .tools/venv/bin/buf format --write
 
 lint: ## Run the checks without the tests
-	@scripts/test.sh fmt clippy docs deny buf scripts deploy
+	@scripts/test.sh fmt clippy docs deny buf spelling scripts deploy
 
 docs: ## Build the API documentation of all crates
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

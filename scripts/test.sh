@@ -97,6 +97,11 @@ on_server() {
   "$root/scripts/smoke.sh" "$2" "$server"
 }
 
+# Misspelled words in all files of the repository; .codespellrc has the exceptions.
+spelling() {
+  git ls-files --cached --others --exclude-standard -z | xargs -0 "$venv/bin/codespell" && say "spelling: clean"
+}
+
 # The broker refuses a Redis that is too old.
 refusal() {
   "$root/scripts/setup.sh" servers && cargo build --workspace --bins --locked || return
@@ -120,6 +125,7 @@ part ex-python needs python "$root/tests/examples/example.sh" python
 part ex-node needs node "$root/tests/examples/example.sh" node
 part ex-go needs python "$root/tests/examples/example.sh" go
 part grpcurl needs grpcurl "$root/scripts/with-broker.sh" "$root/tests/grpcurl/every_rpc.sh"
+part spelling needs python spelling
 part scripts needs python "$root/scripts/lint-scripts.sh"
 part deploy needs python "$root/deploy/lint.sh"
 
