@@ -1,4 +1,4 @@
-//! How calls travel: combined, repeated, cut off. Against a broker that responds as each test says.
+//! How calls travel: combined, repeated, cut off. The test scripts the broker.
 #![allow(clippy::unwrap_used, reason = "everything here is part of a test")]
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
@@ -38,7 +38,7 @@ fn spawn_enqueue(client: &Client, job_type: &str) -> tokio::task::JoinHandle<Res
     tokio::spawn(async move { client.enqueue(job).await })
 }
 
-/// Two calls are in flight and not answered: what is enqueued now has to wait.
+/// Two calls are in flight without a response: jobs that are enqueued now have to wait.
 async fn with_calls_in_flight(
     broker: &ScriptedBroker,
     client: &Client,
@@ -102,7 +102,7 @@ async fn a_bad_job_fails_alone_and_a_dropped_caller_disturbs_nobody() {
     assert_eq!(broker.calls().len(), 3);
 }
 
-/// What an error says, all of it.
+/// Everything that an error reports.
 fn said(error: &Error) -> String {
     format!(
         "{error} {error:?} {:?} {:?} {}",
@@ -129,7 +129,7 @@ fn item_error(
 }
 
 #[tokio::test]
-async fn a_job_of_a_batch_hears_what_a_job_alone_hears() {
+async fn a_job_of_a_batch_gets_the_error_that_a_single_job_gets() {
     let soon = Some(Duration::from_millis(700));
     for error in [
         item_error(
@@ -211,18 +211,18 @@ async fn a_job_that_was_there_says_where_it_is() {
 }
 
 #[tokio::test]
-async fn who_has_less_time_gives_up_alone() {
+async fn a_caller_with_less_time_fails_alone() {
     let broker = ScriptedBroker::start().await;
     let client = client(&broker);
     let first = with_calls_in_flight(&broker, &client).await;
-    // In a hurry, and first in the next call.
+    // A short deadline, and first in the next call.
     let hasty = client.with_timeout(Duration::from_secs(1));
     let hasty_job = tokio::spawn(async move { hasty.enqueue(job("t")).await });
     until_polled().await;
     let patient = spawn_enqueue(&client, "t");
     until_polled().await;
-    // One of the two calls is answered: the next one leaves, and is not answered for longer than the first of its jobs
-    // can wait.
+    // One of the two calls gets its response: the next one leaves, and its response takes longer than its first job can
+    // wait.
     broker.calls.gate.add_permits(1);
     broker.saw_calls(3).await;
     assert_eq!(broker.calls()[2].jobs.len(), 2);
@@ -233,7 +233,7 @@ async fn who_has_less_time_gives_up_alone() {
     for task in first {
         task.await.unwrap().unwrap();
     }
-    assert_eq!(broker.calls().len(), 3, "nobody had to try again");
+    assert_eq!(broker.calls().len(), 3, "no call was repeated");
 }
 
 #[tokio::test]
@@ -270,7 +270,7 @@ async fn a_batch_that_is_too_large_goes_in_halves() {
 }
 
 #[tokio::test]
-async fn what_may_succeed_later_is_sent_again_with_the_same_id() {
+async fn an_enqueue_that_may_succeed_later_is_repeated_with_the_same_id() {
     for combine in [true, false] {
         let broker = ScriptedBroker::start().await;
         let client = combining(&broker, combine);
@@ -366,7 +366,7 @@ async fn the_deadline_travels_with_the_call_and_ends_it() {
 #[tokio::test]
 async fn waits_outlast_a_store_that_is_away_however_many_they_are() {
     let broker = ScriptedBroker::start().await;
-    // More than any budget of retries.
+    // More than the retry budget.
     broker.calls.failing_waits.store(500, Relaxed);
     let client = client(&broker);
     let wait = || client.wait_job("q", JobId::random(), Duration::from_mins(5), Detail::Brief);
@@ -383,7 +383,7 @@ async fn a_wait_ends_with_the_error_of_a_broker_that_stays_away() {
     let wait = client.wait_job("q", JobId::random(), Duration::from_millis(100), Detail::Brief);
     let error = wait.await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::StoreUnavailable));
-    // A look changes nothing.
+    // A read changes nothing.
     assert!(!error.is_outcome_unknown());
 }
 

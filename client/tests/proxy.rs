@@ -1,4 +1,4 @@
-//! What answers in place of a broker: proxies whose broker is away, and ports that are none of ours.
+//! Responses that are not from a broker: from proxies whose broker is away, and from other servers.
 #![allow(clippy::unwrap_used, reason = "everything here is part of a test")]
 
 use std::{
@@ -22,11 +22,11 @@ use tonic::Code;
 
 type Body = BoxBody<Bytes, Infallible>;
 
-/// Answers with these first, one for each call, and then as a broker does.
+/// Responds with these pages first, one for each call, and then as a broker does.
 #[derive(Clone, Default)]
 struct Proxy {
     answers: Arc<Mutex<VecDeque<(u16, &'static str)>>>,
-    /// The ids of the jobs that it was sent.
+    /// The ids of the jobs that it received.
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -88,7 +88,7 @@ fn client(address: SocketAddr, combine: bool) -> Client {
 }
 
 #[tokio::test]
-async fn a_proxy_whose_broker_is_away_is_asked_again() {
+async fn a_call_to_a_proxy_whose_broker_is_away_is_repeated() {
     for combine in [true, false] {
         let pages = [
             (502, "text/html"),
@@ -118,7 +118,7 @@ async fn a_proxy_leaves_the_outcome_open_and_its_page_unread() {
 }
 
 #[tokio::test]
-async fn what_no_broker_says_is_an_error_with_the_code_that_grpc_gives_it() {
+async fn a_response_of_another_server_is_an_error_with_the_code_that_grpc_gives_it() {
     for (status, code) in [
         (400, Code::Internal),
         (401, Code::Unauthenticated),

@@ -1,4 +1,5 @@
-//! `bananas-broker dev`: ready by itself, one per directory, its Redis durable, restarted when killed, and never left behind.
+//! `bananas-broker dev`: ready by itself, one per directory, its Redis durable, restarted when killed, and never left
+//! behind.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -176,7 +176,13 @@ async fn lines_of_json_are_read_as_they_come_and_refused_with_their_place() {
     let stand = Stand::shared().await;
     let key = unique_key("jsonl");
     let mut enqueue = bananas(&stand, &["enqueue", "--jsonl", "-", "-q", &key, "-t", "t"]);
-    let lines = "\u{feff}{\"payload\":{\"b\":12345678901234567890123,\"a\":1.10}}\n{payload}\n{\"payload\":1}\n{\"payload\":2,\"unique\":\"u\"}\n{\"payload\":3}\n";
+    let lines = concat!(
+        "\u{feff}{\"payload\":{\"b\":12345678901234567890123,\"a\":1.10}}\n",
+        "{payload}\n",
+        "{\"payload\":1}\n",
+        "{\"payload\":2,\"unique\":\"u\"}\n",
+        "{\"payload\":3}\n",
+    );
     enqueue.kill_on_drop(true);
     let done = run(enqueue, lines).await.ended_with(1);
     assert!(

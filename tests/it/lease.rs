@@ -251,7 +251,7 @@ async fn a_job_that_takes_its_workers_down_is_dead_after_its_losses() {
 
 #[tokio::test]
 async fn a_waiting_request_for_many_jobs_gets_those_of_one_fetch_and_keeps_them() {
-    let (_stand, api, key) = arranged("one-look").await;
+    let (_stand, api, key) = arranged("one-fetch").await;
     for _ in 0..100 {
         let request = LeaseRequest {
             max_jobs: 10,

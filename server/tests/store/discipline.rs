@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
 };
 
 use bananas_broker::store::{AckItem, NackAction};
@@ -268,7 +268,7 @@ fn read(line: &str, runs: &mut Vec<Run>) -> bool {
             run.commands.push(words);
         }
     } else if verb == b"EVALSHA" {
-        let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = LOADED.lock().unwrap();
         let script = loaded.get(&words[1]).cloned().expect("it was loaded before");
         runs.push(Run {
             script,
@@ -277,7 +277,7 @@ fn read(line: &str, runs: &mut Vec<Run>) -> bool {
     } else if verb == b"SCRIPT" {
         let name = script_of(&words[2]);
         let sha = redis::Script::new(std::str::from_utf8(&words[2]).unwrap());
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = LOADED.lock().unwrap();
         loaded.insert(sha.get_hash().as_bytes().to_vec(), name);
     } else if verb == b"EVAL" {
         // The dump of the audit: no script of the broker.

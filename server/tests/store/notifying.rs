@@ -44,14 +44,14 @@ async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
     assert!(messages.is_empty(), "nobody listens: {messages:?}");
 
     let listen = async |space: &Space| {
-        let signals = space.store.listen();
+        let notifications = space.store.listen();
         let (sure, listening) = oneshot::channel();
-        signals
+        notifications
             .interest
             .send(Interest::Listen(space.keys.channel(), sure))
             .unwrap();
         timeout(Duration::from_secs(10), listening).await.unwrap().unwrap();
-        signals
+        notifications
     };
     let _ours = listen(&space).await;
     space.fill(&plain(1)).await;
@@ -62,15 +62,15 @@ async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
     let other = space.with("main", |_| {}).await;
     let mut theirs = listen(&other).await;
     space.fill(&plain(1)).await;
-    let (messages, _heard) = published(&space, incoming).await;
+    let (messages, _incoming) = published(&space, incoming).await;
     assert_eq!(messages.len(), 1, "{messages:?}");
     loop {
-        let (channel, signal) = timeout(Duration::from_secs(10), theirs.incoming.recv())
+        let (channel, notification) = timeout(Duration::from_secs(10), theirs.incoming.recv())
             .await
             .unwrap()
             .unwrap();
         if channel == other.keys.channel() {
-            println!("{signal:?}");
+            println!("{notification:?}");
             break;
         }
     }
@@ -81,27 +81,30 @@ async fn many_channels_are_subscribed_again_with_few_commands() {
     const CHANNELS: usize = 10_000;
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
-    let mut signals = space.store.listen();
+    let mut notifications = space.store.listen();
     let channel = |number: usize| format!("test:{{queue{number}}}:w");
     let mut all_sure = Vec::new();
     for number in 0..CHANNELS {
         let (sure, listening) = oneshot::channel();
-        signals.interest.send(Interest::Listen(channel(number), sure)).unwrap();
+        notifications
+            .interest
+            .send(Interest::Listen(channel(number), sure))
+            .unwrap();
         all_sure.push(listening);
     }
     for listening in all_sure {
         timeout(Duration::from_secs(10), listening).await.unwrap().unwrap();
     }
-    let missed = async |signals: &mut bananas_broker::store::Notifications| {
-        let incoming = timeout(Duration::from_secs(10), signals.incoming.recv()).await;
+    let missed = async |notifications: &mut bananas_broker::store::Notifications| {
+        let incoming = timeout(Duration::from_secs(10), notifications.incoming.recv()).await;
         assert_eq!(incoming.unwrap().unwrap().1, Notification::Missed);
     };
-    missed(&mut signals).await;
+    missed(&mut notifications).await;
 
     let () = space.command("CONFIG", &[b"RESETSTAT"]).await;
     let _: i64 = space.command("CLIENT", &[b"KILL", b"TYPE", b"pubsub"]).await;
     // Said once every channel is subscribed again.
-    missed(&mut signals).await;
+    missed(&mut notifications).await;
     for number in [0, 1, CHANNELS / 2, CHANNELS - 1] {
         let name = channel(number);
         let (_, listeners): (String, i64) = space.command("PUBSUB", &[b"NUMSUB", name.as_bytes()]).await;
@@ -122,7 +125,7 @@ async fn many_channels_are_subscribed_again_with_few_commands() {
         .await;
     let lane = [b"r--------5:send".as_slice()].concat();
     let () = space.command("PUBLISH", &[channel(7).as_bytes(), &lane]).await;
-    let (incoming, _) = timeout(Duration::from_secs(10), signals.incoming.recv())
+    let (incoming, _) = timeout(Duration::from_secs(10), notifications.incoming.recv())
         .await
         .unwrap()
         .unwrap();

@@ -1,10 +1,7 @@
 //! Every outcome of every script. A fact marks the outcomes that it has seen; `discipline.rs` runs all facts and fails
 //! if one is missing.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeSet, sync::Mutex};
 
 /// A script and one of its outcomes.
 pub(crate) type Outcome = (&'static str, &'static str);
@@ -227,12 +224,12 @@ static REACHED: Mutex<BTreeSet<Outcome>> = Mutex::new(BTreeSet::new());
 /// Marks an outcome as seen.
 pub(crate) fn mark(outcome: Outcome) {
     assert!(all().any(|known| known == outcome), "{outcome:?} is not on the list");
-    REACHED.lock().unwrap_or_else(PoisonError::into_inner).insert(outcome);
+    REACHED.lock().unwrap().insert(outcome);
 }
 
 /// The outcomes that no fact has seen.
 pub(crate) fn missing() -> Vec<Outcome> {
-    let reached = REACHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let reached = REACHED.lock().unwrap();
     all().filter(|outcome| !reached.contains(outcome)).collect()
 }
 

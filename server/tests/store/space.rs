@@ -38,13 +38,15 @@ pub(crate) const LONG_MS: u64 = 3_600_000;
 macro_rules! facts {
     ($($name:ident),* $(,)?) => {
         /// The facts of this file.
-        pub(crate) const FACTS: &[(&str, $crate::space::Fact)] = &[$((stringify!($name), |space| Box::pin($name(space)))),*];
+        pub(crate) const FACTS: &[(&str, $crate::space::Fact)] =
+            &[$((stringify!($name), |space| Box::pin($name(space)))),*];
 
         mod facts {
             $(
                 #[tokio::test]
                 async fn $name() {
-                    let space = $crate::space::Space::new(bananas_harness::redis_server::RedisServer::shared().await).await;
+                    let server = bananas_harness::redis_server::RedisServer::shared().await;
+                    let space = $crate::space::Space::new(server).await;
                     super::$name(&space).await;
                     space.audit().await;
                 }

@@ -1,4 +1,4 @@
-//! The scripted broker over pipes inside the process, and workers of it.
+//! The scripted broker over pipes inside the process, and workers that are connected to it.
 
 use std::{io, time::Duration};
 
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::transport::{Channel, Endpoint};
 
-/// The test's end of the broker.
+/// The scripted broker.
 pub(crate) struct Broker {
     scripted: ScriptedBroker,
     pipes: Pipes,
@@ -27,7 +27,7 @@ impl Broker {
         Self { scripted, pipes }
     }
 
-    /// A worker of this broker, still without handlers.
+    /// A worker of this broker, without handlers.
     pub(crate) fn worker(&self) -> WorkerBuilder {
         let pipes = self.pipes.clone();
         Worker::builder()
@@ -56,12 +56,12 @@ fn channel(pipes: Pipes) -> Channel {
     Endpoint::from_static("http://broker").connect_with_connector_lazy(connect)
 }
 
-/// Returns when nobody has anything to do until some time passes.
+/// Returns when no task has anything to do until time passes.
 pub(crate) async fn quiet() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// A worker that runs until it is told to stop.
+/// A worker that runs until it is asked to stop.
 pub(crate) struct Running {
     stop: Option<oneshot::Sender<()>>,
     worker: JoinHandle<Result<(), bananas_worker::Error>>,

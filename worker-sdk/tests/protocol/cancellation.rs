@@ -1,4 +1,4 @@
-//! Jobs that somebody wants stopped.
+//! Jobs that are cancelled.
 
 use std::{future::pending, time::Duration};
 
@@ -57,7 +57,7 @@ async fn handler_may_finish_instead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handler_that_does_not_listen_is_dropped_within_the_grace() {
+async fn handler_that_ignores_a_cancel_is_dropped_within_the_grace() {
     let mut broker = Broker::start();
     let _worker = run(broker.worker().handler("deaf", async |job: JobContext, _| {
         job.progress(0.0, "at work");
@@ -108,7 +108,7 @@ async fn job_that_was_not_started_is_discarded_unstarted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_said_about_a_lost_lease() {
+async fn lost_lease_is_not_settled() {
     let mut broker = Broker::start();
     let (tell, mut told) = mpsc::unbounded_channel();
     let _worker =

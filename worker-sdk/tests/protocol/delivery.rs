@@ -1,4 +1,4 @@
-//! What a worker asks for, and how jobs and answers travel while all is well.
+//! What a worker asks for, and how jobs and settlements travel without faults.
 
 use std::{future::pending, time::Duration};
 
@@ -49,7 +49,7 @@ async fn catch_all_asks_for_every_type() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn jobs_are_confirmed_before_they_are_answered() {
+async fn jobs_are_confirmed_before_they_are_settled() {
     let mut broker = Broker::start();
     let _worker = run(broker
         .worker()
@@ -61,7 +61,7 @@ async fn jobs_are_confirmed_before_they_are_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_outcome_has_its_answer() {
+async fn every_outcome_has_its_settlement() {
     let mut broker = Broker::start();
     let _worker = run(broker
         .worker()
@@ -151,12 +151,12 @@ async fn payloads_are_decoded_and_context_tells_about_the_job() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_pile_up_travel_in_one_frame() {
+async fn settlements_that_pile_up_travel_in_one_frame() {
     let mut broker = Broker::start();
     let _worker = run(broker.worker().concurrency(100).handler("quick", async |_, _| ()));
     let (mut stream, _) = broker.open_stream().await;
     let names: Vec<&'static str> = (0..100).map(|i| &*format!("job-{i:03}").leak()).collect();
-    // Four frames are under way and stay unanswered.
+    // Four frames are in flight and get no results.
     let mut frames = Vec::new();
     for &name in &names[..4] {
         stream.jobs([job(name, "quick")]).await;
@@ -171,7 +171,7 @@ async fn answers_that_pile_up_travel_in_one_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn concurrency_is_kept_and_order_as_well() {
+async fn concurrency_and_order_are_kept() {
     let mut broker = Broker::start();
     let (tell, mut started) = tokio::sync::mpsc::unbounded_channel();
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
@@ -226,10 +226,10 @@ async fn busy_worker() -> (Broker, Running, Stream) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_that_waits_behind_long_ones_is_handed_back() {
+async fn job_that_waits_behind_long_ones_is_released() {
     let (_broker, _worker, mut stream) = busy_worker().await;
     stream.jobs([job("runs", "long"), job("waits", "long")]).await;
-    // The window shrinks to what can run, and the job that waited is given back as if it had never been here.
+    // The window shrinks to what can run, and the job that waited is released.
     let (mut narrowed, mut released) = (false, false);
     while !(narrowed && released) {
         match stream.next_matter().await {
@@ -274,12 +274,12 @@ async fn job_that_has_little_time_waits_for_no_more_than_a_quarter_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_of_a_type_that_nobody_asked_for_is_put_off() {
+async fn job_of_a_type_without_a_handler_is_snoozed() {
     let mut broker = Broker::start();
     let _worker = run(broker.worker().handler("known", async |_, _| ()));
     let (mut stream, _) = broker.open_stream().await;
     stream.jobs([job("a", "unknown")]).await;
     let nack = stream.nacked().await;
-    // Given back it would come again at once, for ever.
+    // Released, it would come again at once, for ever.
     assert_eq!((nack.action(), nack.delay.unwrap().seconds), (NackAction::Snooze, 10));
 }

@@ -1,4 +1,4 @@
-//! The end of a worker that is told to stop.
+//! The end of a worker that is asked to stop.
 
 use std::{future::pending, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::broker::{Broker, run};
 
 #[tokio::test(start_paused = true)]
-async fn unstarted_jobs_go_back_and_running_ones_finish() {
+async fn unstarted_jobs_are_released_and_running_ones_finish() {
     let mut broker = Broker::start();
     let (tell, mut told) = mpsc::unbounded_channel();
     let (go, gone) = tokio::sync::watch::channel(false);
@@ -34,7 +34,7 @@ async fn unstarted_jobs_go_back_and_running_ones_finish() {
     assert_eq!(tokens(&released), ["waits"]);
     assert!(matches!(&released[0].outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
 
-    // What crosses the drain on its way is given back as well.
+    // Jobs that were in flight when the worker sent drain are released, too.
     stream.jobs([job("late", "long")]).await;
     assert_eq!(tokens(&stream.settled().await), ["late"]);
 
@@ -48,7 +48,7 @@ async fn unstarted_jobs_go_back_and_running_ones_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn jobs_that_outlast_the_grace_are_cancelled_and_given_back() {
+async fn jobs_that_outlast_the_grace_are_cancelled_and_released() {
     let mut broker = Broker::start();
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut worker = run(broker
@@ -70,14 +70,19 @@ async fn jobs_that_outlast_the_grace_are_cancelled_and_given_back() {
     stream.jobs([job("a", "deaf"), job("b", "polite")]).await;
     stream.at_work(2).await;
     worker.stop();
-    let told_to_stop = Instant::now();
+    let asked_to_stop = Instant::now();
     assert!(matches!(stream.next_matter().await, Some(Ask::Drain(_))));
     let mut answers = Vec::new();
     while answers.len() < 2 {
         answers.extend(stream.settled().await);
     }
     assert_eq!(soon(told.recv()).await, Some(CancelReason::Shutdown));
-    assert_eq!(told_to_stop.elapsed().as_secs() / 10, 2, "{:?}", told_to_stop.elapsed());
+    assert_eq!(
+        asked_to_stop.elapsed().as_secs() / 10,
+        2,
+        "{:?}",
+        asked_to_stop.elapsed()
+    );
     assert_eq!(tokens(&answers), ["a", "b"]);
     for answer in &answers {
         assert!(matches!(&answer.outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
@@ -94,13 +99,13 @@ async fn worker_without_a_broker_ends_when_it_holds_nothing() {
     let (stream, _) = broker.stream().await;
     stream.break_with(tonic::Code::Unavailable).await;
     worker.stop();
-    let told_to_stop = Instant::now();
+    let asked_to_stop = Instant::now();
     worker.ended().await.unwrap();
-    assert!(told_to_stop.elapsed() < Duration::from_secs(2));
+    assert!(asked_to_stop.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_reach_the_broker_even_if_the_stream_breaks_at_the_end() {
+async fn settlements_reach_the_broker_even_if_the_stream_breaks_at_the_end() {
     let mut broker = Broker::start();
     let mut worker = run(broker.worker().handler("quick", async |_, _| ()));
     let (mut stream, _) = broker.open_stream().await;
@@ -119,7 +124,7 @@ async fn answers_reach_the_broker_even_if_the_stream_breaks_at_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_in_a_program_without_logging_runs_until_it_is_told_to_stop() {
+async fn a_worker_in_a_program_without_logging_runs_until_it_is_asked_to_stop() {
     let mut broker = Broker::start();
     let worker = broker.worker().handler("quick", async |_, _| ()).build().unwrap();
     let running = tokio::spawn(worker.run());

@@ -1,4 +1,4 @@
-//! What becomes of attempts that go wrong.
+//! Attempts that fail.
 
 use std::{future::pending, time::Duration};
 
@@ -84,7 +84,7 @@ async fn attempt_that_takes_too_long_fails_with_the_words_operators_know() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn payload_that_cannot_be_decoded_is_not_tried_again() {
+async fn payload_that_cannot_be_decoded_is_not_retried() {
     let mut broker = Broker::start();
     let _worker = run(broker.worker().json_handler("json", async |_, _: Vec<i32>| ()));
     let (mut stream, _) = broker.open_stream().await;

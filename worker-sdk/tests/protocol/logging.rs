@@ -1,8 +1,8 @@
-//! What the log says about jobs: what the broker has taken, and nothing before.
+//! Log lines about jobs: only what the broker has applied.
 
 use std::{
     io::Write,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as Say};
@@ -12,7 +12,7 @@ use tracing::subscriber::DefaultGuard;
 
 use crate::broker::{Broker, quiet, run};
 
-/// What was logged, one event a line.
+/// The log, one event a line.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -28,10 +28,10 @@ impl Write for Log {
 
 impl Log {
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap()
     }
 
-    /// Everything that this thread logs from now on.
+    /// Collects everything that this thread logs from now on.
     fn start() -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
@@ -73,17 +73,20 @@ fn lost() -> wire::SettleResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_is_completed_when_the_broker_has_taken_its_answer() {
+async fn a_job_is_completed_when_the_broker_has_applied_its_settlement() {
     let (log, _guard) = Log::start();
     let mut broker = Broker::start();
     let _worker = run(broker.worker().handler("quick", async |_, _| ()));
     let (mut stream, _) = broker.open_stream().await;
     stream.jobs([job("a", "quick")]).await;
     quiet().await;
-    assert!(log.lines("Job completed").is_empty(), "nobody has taken it yet");
+    assert!(
+        log.lines("Job completed").is_empty(),
+        "the broker has not applied it yet"
+    );
     answer(&mut stream, wire::SettleResult::default()).await;
     assert_eq!(log.lines("Job completed").len(), 1);
-    // Too late: somebody else has the job.
+    // Too late: another worker has the job.
     stream.jobs([job("b", "quick")]).await;
     answer(&mut stream, lost()).await;
     assert_eq!(log.lines("Job completed").len(), 1);

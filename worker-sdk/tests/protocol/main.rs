@@ -1,5 +1,5 @@
-//! The worker against a broker whose every frame is written by the test. Time is paused: it jumps when nobody has
-//! anything to do, so timeouts are exact and nothing waits for real.
+//! The worker against a scripted broker. Time is paused: it jumps when no task has anything to do, so timeouts are
+//! exact and take no real time.
 #![allow(
     clippy::panic,
     reason = "a test that finds something else than it waits for ends there"

@@ -22,7 +22,7 @@ async fn extend(stream: &mut Stream) -> SessionExtend {
     }
 }
 
-async fn prolong(stream: &Stream, extend: &SessionExtend, result: ExtendResult) {
+async fn reply(stream: &Stream, extend: &SessionExtend, result: ExtendResult) {
     let results = vec![result; extend.leases.len()];
     stream
         .say(Say::ExtendResults(ExtendResults {
@@ -47,7 +47,7 @@ async fn reports_are_combined_and_the_newest_arrives() {
     let mut reports = Vec::new();
     while reports.len() < 5 {
         let frame = extend(&mut stream).await;
-        prolong(&stream, &frame, ExtendResult::default()).await;
+        reply(&stream, &frame, ExtendResult::default()).await;
         let progress = frame.leases[0].progress.clone().unwrap();
         assert_eq!(progress.message, format!("step {}", progress.percent));
         reports.push(progress.percent);
@@ -74,7 +74,7 @@ async fn last_checkpoint_arrives_before_the_failure() {
     stream.jobs([resumed]).await;
     let frame = extend(&mut stream).await;
     assert_eq!(frame.leases[0].progress.as_ref().unwrap().checkpoint, "row 2");
-    prolong(&stream, &frame, ExtendResult::default()).await;
+    reply(&stream, &frame, ExtendResult::default()).await;
     let nack = stream.nacked().await;
     assert_eq!(
         (nack.action(), nack.failure.unwrap().message.as_str()),
@@ -103,7 +103,7 @@ async fn cancel_that_comes_with_a_report_reaches_the_job() {
         cancel_reason: "user".to_owned(),
         ..ExtendResult::default()
     };
-    prolong(&stream, &frame, cancelled).await;
+    reply(&stream, &frame, cancelled).await;
     assert_eq!(
         soon(told.recv()).await,
         Some(CancelReason::Requested("user".to_owned()))

@@ -20,7 +20,7 @@ use tonic::Code;
 
 use crate::broker::{Broker, Running, quiet, run};
 
-/// A worker for jobs that are done at once and jobs that are done when `true` is sent.
+/// A worker for jobs that succeed at once and jobs that succeed when `true` is sent.
 fn quick_and_long(broker: &Broker) -> (Running, watch::Sender<bool>) {
     let (go, gone) = watch::channel(false);
     let worker = broker
@@ -34,7 +34,7 @@ fn quick_and_long(broker: &Broker) -> (Running, watch::Sender<bool>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_under_way_are_sent_again_and_running_jobs_are_kept() {
+async fn settlements_in_flight_are_sent_again_and_running_jobs_are_kept() {
     let mut broker = Broker::start();
     let (_worker, go) = quick_and_long(&broker);
     let (mut first, _) = broker.open_stream().await;
@@ -83,7 +83,7 @@ async fn lease_that_was_lost_meanwhile_stops_its_job() {
         soon(told.recv()).await,
         Some(CancelReason::LeaseLost("LEASE_LOST".to_owned()))
     );
-    // The lost job says nothing; the other one still can.
+    // The lost job is not settled; the other one still can be.
     second
         .say(Say::Cancel(bananas_proto::server::CancelLease {
             lease_token: "b".into(),
@@ -109,7 +109,7 @@ async fn silent_broker_is_left_after_three_heartbeats() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn jobs_are_given_up_before_their_leases_can_run_out() {
+async fn jobs_are_cancelled_before_their_leases_can_expire() {
     let mut broker = Broker::start();
     let (tell, mut told) = mpsc::unbounded_channel();
     let _worker = run(broker.worker().handler("long", move |job: JobContext, _: Bytes| {
@@ -117,7 +117,7 @@ async fn jobs_are_given_up_before_their_leases_can_run_out() {
         job.progress(0.0, "at work");
         async move {
             tell.send(job.cancelled().await).unwrap();
-            "an answer that nobody should get"
+            "a result that must not be sent"
         }
     }));
     let (mut first, _) = broker.open_stream().await;
@@ -125,7 +125,7 @@ async fn jobs_are_given_up_before_their_leases_can_run_out() {
     first.jobs([job("a", "long")]).await;
     first.at_work(1).await;
     first.break_with(Code::Unavailable).await;
-    // From here on streams are accepted and never opened.
+    // From now on streams are accepted and never opened.
     let refusing = tokio::spawn(async move {
         let mut kept = Vec::new();
         while arrived.elapsed() < LEASE * 2 {
@@ -140,7 +140,7 @@ async fn jobs_are_given_up_before_their_leases_can_run_out() {
     assert!(open.held_tokens.is_empty());
     assert!(
         matches!(next.next().await, Some(Ask::Heartbeat(_))),
-        "nothing is answered for it"
+        "it is not settled"
     );
 }
 
@@ -171,16 +171,13 @@ async fn ageing_stream_is_replaced_before_it_ends() {
     assert_eq!(
         tokens(&new.settled().await),
         ["running"],
-        "answers go to the new stream"
+        "settlements go to the new stream"
     );
 
-    // The old one is closed once its last results are there, and not before.
+    // The worker closes the old stream when its last results have arrived, and not before.
     new.say(Say::Heartbeat(Heartbeat::default())).await;
     old.apply(&unanswered).await;
-    assert!(
-        old.next_matter().await.is_none(),
-        "nothing more is said on the old stream"
-    );
+    assert!(old.next_matter().await.is_none(), "no frame is sent on the old stream");
     new.jobs([job("next", "quick")]).await;
     assert_eq!(tokens(&new.settled().await), ["next"]);
 }
@@ -190,7 +187,7 @@ async fn asked_to_move() -> (Broker, Running, watch::Sender<bool>, Stream) {
     let mut broker = Broker::start();
     let (worker, go) = quick_and_long(&broker);
     let (mut old, _) = broker.open_stream().await;
-    // Something is under way on it, so that the worker keeps its side open.
+    // It holds a job, so that the worker keeps its side open.
     old.jobs([job("running", "long")]).await;
     old.say(Say::Draining(Draining {
         reason: DrainReason::Shutdown.into(),
@@ -201,7 +198,7 @@ async fn asked_to_move() -> (Broker, Running, watch::Sender<bool>, Stream) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
+async fn job_that_comes_too_late_on_the_old_stream_is_released() {
     let (mut broker, _worker, _go, mut old) = asked_to_move().await;
     let (mut new, _) = broker.open_stream().await;
     new.jobs([job("first", "quick")]).await;
@@ -213,16 +210,16 @@ async fn job_that_comes_too_late_on_the_old_stream_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn job_that_comes_while_the_next_stream_is_opened_is_given_back() {
+async fn job_that_comes_while_the_next_stream_is_opened_is_released() {
     let (mut broker, _worker, _go, mut old) = asked_to_move().await;
-    // The first frame of the next stream names what the worker holds, and cannot name what comes now.
+    // The first frame of the next stream names what the worker holds, but not what arrives now.
     let (new, open) = broker.stream().await;
     assert_eq!(open.held_tokens.len(), 1);
     old.jobs([job("unnamed", "quick")]).await;
     let settlements = old.settled().await;
     assert_eq!(tokens(&settlements), ["unnamed"]);
     assert!(matches!(&settlements[0].outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
-    // The broker is full: the old stream goes on, and what it brings is worked on again.
+    // The broker refuses the new stream: the old one goes on, and its jobs run again.
     new.break_with(Code::Unavailable).await;
     quiet().await;
     old.jobs([job("goes-on", "quick")]).await;
@@ -232,7 +229,7 @@ async fn job_that_comes_while_the_next_stream_is_opened_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn broker_that_is_away_is_asked_again_with_growing_delays() {
+async fn broker_that_is_away_is_called_again_with_growing_delays() {
     let mut broker = Broker::start();
     let _worker = run(broker.worker().handler("quick", async |_, _| ()));
     let mut last = None;
@@ -253,7 +250,7 @@ async fn broker_that_is_away_is_asked_again_with_growing_delays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_broker_is_let_go_once_its_last_job_is_settled() {
+async fn only_broker_is_left_when_its_last_job_is_settled() {
     let mut broker = Broker::start();
     let (go, gone) = watch::channel(false);
     let _worker = run(broker.worker().handler("long", move |_, _: Bytes| {

@@ -9,8 +9,9 @@ use bananas_broker::{
 use bananas_harness::keyspace::{Id, Snapshot, number, violations};
 
 use super::{
+    job::{Job, Room},
     operation::{self, By, Operation, SLOTS, Span, Token},
-    queue::{Job, Queue, Room},
+    queue::Queue,
 };
 use crate::space::{Ask, Draft, Space};
 

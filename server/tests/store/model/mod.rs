@@ -5,6 +5,7 @@
 
 mod compare;
 mod drive;
+mod job;
 mod operation;
 mod queue;
 mod settle;
@@ -14,12 +15,13 @@ use std::{cell::RefCell, collections::BTreeMap, panic::AssertUnwindSafe, time::D
 use bananas_broker::domain::{RoutingKey, state::TRANSITIONS};
 use bananas_harness::redis_server::RedisServer;
 use drive::Drive;
+use job::Bounds;
 use operation::Operation;
 use proptest::{
     strategy::Strategy as _,
     test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
-use queue::{Bounds, Queue};
+use queue::Queue;
 
 use crate::space::Space;
 
