@@ -5,6 +5,7 @@
 //! shrink.
 mod circles;
 mod imports;
+mod names;
 mod rust;
 mod sizes;
 mod tree;
@@ -82,7 +83,7 @@ fn check(name: &str, advice: &str, rule: Rule) {
 fn modules_import_each_other_in_one_direction() {
     check(
         "circle",
-        "Modules beside each other import each other. Move what both need into a module of its own, or to the one below.",
+        "Modules beside each other import each other. Move what both need into a module of its own.",
         circles::circles,
     );
 }
@@ -91,7 +92,7 @@ fn modules_import_each_other_in_one_direction() {
 fn each_folder_names_only_what_it_may() {
     check(
         "import",
-        "A folder names what belongs to another one (ARCHITECTURE.md, What always holds). Call through the folder that owns it.",
+        "A folder names what another one owns (ARCHITECTURE.md, What always holds). Call through that one.",
         imports::forbidden,
     );
 }
@@ -122,6 +123,15 @@ fn functions_are_short() {
 #[test]
 fn lines_are_short() {
     check("line", "Wrap the line at 120 columns.", sizes::lines);
+}
+
+#[test]
+fn tests_that_the_docs_name_are_there() {
+    check(
+        "name",
+        "A page names a test that does not exist. Use its current name.",
+        names::missing,
+    );
 }
 
 #[test]

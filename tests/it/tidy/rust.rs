@@ -205,7 +205,10 @@ mod tests {
 
     #[test]
     fn a_use_is_taken_apart() {
-        let text = "use a::B;\npub(crate) use crate::{\n    c::{D, E as F},\n    g::{self, H},\n};\nfn f() {\n    use super::*;\n}\n";
+        let text = concat!(
+            "use a::B;\npub(crate) use crate::{\n    c::{D, E as F},\n    g::{self, H},\n};\n",
+            "fn f() {\n    use super::*;\n}\n",
+        );
         let found = uses(text);
         let said: Vec<(usize, bool, Vec<String>)> = found
             .iter()
