@@ -7,7 +7,10 @@ use std::sync::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{Delivery, fetcher::Fetcher, wait_list::Position};
+use super::{
+    Delivery,
+    wait_list::{Ticket, WaitList},
+};
 use crate::{domain::Owner, store::Demand};
 
 /// Where a consumer wants its jobs. Returns them if it cannot take them. Runs in the task of the fetcher: must not
@@ -43,14 +46,14 @@ pub struct Identity {
 pub struct Consumer {
     identity: Identity,
     window: Mutex<Window>,
-    /// Used by the wait list only.
-    pub(super) position: Mutex<Position>,
+    ticket: Ticket,
     /// The next job is larger than the rest of the window: no demand until the worker has settled a job.
     blocked_by_size: AtomicBool,
     /// The worker got the notice `NoRoom`, and no fetch since then found all jobs small enough.
     no_room_sent: AtomicBool,
     closed: AtomicBool,
-    fetcher: Mutex<Weak<Fetcher>>,
+    /// The wait list of its fetcher.
+    wait_list: Mutex<Weak<WaitList<Self>>>,
     sink: Sink,
     notify: Notify,
 }
@@ -83,11 +86,11 @@ impl Consumer {
                 jobs: 0,
                 bytes: 0,
             }),
-            position: Mutex::new(Position::outside()),
+            ticket: Ticket::new(),
             blocked_by_size: AtomicBool::new(false),
             no_room_sent: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            fetcher: Mutex::default(),
+            wait_list: Mutex::default(),
             sink,
             notify,
         })
@@ -96,8 +99,8 @@ impl Consumer {
     /// Ends all demand.
     pub fn close(&self) {
         self.closed.store(true, SeqCst);
-        if let Some(fetcher) = self.fetcher.lock().upgrade() {
-            fetcher.detach(self);
+        if let Some(wait_list) = self.wait_list.lock().upgrade() {
+            wait_list.leave(self, &self.ticket);
         }
     }
 
@@ -203,7 +206,7 @@ impl Consumer {
             window.bytes += bytes;
         }
         if jobs > 0 {
-            self.position.lock().served();
+            self.ticket.served();
         }
         let result = match delivery {
             Some(delivery) if self.is_closed() => Err(delivery),
@@ -214,8 +217,10 @@ impl Consumer {
         result
     }
 
-    pub(super) fn bind(self: &Arc<Self>, fetcher: Weak<Fetcher>) {
-        *self.fetcher.lock() = fetcher;
+    /// Joins the consumers of a fetcher.
+    pub(super) fn join(self: &Arc<Self>, wait_list: &Arc<WaitList<Self>>) {
+        wait_list.join(self.clone());
+        *self.wait_list.lock() = Arc::downgrade(wait_list);
         self.queue_up();
     }
 
@@ -223,12 +228,12 @@ impl Consumer {
         (self.notify)(notice);
     }
 
-    /// Joins the wait list of the fetcher if there is demand.
+    /// Waits for the next fetch if there is demand.
     pub(super) fn queue_up(self: &Arc<Self>) {
         if let Some(fill) = self.demand()
-            && let Some(fetcher) = self.fetcher.lock().upgrade()
+            && let Some(wait_list) = self.wait_list.lock().upgrade()
         {
-            fetcher.enlist(self, fill);
+            wait_list.put(self, &self.ticket, fill);
         }
     }
 

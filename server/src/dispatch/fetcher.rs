@@ -10,7 +10,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Consumer, Delivery, Dispatcher, Notice, Selector,
@@ -35,11 +35,9 @@ const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::
 pub(super) struct Fetcher {
     selector: Selector,
     queues: Vec<WatchedQueue>,
-    wait_list: Mutex<WaitList>,
-    consumers: Mutex<Vec<Arc<Consumer>>>,
+    wait_list: Arc<WaitList<Consumer>>,
     /// The last fetch found a job that was too large for a consumer.
     has_blocked: AtomicBool,
-    wake: Notify,
 }
 
 /// A queue, and what the fetcher knows of it.
@@ -67,10 +65,8 @@ impl Fetcher {
         let fetcher = Arc::new(Self {
             selector,
             queues: queues.into_iter().map(WatchedQueue::new).collect(),
-            wait_list: Mutex::default(),
-            consumers: Mutex::default(),
+            wait_list: Arc::new(WaitList::new()),
             has_blocked: AtomicBool::new(false),
-            wake: Notify::new(),
         });
         tokio::spawn(fetcher.clone().run(dispatcher));
         fetcher
@@ -80,25 +76,12 @@ impl Fetcher {
         &self.selector
     }
 
-    pub(super) fn attach(self: &Arc<Self>, consumer: &Arc<Consumer>) {
-        self.consumers.lock().push(consumer.clone());
-        consumer.bind(Arc::downgrade(self));
-    }
-
-    pub(super) fn detach(&self, consumer: &Consumer) {
-        self.consumers
-            .lock()
-            .retain(|other| !std::ptr::eq(other.as_ref(), consumer));
-        self.wait_list.lock().remove(consumer);
+    pub(super) fn attach(&self, consumer: &Arc<Consumer>) {
+        consumer.join(&self.wait_list);
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.consumers.lock().is_empty()
-    }
-
-    pub(super) fn enlist(&self, consumer: &Arc<Consumer>, fill: u32) {
-        self.wait_list.lock().put(consumer, fill);
-        self.wake.notify_one();
+        self.wait_list.is_unused()
     }
 
     async fn run(self: Arc<Self>, dispatcher: Arc<Dispatcher>) {
@@ -122,11 +105,11 @@ impl Fetcher {
                     break;
                 }
                 let mut until = unused_since.max(now) + UNUSED_FOR;
-                if !self.wait_list.lock().is_empty() {
+                if !self.wait_list.is_empty() {
                     until = until.min(next_poll).min(self.next_moment().unwrap_or(until));
                 }
                 tokio::select! {
-                    () = self.wake.notified() => {}
+                    () = self.wait_list.wake.notified() => {}
                     () = tokio::time::sleep_until(until) => {}
                 }
                 continue;
@@ -157,7 +140,7 @@ impl Fetcher {
             tokio::spawn(async move {
                 subscription.ready().await;
                 fetcher.queues[index].pending.poll();
-                fetcher.wake.notify_one();
+                fetcher.wait_list.wake.notify_one();
             });
         }
         ids
@@ -165,15 +148,14 @@ impl Fetcher {
 
     /// Lets consumers that are blocked by the size of a job try again.
     fn unblock_all(&self) {
-        let consumers = self.consumers.lock().clone();
-        consumers.iter().for_each(Consumer::unblock);
+        self.wait_list.consumers().iter().for_each(Consumer::unblock);
     }
 
     fn notified(&self, index: usize, when: When) {
         let watched = &self.queues[index];
         watched.pending.notify(when);
         if watched.pending.has_work() {
-            self.wake.notify_one();
+            self.wait_list.wake.notify_one();
         }
     }
 
@@ -217,7 +199,7 @@ impl Fetcher {
         let mut left = MAX_GROUP_ITEMS as u32;
         let mut later = Vec::new();
         while left > 0 && reserved.len() < MAX_DEMANDS {
-            let Some(consumer) = self.wait_list.lock().pop() else {
+            let Some(consumer) = self.wait_list.pop() else {
                 break;
             };
             // The same request twice in one fetch would get the leases of both under one id.
@@ -409,7 +391,7 @@ impl Fetcher {
         let after = all_paused();
         if before != after {
             let notice = if after { Notice::Paused } else { Notice::Resumed };
-            for consumer in self.consumers.lock().iter() {
+            for consumer in self.wait_list.consumers() {
                 consumer.notice(notice);
             }
         }

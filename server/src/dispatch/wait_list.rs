@@ -1,5 +1,5 @@
-//! The consumers that have demand, in the order in which they are served: first the one that holds least for its
-//! window, then the one that has waited longest.
+//! The consumers of a fetcher, and those of them that have demand, in the order in which they are served: first the one
+//! that holds least for its window, then the one that has waited longest.
 
 use std::{
     collections::BTreeMap,
@@ -9,64 +9,116 @@ use std::{
     },
 };
 
-use super::Consumer;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-/// Tickets grow: a lower one has waited longer.
-static NEXT_TICKET: AtomicU64 = AtomicU64::new(1);
+/// Numbers grow: a lower one has waited longer.
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
-/// The place of a consumer in the wait list.
-#[derive(Debug)]
-pub(super) struct Position {
-    /// How full the window of the consumer is, and its ticket, while it is on the list.
-    key: Option<(u32, u64)>,
-    ticket: u64,
+fn next_number() -> u64 {
+    NEXT_NUMBER.fetch_add(1, Relaxed)
 }
 
-impl Position {
-    /// For a new consumer, which is not on the list yet.
-    pub(super) fn outside() -> Self {
-        Self {
+/// The ticket of a consumer: its place in the wait list of its fetcher.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket(Arc<Mutex<Place>>);
+
+#[derive(Debug)]
+struct Place {
+    /// Only while the consumer waits.
+    key: Option<Key>,
+    number: u64,
+}
+
+impl Ticket {
+    /// For a new consumer, which does not wait yet.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Place {
             key: None,
-            ticket: NEXT_TICKET.fetch_add(1, Relaxed),
-        }
+            number: next_number(),
+        })))
     }
 
     /// The consumer got jobs: its wait starts anew.
-    pub(super) fn served(&mut self) {
-        self.ticket = NEXT_TICKET.fetch_add(1, Relaxed);
+    pub(super) fn served(&self) {
+        self.0.lock().number = next_number();
     }
 }
 
-/// The consumers of one fetcher that have demand.
-#[derive(Debug, Default)]
-pub(super) struct WaitList(BTreeMap<(u32, u64), Arc<Consumer>>);
+/// How full the window of a consumer is, and its number: the order in which consumers are served.
+type Key = (u32, u64);
 
-impl WaitList {
+type Waiting<C> = BTreeMap<Key, (Arc<C>, Ticket)>;
+
+/// The consumers (`C`) of one fetcher.
+#[derive(Debug)]
+pub(super) struct WaitList<C> {
+    consumers: Mutex<Vec<Arc<C>>>,
+    waiting: Mutex<Waiting<C>>,
+    /// Wakes the fetcher.
+    pub(super) wake: Notify,
+}
+
+impl<C> WaitList<C> {
+    pub(super) fn new() -> Self {
+        Self {
+            consumers: Mutex::default(),
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// All consumers, waiting or not.
+    pub(super) fn consumers(&self) -> Vec<Arc<C>> {
+        self.consumers.lock().clone()
+    }
+
+    /// Adds a consumer, which does not wait yet.
+    pub(super) fn join(&self, consumer: Arc<C>) {
+        self.consumers.lock().push(consumer);
+    }
+
+    /// Removes a consumer.
+    pub(super) fn leave(&self, consumer: &C, ticket: &Ticket) {
+        self.consumers
+            .lock()
+            .retain(|other| !std::ptr::eq(other.as_ref(), consumer));
+        let mut waiting = self.waiting.lock();
+        if let Some(key) = ticket.0.lock().key.take() {
+            waiting.remove(&key);
+        }
+    }
+
+    /// Whether there is no consumer.
+    pub(super) fn is_unused(&self) -> bool {
+        self.consumers.lock().is_empty()
+    }
+
+    /// Whether no consumer waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.lock().is_empty()
     }
 
-    /// Adds a consumer, or moves it if it is on the list already.
-    pub(super) fn put(&mut self, consumer: &Arc<Consumer>, fill: u32) {
-        let mut position = consumer.position.lock();
-        if let Some(key) = position.key.take() {
-            self.0.remove(&key);
+    /// Lets a consumer wait, or moves it if it waits already, and wakes the fetcher.
+    pub(super) fn put(&self, consumer: &Arc<C>, ticket: &Ticket, fill: u32) {
+        {
+            let mut waiting = self.waiting.lock();
+            let mut place = ticket.0.lock();
+            if let Some(key) = place.key.take() {
+                waiting.remove(&key);
+            }
+            let key = (fill, place.number);
+            place.key = Some(key);
+            waiting.insert(key, (consumer.clone(), ticket.clone()));
         }
-        let key = (fill, position.ticket);
-        position.key = Some(key);
-        self.0.insert(key, consumer.clone());
+        self.wake.notify_one();
     }
 
-    pub(super) fn remove(&mut self, consumer: &Consumer) {
-        if let Some(key) = consumer.position.lock().key.take() {
-            self.0.remove(&key);
-        }
-    }
-
-    /// Takes the next consumer.
-    pub(super) fn pop(&mut self) -> Option<Arc<Consumer>> {
-        let (_, consumer) = self.0.pop_first()?;
-        consumer.position.lock().key = None;
+    /// Takes the next waiting consumer.
+    pub(super) fn pop(&self) -> Option<Arc<C>> {
+        let mut waiting = self.waiting.lock();
+        let (_, (consumer, ticket)) = waiting.pop_first()?;
+        ticket.0.lock().key = None;
         Some(consumer)
     }
 }
@@ -74,45 +126,37 @@ impl WaitList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        dispatch::{Identity, Notice},
-        domain::Owner,
-    };
 
-    fn consumer(name: &str) -> Arc<Consumer> {
-        let identity = Identity {
-            holder: name.to_owned(),
-            owner: Owner::NONE,
-            request: None,
-        };
-        Consumer::new(identity, 10, 100, Box::new(|_| Ok(())), Box::new(|_: Notice| ()))
+    fn consumers<const N: usize>() -> [(Arc<usize>, Ticket); N] {
+        std::array::from_fn(|number| (Arc::new(number), Ticket::new()))
     }
 
     #[test]
     fn the_consumer_that_holds_least_and_then_the_one_that_has_waited_longest_is_next() {
-        let [first, second, third] = ["first", "second", "third"].map(consumer);
-        let mut list = WaitList::default();
-        for each in [&third, &second, &first] {
-            list.put(each, 0);
+        let [first, second, third] = consumers();
+        let list = WaitList::new();
+        for (consumer, ticket) in [&third, &second, &first] {
+            list.put(consumer, ticket, 0);
         }
-        list.put(&first, 500);
-        assert!(Arc::ptr_eq(&list.pop().unwrap(), &second));
-        second.position.lock().served();
-        list.put(&second, 0);
-        list.put(&first, 0);
-        for expected in [&first, &third, &second] {
-            assert!(Arc::ptr_eq(&list.pop().unwrap(), expected));
+        list.put(&first.0, &first.1, 500);
+        assert_eq!(list.pop(), Some(second.0.clone()));
+        second.1.served();
+        list.put(&second.0, &second.1, 0);
+        list.put(&first.0, &first.1, 0);
+        for (expected, _) in [&first, &third, &second] {
+            assert_eq!(list.pop().as_ref(), Some(expected));
         }
         assert!(list.pop().is_none());
     }
 
     #[test]
-    fn a_consumer_that_was_removed_is_not_next() {
-        let gone = consumer("gone");
-        let mut list = WaitList::default();
-        list.put(&gone, 0);
-        list.remove(&gone);
-        list.remove(&gone);
-        assert!(list.is_empty());
+    fn a_consumer_that_has_left_is_not_next() {
+        let [(gone, ticket)] = consumers();
+        let list = WaitList::new();
+        list.join(gone.clone());
+        list.put(&gone, &ticket, 0);
+        list.leave(&gone, &ticket);
+        list.leave(&gone, &ticket);
+        assert!(list.is_empty() && list.is_unused());
     }
 }
