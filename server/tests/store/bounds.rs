@@ -6,7 +6,7 @@ use bananas_harness::redis_server::RedisServer;
 
 use crate::{
     leasing::large,
-    space::{Ask, Space},
+    space::{Fetch, Space},
 };
 
 /// A counter of INFO.
@@ -25,12 +25,12 @@ async fn large_jobs_are_read_no_further_than_there_is_room() {
     let space = Space::new(&server).await;
     space.fill(&large(20, 100_000)).await;
     let before = figure(&space, "stats", "total_net_output_bytes").await;
-    let ask = Ask {
+    let fetch = Fetch {
         jobs: 20,
         max_bytes: 250_000,
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let batch = space.ask(&ask).await;
+    let batch = space.fetch(&fetch).await;
     assert_eq!((batch.jobs.len(), batch.verdict), (2, Verdict::BlockedBySize));
     let sent = figure(&space, "stats", "total_net_output_bytes").await - before;
     assert!(sent < 300_000, "{sent} bytes for two jobs");
@@ -45,12 +45,12 @@ async fn a_call_for_a_thousand_large_jobs_takes_little_memory_of_redis() {
     }
     let () = space.command("CONFIG", &[b"RESETSTAT"]).await;
     let before = figure(&space, "memory", "used_memory").await;
-    let ask = Ask {
+    let fetch = Fetch {
         jobs: 1_000,
         max_bytes: 1 << 40,
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let batch = space.ask(&ask).await;
+    let batch = space.fetch(&fetch).await;
     assert_eq!((batch.jobs.len(), batch.verdict), (3, Verdict::Again));
     let peak = figure(&space, "memory", "used_memory_peak").await;
     assert!(peak - before <= 32 << 20, "{} bytes more", peak - before);

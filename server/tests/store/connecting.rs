@@ -18,10 +18,10 @@ async fn store_one(space: &Space) -> Result<(), Error> {
     space.store.enqueue(&space.keys, &[&job.item()]).await.map(drop)
 }
 
-async fn ask(raw: &mut MultiplexedConnection, command: &[&str]) {
-    let mut asked = redis::cmd(command[0]);
-    asked.arg(&command[1..]);
-    let _: redis::Value = asked.query_async(raw).await.unwrap();
+async fn command(raw: &mut MultiplexedConnection, words: &[&str]) {
+    let mut sent = redis::cmd(words[0]);
+    sent.arg(&words[1..]);
+    let _: redis::Value = sent.query_async(raw).await.unwrap();
 }
 
 /// `timeout` in redis.conf closes idle connections, and so does a firewall.
@@ -32,9 +32,9 @@ async fn a_connection_that_redis_closed_while_it_was_idle_costs_no_call_an_error
     let mut raw = space.raw();
     for _ in 0..20 {
         store_one(&space).await.unwrap();
-        ask(&mut raw, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        command(&mut raw, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
         // The end of the other connections arrives before this reply.
-        ask(&mut raw, &["PING"]).await;
+        command(&mut raw, &["PING"]).await;
         store_one(&space).await.unwrap();
     }
     assert_eq!(space.snapshot().await.bodies.len(), 40, "each job is stored once");
@@ -50,7 +50,7 @@ async fn what_cannot_be_sent_because_redis_is_away_was_not_applied() {
     assert!(ended.is_err(), "it is gone");
     // The end of the other connection arrives before this reply of another server.
     let elsewhere = Space::new(RedisServer::shared().await).await;
-    ask(&mut elsewhere.raw(), &["PING"]).await;
+    command(&mut elsewhere.raw(), &["PING"]).await;
     for _ in 0..3 {
         assert_eq!(store_one(&space).await, Err(refused("connection refused")));
     }
@@ -64,12 +64,12 @@ async fn a_redis_that_becomes_a_replica_is_said_to_be_one_until_it_is_a_primary_
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let mut raw = space.raw();
-    ask(&mut raw, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    command(&mut raw, &["REPLICAOF", "127.0.0.1", "1"]).await;
     assert_eq!(store_one(&space).await, Err(refused("not a primary")));
     let why = space.store.condition().why_not();
     assert_eq!(why.as_deref(), Some("Redis refuses writes: not a primary"));
     assert_eq!(space.store.facts().unwrap().role, "slave");
-    ask(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
+    command(&mut raw, &["REPLICAOF", "NO", "ONE"]).await;
     // For a moment after a failed attempt the store does not try again.
     while store_one(&space).await.is_err() {
         tokio::task::yield_now().await;
@@ -85,7 +85,7 @@ async fn a_redis_that_cannot_save_refuses_writes_and_is_there() {
     space.fill(&plain(1)).await;
     let mut raw = space.raw();
     let gone = tempfile::tempdir().unwrap();
-    ask(&mut raw, &["CONFIG", "SET", "dir", gone.path().to_str().unwrap()]).await;
+    command(&mut raw, &["CONFIG", "SET", "dir", gone.path().to_str().unwrap()]).await;
     let kept = tempfile::tempdir().unwrap();
     drop(gone);
     save_until(&mut raw, "err").await;
@@ -95,7 +95,7 @@ async fn a_redis_that_cannot_save_refuses_writes_and_is_there() {
     let why = space.store.condition().why_not();
     assert_eq!(why.as_deref(), Some("Redis refuses writes: disk trouble"));
     assert!(space.store.is_up(), "it answers");
-    ask(&mut raw, &["CONFIG", "SET", "dir", kept.path().to_str().unwrap()]).await;
+    command(&mut raw, &["CONFIG", "SET", "dir", kept.path().to_str().unwrap()]).await;
     save_until(&mut raw, "ok").await;
     store_one(&space).await.unwrap();
     assert_eq!(space.store.condition().why_not(), None);

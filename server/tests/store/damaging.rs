@@ -14,7 +14,7 @@ use bananas_harness::{
 };
 use fastrand::Rng;
 
-use crate::space::{Ask, Space, draft, extend, nack, unique};
+use crate::space::{Fetch, Space, draft, extend, nack, unique};
 
 const STEPS: usize = 80;
 
@@ -171,16 +171,16 @@ impl Queue<'_> {
 
     async fn lease(&mut self) {
         let random = &mut self.random;
-        let ask = Ask {
+        let fetch = Fetch {
             jobs: random.u32(1..5),
             lease_ms: random.choice([1, 500_000]).unwrap(),
             max_bytes: random.choice([40, 1 << 20]).unwrap(),
             priorities: random.choice(["", "", "15"]).unwrap(),
             request: (random.u8(..4) == 0).then_some(("again", "print")),
-            ..Ask::default()
+            ..Fetch::default()
         };
-        println!("lease {}", ask.jobs);
-        if let Some(batch) = fine("lease", self.space.try_ask(&ask).await) {
+        println!("lease {}", fetch.jobs);
+        if let Some(batch) = fine("lease", self.space.try_fetch(&fetch).await) {
             self.leases
                 .extend(batch.jobs.iter().map(|job| (job.job_id, batch.nonce)));
         }
@@ -254,13 +254,13 @@ impl Queue<'_> {
         let mut job = draft();
         (job.job_type, job.priority) = ("fresh", 5);
         self.space.fill(&[job.item()]).await;
-        let ask = Ask {
+        let fetch = Fetch {
             job_types: &["fresh"],
-            ..Ask::default()
+            ..Fetch::default()
         };
         for batch in 0.. {
             assert!(batch < 100, "the new job is never found");
-            let batch = self.space.ask(&ask).await;
+            let batch = self.space.fetch(&fetch).await;
             if let Some(found) = batch.jobs.first() {
                 assert_eq!(found.job_id, job.id);
                 self.space.ack(job.id, batch.nonce).await.expect("the new job is done");

@@ -5,7 +5,7 @@ use bananas_broker::{
     store::{ExtendItem, Extender, NackAction, NackItem},
 };
 
-use crate::space::{Ask, LONG_MS, Space, demand, draft, extend, nack, plain};
+use crate::space::{Fetch, LONG_MS, Space, demand, draft, extend, nack, plain};
 
 crate::facts![
     a_lease_is_prolonged_or_shortened_from_now,
@@ -79,10 +79,10 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
     let mut demand = demand(1, 1 << 20);
     demand.owner = first;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             lease_ms: 30_000,
             demands: Some(&[demand]),
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     let (id, nonce) = (batch.jobs[0].job_id, batch.nonce);

@@ -9,7 +9,7 @@ use bananas_harness::{
     redis_server::RedisServer,
 };
 
-use crate::space::{Ask, LONG_MS, Space, draft, extend, nack, plain, unique};
+use crate::space::{Fetch, LONG_MS, Space, draft, extend, nack, plain, unique};
 
 #[tokio::test]
 async fn scripts_that_redis_has_forgotten_are_loaded_again() {
@@ -106,9 +106,9 @@ impl Scene {
                 (
                     "lease",
                     space
-                        .try_ask(&Ask {
+                        .try_fetch(&Fetch {
                             request,
-                            ..Ask::default()
+                            ..Fetch::default()
                         })
                         .await
                         .map(drop),

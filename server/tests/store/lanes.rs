@@ -2,7 +2,7 @@
 
 use bananas_broker::{domain::record::OwnPolicy, store::EnqueueItem};
 
-use crate::space::{Ask, Space, again, draft, ids, plain};
+use crate::space::{Fetch, Space, again, draft, ids, plain};
 
 crate::facts![
     jobs_come_by_priority_then_by_age_of_the_lane_then_in_order,
@@ -96,29 +96,29 @@ async fn types_and_priorities_filter(space: &Space) {
     let items = [job(9, "send"), job(1, "print"), job(1, "send"), job(5, "draw")];
     space.fill(&items).await;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 9,
             job_types: &["print", "draw"],
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert_eq!(ids(&batch.jobs), [items[3].id, items[1].id]);
     space.reached(("lease", "type filter"));
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 9,
             priorities: "12",
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert_eq!(ids(&batch.jobs), [items[2].id]);
     space.reached(("lease", "priority filter"));
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 9,
             priorities: "9",
             job_types: &["print"],
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert!(batch.jobs.is_empty());
@@ -142,10 +142,10 @@ async fn many_lanes_are_looked_up_not_walked(space: &Space) {
     let low = fill_lanes(space, 2).await;
     let high = fill_lanes(space, 7).await;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 9,
             job_types: &["type99", "type98"],
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     let mut found = ids(&batch.jobs);
@@ -154,10 +154,10 @@ async fn many_lanes_are_looked_up_not_walked(space: &Space) {
     assert_eq!(found, [high[98].id, high[99].id, low[98].id, low[99].id]);
     space.reached(("lease", "many lanes, types"));
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 300,
             priorities: "2",
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert!((64..98).contains(&batch.jobs.len()));

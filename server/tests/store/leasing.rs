@@ -6,7 +6,7 @@ use bananas_broker::{
 };
 use bananas_harness::keyspace::Snapshot;
 
-use crate::space::{Ask, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, unique};
+use crate::space::{Fetch, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, unique};
 
 crate::facts![
     a_fetch_from_an_empty_or_paused_queue_leases_nothing,
@@ -41,13 +41,13 @@ async fn a_fetch_from_an_empty_or_paused_queue_leases_nothing(space: &Space) {
 
 async fn a_repeated_request_gets_the_same_leases(space: &Space) {
     space.fill(&plain(5)).await;
-    let ask = Ask {
+    let fetch = Fetch {
         jobs: 3,
         request: Some(("r1", "three of anything")),
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let first = space.ask(&ask).await;
-    let again = space.ask(&ask).await;
+    let first = space.fetch(&fetch).await;
+    let again = space.fetch(&fetch).await;
     let sorted = |jobs: &[Leased]| {
         let mut ids = ids(jobs);
         ids.sort();
@@ -59,13 +59,13 @@ async fn a_repeated_request_gets_the_same_leases(space: &Space) {
     for job in &first.jobs[..2] {
         space.ack(job.job_id, first.nonce).await.unwrap();
     }
-    assert_eq!(ids(&space.ask(&ask).await.jobs), [first.jobs[2].job_id]);
+    assert_eq!(ids(&space.fetch(&fetch).await.jobs), [first.jobs[2].job_id]);
     space.reached(("lease", "request replayed after settling"));
-    let other = Ask {
+    let other = Fetch {
         request: Some(("r1", "another")),
-        ..ask
+        ..fetch
     };
-    assert_eq!(space.try_ask(&other).await.unwrap_err(), Error::RequestIdReused);
+    assert_eq!(space.try_fetch(&other).await.unwrap_err(), Error::RequestIdReused);
     space.reached(("lease", "request reused"));
     assert_eq!(
         space.snapshot().await.ready().len(),
@@ -78,25 +78,25 @@ async fn requests_that_share_a_fetch_are_repeated_alone(space: &Space) {
     space.fill(&plain(5)).await;
     let demands = [demand(2, 1 << 20), demand(1, 1 << 20), demand(1, 1 << 20)];
     let requests = [("r1", "two"), ("r2", "one"), ("r3", "one")];
-    let ask = |from: usize| LeaseRequest {
+    let fetch = |from: usize| LeaseRequest {
         priorities: "",
         job_types: &[],
         lease_ms: LONG_MS,
         demands: &demands[from..],
         requests: &requests[from..],
     };
-    let mut batch = space.store.lease(&space.keys, &ask(0)).await.unwrap();
+    let mut batch = space.store.lease(&space.keys, &fetch(0)).await.unwrap();
     let shares = batch.split_by_consumer(3);
     assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
     // Two of them again in one fetch: nothing happens until each asks alone.
-    let again = space.store.lease(&space.keys, &ask(1)).await.unwrap();
+    let again = space.store.lease(&space.keys, &fetch(1)).await.unwrap();
     assert!(again.among_repeated && again.jobs.is_empty());
     space.reached(("lease", "request among others repeated"));
     for (share, (demand, request)) in shares.iter().zip(demands.iter().zip(&requests)) {
         let alone = LeaseRequest {
             demands: std::slice::from_ref(demand),
             requests: std::slice::from_ref(request),
-            ..ask(0)
+            ..fetch(0)
         };
         let again = space.store.lease(&space.keys, &alone).await.unwrap();
         let sorted = |jobs: &[Leased]| {
@@ -148,10 +148,10 @@ async fn bytes_bound_a_fetch(space: &Space) {
         .collect();
     space.fill(&items).await;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 10,
             max_bytes: 3_500,
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert_eq!(ids(&batch.jobs), ids_of(&items[..3]));
@@ -165,20 +165,20 @@ async fn a_large_job_comes_alone_or_not_at_all(space: &Space) {
     let items = [large.item(), draft().item()];
     space.fill(&items).await;
     let none = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 2,
             max_bytes: 100,
             allow_oversized: false,
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert!(none.jobs.is_empty());
     space.reached(("lease", "larger than the room, not alone"));
     let alone = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 2,
             max_bytes: 100,
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert_eq!(ids(&alone.jobs), [items[0].id]);
@@ -190,9 +190,9 @@ async fn jobs_go_to_several_demands_in_turn(space: &Space) {
     space.fill(&plain(9)).await;
     let demands = [demand(2, 1 << 20), demand(9, 1 << 20), demand(9, 60)];
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             demands: Some(&demands),
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     let assigned: Vec<usize> = batch.jobs.iter().map(|job| job.demand).collect();
@@ -281,15 +281,15 @@ async fn a_fetch_leases_no_more_bytes_than_it_may(space: &Space) {
     for item in &items {
         space.fill(std::slice::from_ref(item)).await;
     }
-    let ask = Ask {
+    let fetch = Fetch {
         jobs: 1_000,
         max_bytes: 64 << 20,
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let batch = space.ask(&ask).await;
+    let batch = space.fetch(&fetch).await;
     assert_eq!((ids(&batch.jobs), batch.verdict), (ids_of(&items[..3]), Verdict::Again));
     space.reached(("lease", "as many bytes as a fetch may have"));
-    assert_eq!(ids(&space.ask(&ask).await.jobs), ids_of(&items[3..]));
+    assert_eq!(ids(&space.fetch(&fetch).await.jobs), ids_of(&items[3..]));
 }
 
 async fn checkpoints_take_room(space: &Space) {
@@ -308,10 +308,10 @@ async fn checkpoints_take_room(space: &Space) {
     }
     space.pass(space.now_ms().await).await;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             jobs: 3,
             max_bytes: 25_000,
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     assert_eq!((batch.jobs.len(), batch.verdict), (2, Verdict::BlockedBySize));
@@ -321,21 +321,21 @@ async fn checkpoints_take_room(space: &Space) {
 async fn a_request_whose_jobs_were_released_is_made_anew(space: &Space) {
     let items = plain(2);
     space.fill(&items).await;
-    let ask = Ask {
+    let fetch = Fetch {
         jobs: 2,
         request: Some(("11111111-1111-4111-8111-111111111111", "same")),
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let first = space.ask(&ask).await;
+    let first = space.fetch(&fetch).await;
     for item in &items {
         space
             .nack(item.id, first.nonce, NackAction::ReleaseUndelivered)
             .await
             .unwrap();
     }
-    let second = space.ask(&ask).await;
+    let second = space.fetch(&fetch).await;
     assert_eq!((second.jobs.len(), second.nonce == first.nonce), (2, false));
-    let third = space.ask(&ask).await;
+    let third = space.fetch(&fetch).await;
     assert_eq!((third.jobs.len(), third.nonce), (2, second.nonce));
     space.reached(("lease", "request whose leases are over"));
 }
@@ -353,12 +353,12 @@ async fn a_job_that_nobody_confirmed_is_leased_alone(space: &Space) {
     let flagged = [&[head[0] | 1], &head[1..]].concat();
     let () = space.command("LSET", &[&lane, b"0", &flagged]).await;
     // A call that has other jobs already does not get it.
-    let others = Ask {
+    let others = Fetch {
         jobs: 9,
         allow_oversized: false,
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let batch = space.ask(&others).await;
+    let batch = space.fetch(&others).await;
     assert_eq!((batch.jobs.len(), batch.verdict), (0, Verdict::BlockedBySize));
     let batch = space.lease(9).await;
     assert_eq!((ids(&batch.jobs), batch.verdict), (vec![items[0].id], Verdict::Again));

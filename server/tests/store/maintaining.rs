@@ -8,7 +8,7 @@ use bananas_broker::{
 };
 use bananas_harness::keyspace::number;
 
-use crate::space::{Ask, LONG_MS, Space, draft, ids, nack, plain, unique};
+use crate::space::{Fetch, LONG_MS, Space, draft, ids, nack, plain, unique};
 
 crate::facts![
     jobs_whose_leases_end_together_keep_their_order,
@@ -152,11 +152,11 @@ async fn a_timeout_that_the_policy_gives_up_on_is_the_end(space: &Space) {
 async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(space: &Space) {
     let space = space.with("strict", |policy| policy.max_unconfirmed = 2).await;
     space.fill(&plain(1)).await;
-    let ask = Ask {
+    let fetch = Fetch {
         lease_ms: 1,
-        ..Ask::default()
+        ..Fetch::default()
     };
-    let id = space.ask(&ask).await.jobs[0].job_id;
+    let id = space.fetch(&fetch).await.jobs[0].job_id;
     let run = space.maintain_until(|run| run.unconfirmed == 1).await;
     assert_eq!((run.lost, run.timed_out, run.dead), (0, 0, 0));
     let view = space.job(id).await;
@@ -166,7 +166,7 @@ async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(spa
         (None, None)
     );
     space.reached(("maintenance", "unconfirmed"));
-    assert_eq!(space.ask(&ask).await.jobs.len(), 1);
+    assert_eq!(space.fetch(&fetch).await.jobs.len(), 1);
     let run = space.maintain_until(|run| run.unconfirmed == 1).await;
     assert_eq!((run.dead, space.job(id).await.state), (1, JobState::Dead));
     assert_eq!(space.job(id).await.hash.text("ft").unwrap(), "Unconfirmed");
@@ -391,12 +391,12 @@ async fn a_run_says_when_the_next_one_is_due(space: &Space) {
 async fn jobs_whose_leases_end_together_keep_their_order(space: &Space) {
     let items = plain(3);
     space.fill(&items).await;
-    let ask = Ask {
+    let fetch = Fetch {
         jobs: 3,
         lease_ms: 1,
-        ..Ask::default()
+        ..Fetch::default()
     };
-    space.ask(&ask).await;
+    space.fetch(&fetch).await;
     space.pass(space.now_ms().await + 1).await;
     space.store.maintain(&space.keys, 0).await.unwrap();
     let expected: Vec<_> = items.iter().map(|item| item.id).collect();

@@ -5,7 +5,7 @@ use bananas_broker::{
     store::{NackAction, NackItem},
 };
 
-use crate::space::{Ask, LONG_MS, Space, demand, draft, extend, nack, plain, unique};
+use crate::space::{Fetch, LONG_MS, Space, demand, draft, extend, nack, plain, unique};
 
 crate::facts![
     a_job_that_its_holder_has_extended_is_not_released,
@@ -338,9 +338,9 @@ async fn a_job_that_its_holder_has_extended_is_not_released(space: &Space) {
     let mut demand = demand(1, 1 << 20);
     demand.owner = owner;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             demands: Some(&[demand]),
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     let id = batch.jobs[0].job_id;

@@ -6,7 +6,7 @@ use bananas_broker::{
     store::{ExtendItem, Extender},
 };
 
-use crate::space::{Ask, LONG_MS, Space, demand, extend, plain};
+use crate::space::{Fetch, LONG_MS, Space, demand, extend, plain};
 
 crate::facts![
     leases_of_a_lost_fetch_are_reclaimed_and_count_nothing,
@@ -41,9 +41,9 @@ async fn what_a_worker_does_not_name_and_never_confirmed_goes_back(space: &Space
     let mut demand = demand(3, 1 << 20);
     demand.owner = before;
     let batch = space
-        .ask(&Ask {
+        .fetch(&Fetch {
             demands: Some(&[demand]),
-            ..Ask::default()
+            ..Fetch::default()
         })
         .await;
     // The worker names one, it confirmed one on the previous stream, and one never arrived.

@@ -190,7 +190,11 @@ impl Space {
 
     /// Leases up to `jobs` jobs of any kind for an hour.
     pub(crate) async fn lease(&self, jobs: u32) -> LeaseBatch {
-        self.ask(&Ask { jobs, ..Ask::default() }).await
+        self.fetch(&Fetch {
+            jobs,
+            ..Fetch::default()
+        })
+        .await
     }
 
     /// Leases one job; panics if none is ready.
@@ -201,9 +205,9 @@ impl Space {
     /// Leases one job for some milliseconds; panics if none is ready.
     pub(crate) async fn lease_one_for(&self, lease_ms: u64) -> (Leased, Nonce) {
         let mut batch = self
-            .ask(&Ask {
+            .fetch(&Fetch {
                 lease_ms,
-                ..Ask::default()
+                ..Fetch::default()
             })
             .await;
         let job = batch.jobs.pop().expect("a job is ready");
@@ -216,22 +220,22 @@ impl Space {
         (job, batch.nonce)
     }
 
-    pub(crate) async fn ask(&self, ask: &Ask<'_>) -> LeaseBatch {
-        self.try_ask(ask).await.expect("lease runs")
+    pub(crate) async fn fetch(&self, fetch: &Fetch<'_>) -> LeaseBatch {
+        self.try_fetch(fetch).await.expect("lease runs")
     }
 
-    pub(crate) async fn try_ask(&self, ask: &Ask<'_>) -> Result<LeaseBatch, Error> {
-        let mut one = [demand(ask.jobs, ask.max_bytes)];
-        one[0].allow_oversized = ask.allow_oversized;
-        let kinds: Vec<String> = ask.job_types.iter().map(|&kind| kind.to_owned()).collect();
-        let ask = LeaseRequest {
-            priorities: ask.priorities,
+    pub(crate) async fn try_fetch(&self, fetch: &Fetch<'_>) -> Result<LeaseBatch, Error> {
+        let mut one = [demand(fetch.jobs, fetch.max_bytes)];
+        one[0].allow_oversized = fetch.allow_oversized;
+        let kinds: Vec<String> = fetch.job_types.iter().map(|&kind| kind.to_owned()).collect();
+        let fetch = LeaseRequest {
+            priorities: fetch.priorities,
             job_types: &kinds,
-            lease_ms: ask.lease_ms,
-            demands: ask.demands.unwrap_or(&one),
-            requests: ask.request.as_slice(),
+            lease_ms: fetch.lease_ms,
+            demands: fetch.demands.unwrap_or(&one),
+            requests: fetch.request.as_slice(),
         };
-        self.store.lease(&self.keys, &ask).await
+        self.store.lease(&self.keys, &fetch).await
     }
 
     pub(crate) async fn ack(&self, job_id: JobId, nonce: Nonce) -> Result<Settled, Error> {
@@ -304,7 +308,7 @@ impl Space {
 
 /// What a test asks for in a fetch.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask<'a> {
+pub(crate) struct Fetch<'a> {
     pub(crate) priorities: &'a str,
     pub(crate) job_types: &'a [&'a str],
     pub(crate) lease_ms: u64,
@@ -315,7 +319,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) request: Option<(&'a str, &'a str)>,
 }
 
-impl Default for Ask<'_> {
+impl Default for Fetch<'_> {
     fn default() -> Self {
         Self {
             priorities: "",

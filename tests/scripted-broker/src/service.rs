@@ -14,9 +14,9 @@ pub(crate) struct Service {
     pub(crate) arrivals: mpsc::UnboundedSender<Stream>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+type Reply<T> = Result<Response<T>, Status>;
 
-fn unscripted<T>() -> Answer<T> {
+fn unscripted<T>() -> Reply<T> {
     Err(Status::unimplemented("the scripted broker has no such call"))
 }
 
@@ -24,7 +24,7 @@ fn unscripted<T>() -> Answer<T> {
 impl BrokerService for Service {
     type SubscribeStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::SubscribeResponse, Status>> + Send>>;
 
-    async fn subscribe(&self, request: Request<Streaming<wire::SubscribeRequest>>) -> Answer<Self::SubscribeStream> {
+    async fn subscribe(&self, request: Request<Streaming<wire::SubscribeRequest>>) -> Reply<Self::SubscribeStream> {
         let (outbound, frames) = mpsc::channel(64);
         let stream = Stream {
             inbound: request.into_inner(),
@@ -37,48 +37,48 @@ impl BrokerService for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
     }
 
-    async fn enqueue(&self, request: Request<wire::EnqueueRequest>) -> Answer<wire::EnqueueResponse> {
+    async fn enqueue(&self, request: Request<wire::EnqueueRequest>) -> Reply<wire::EnqueueResponse> {
         self.calls.enqueue(&request).await
     }
 
-    async fn batch_enqueue(&self, request: Request<wire::BatchEnqueueRequest>) -> Answer<wire::BatchEnqueueResponse> {
+    async fn batch_enqueue(&self, request: Request<wire::BatchEnqueueRequest>) -> Reply<wire::BatchEnqueueResponse> {
         let results = self.calls.admit(&request, &request.get_ref().jobs).await?;
         Ok(Response::new(wire::BatchEnqueueResponse { results }))
     }
 
-    async fn ack(&self, request: Request<wire::AckRequest>) -> Answer<wire::AckResponse> {
+    async fn ack(&self, request: Request<wire::AckRequest>) -> Reply<wire::AckResponse> {
         self.calls.admit(&request, &[]).await?;
         Ok(Response::new(wire::AckResponse::default()))
     }
 
-    async fn lease(&self, _: Request<wire::LeaseRequest>) -> Answer<wire::LeaseResponse> {
+    async fn lease(&self, _: Request<wire::LeaseRequest>) -> Reply<wire::LeaseResponse> {
         unscripted()
     }
 
-    async fn nack(&self, _: Request<wire::NackRequest>) -> Answer<wire::NackResponse> {
+    async fn nack(&self, _: Request<wire::NackRequest>) -> Reply<wire::NackResponse> {
         unscripted()
     }
 
-    async fn extend(&self, _: Request<wire::ExtendRequest>) -> Answer<wire::ExtendResponse> {
+    async fn extend(&self, _: Request<wire::ExtendRequest>) -> Reply<wire::ExtendResponse> {
         unscripted()
     }
 
-    async fn batch_settle(&self, _: Request<wire::BatchSettleRequest>) -> Answer<wire::BatchSettleResponse> {
+    async fn batch_settle(&self, _: Request<wire::BatchSettleRequest>) -> Reply<wire::BatchSettleResponse> {
         unscripted()
     }
 }
 
 #[tonic::async_trait]
 impl JobService for Service {
-    async fn wait_job(&self, _: Request<wire::WaitJobRequest>) -> Answer<wire::WaitJobResponse> {
+    async fn wait_job(&self, _: Request<wire::WaitJobRequest>) -> Reply<wire::WaitJobResponse> {
         self.calls.wait_job()
     }
 
-    async fn get_job(&self, _: Request<wire::GetJobRequest>) -> Answer<wire::GetJobResponse> {
+    async fn get_job(&self, _: Request<wire::GetJobRequest>) -> Reply<wire::GetJobResponse> {
         unscripted()
     }
 
-    async fn cancel_job(&self, _: Request<wire::CancelJobRequest>) -> Answer<wire::CancelJobResponse> {
+    async fn cancel_job(&self, _: Request<wire::CancelJobRequest>) -> Reply<wire::CancelJobResponse> {
         unscripted()
     }
 }

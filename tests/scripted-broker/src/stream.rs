@@ -32,21 +32,21 @@ pub struct Stream {
 
 impl Stream {
     /// Sends a frame.
-    pub async fn say(&self, frame: Response) {
+    pub async fn send_frame(&self, frame: Response) {
         let frame = wire::SubscribeResponse { frame: Some(frame) };
         self.outbound.send(Ok(frame)).await.expect("the worker hung up");
     }
 
     /// Opens the session with these results of the leases that the worker named.
     pub async fn opened(&mut self, held: Vec<wire::ExtendResult>) {
-        self.say(Response::Opened(frames::opened(held))).await;
+        self.send_frame(Response::Opened(frames::opened(held))).await;
     }
 
     /// Delivers jobs.
     pub async fn jobs(&mut self, jobs: impl IntoIterator<Item = LeasedJob>) {
         self.delivery += 1;
         let jobs = jobs.into_iter().map(|job| Bytes::from(job.encode_to_vec())).collect();
-        self.say(Response::Jobs(wire::Jobs {
+        self.send_frame(Response::Jobs(wire::Jobs {
             jobs,
             delivery: self.delivery,
         }))
@@ -69,7 +69,9 @@ impl Stream {
         let matter = async {
             loop {
                 match self.next().await {
-                    Some(Request::Heartbeat(_)) => self.say(Response::Heartbeat(wire::Heartbeat::default())).await,
+                    Some(Request::Heartbeat(_)) => {
+                        self.send_frame(Response::Heartbeat(wire::Heartbeat::default())).await
+                    }
                     Some(Request::Received(_)) => {}
                     other => return other,
                 }
@@ -86,7 +88,7 @@ impl Stream {
                     jobs -= extend.leases.len();
                     let results = vec![wire::ExtendResult::default(); extend.leases.len()];
                     let sequence = extend.sequence;
-                    self.say(Response::ExtendResults(wire::ExtendResults { sequence, results }))
+                    self.send_frame(Response::ExtendResults(wire::ExtendResults { sequence, results }))
                         .await;
                 }
                 other => panic!("no extend frame but {other:?}"),
@@ -127,7 +129,7 @@ impl Stream {
     /// Tells the worker that all settlements of a frame are applied.
     pub async fn apply(&self, settle: &wire::Settle) {
         let results = vec![wire::SettleResult::default(); settle.settlements.len()];
-        self.say(Response::SettleResults(wire::SettleResults {
+        self.send_frame(Response::SettleResults(wire::SettleResults {
             sequence: settle.sequence,
             results,
         }))

@@ -3,8 +3,8 @@
 use std::{future::pending, time::Duration};
 
 use bananas_proto::server::{
-    CancelLease, LeaseLost, NackAction, settlement::Outcome as Answer, subscribe_request::Frame as Ask,
-    subscribe_response::Frame as Say,
+    CancelLease, LeaseLost, NackAction, settlement::Outcome as Settled, subscribe_request::Frame as FromWorker,
+    subscribe_response::Frame as FromBroker,
 };
 use bananas_scripted_broker::{
     frames::{job, tokens},
@@ -16,9 +16,9 @@ use tokio::{sync::mpsc, time::Instant};
 
 use crate::broker::{Broker, run};
 
-fn cancel(token: &'static str) -> Say {
+fn cancel(token: &'static str) -> FromBroker {
     let grace = Duration::from_secs(10).try_into().ok();
-    Say::Cancel(CancelLease {
+    FromBroker::Cancel(CancelLease {
         lease_token: token.into(),
         reason: "changed my mind".to_owned(),
         grace,
@@ -36,7 +36,7 @@ async fn handler_that_stops_discards_its_job() {
     let (mut stream, _) = broker.open_stream().await;
     stream.jobs([job("a", "long")]).await;
     stream.at_work(1).await;
-    stream.say(cancel("a")).await;
+    stream.send_frame(cancel("a")).await;
     let nack = stream.nacked().await;
     assert_eq!(nack.action(), NackAction::Discard);
     assert!(nack.failure.unwrap().message.contains("changed my mind"));
@@ -52,8 +52,8 @@ async fn handler_may_finish_instead() {
     let (mut stream, _) = broker.open_stream().await;
     stream.jobs([job("a", "long")]).await;
     stream.at_work(1).await;
-    stream.say(cancel("a")).await;
-    assert!(matches!(stream.settled_one().await, Answer::Ack(_)));
+    stream.send_frame(cancel("a")).await;
+    assert!(matches!(stream.settled_one().await, Settled::Ack(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +67,7 @@ async fn handler_that_ignores_a_cancel_is_dropped_within_the_grace() {
     stream.jobs([job("a", "deaf")]).await;
     stream.at_work(1).await;
     let asked = Instant::now();
-    stream.say(cancel("a")).await;
+    stream.send_frame(cancel("a")).await;
     assert_eq!(stream.nacked().await.action(), NackAction::Discard);
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
@@ -90,21 +90,21 @@ async fn job_that_was_not_started_is_discarded_unstarted() {
         .jobs([job("a", "long"), job("b", "long"), job("c", "long")])
         .await;
     stream.at_work(1).await;
-    stream.say(cancel("b")).await;
-    stream.say(cancel("a")).await;
+    stream.send_frame(cancel("b")).await;
+    stream.send_frame(cancel("a")).await;
     assert_eq!(soon(told.recv()).await.unwrap(), "id-of-a");
     assert_eq!(soon(told.recv()).await.unwrap(), "id-of-c");
     let mut answers = Vec::new();
     while answers.len() < 2 {
         match stream.next_matter().await {
-            Some(Ask::Settle(settle)) => answers.extend(settle.settlements),
-            Some(Ask::Extend(_)) => {}
+            Some(FromWorker::Settle(settle)) => answers.extend(settle.settlements),
+            Some(FromWorker::Extend(_)) => {}
             other => panic!("{other:?}"),
         }
     }
     answers.sort_unstable_by_key(|answer| answer.lease_token.clone());
     assert_eq!(tokens(&answers), ["a", "b"]);
-    assert!(matches!(&answers[1].outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Discard));
+    assert!(matches!(&answers[1].outcome, Some(Settled::Nack(nack)) if nack.action() == NackAction::Discard));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +124,7 @@ async fn lost_lease_is_not_settled() {
     stream.jobs([job("a", "long")]).await;
     stream.at_work(1).await;
     stream
-        .say(Say::LeaseLost(LeaseLost {
+        .send_frame(FromBroker::LeaseLost(LeaseLost {
             lease_token: "a".into(),
             reason: "TIMED_OUT".to_owned(),
         }))

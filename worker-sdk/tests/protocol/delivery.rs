@@ -2,7 +2,9 @@
 
 use std::{future::pending, time::Duration};
 
-use bananas_proto::server::{Heartbeat, NackAction, settlement::Outcome as Answer, subscribe_request::Frame as Ask};
+use bananas_proto::server::{
+    Heartbeat, NackAction, settlement::Outcome as Settled, subscribe_request::Frame as FromWorker,
+};
 use bananas_scripted_broker::{
     frames::{HEARTBEAT, job, tokens},
     stream::{Stream, soon},
@@ -42,7 +44,7 @@ async fn catch_all_asks_for_every_type() {
     let (mut stream, open) = broker.open_stream().await;
     assert!(open.selector.unwrap().job_types.is_empty());
     stream.jobs([job("a", "whatever")]).await;
-    let Answer::Ack(ack) = stream.settled_one().await else {
+    let Settled::Ack(ack) = stream.settled_one().await else {
         panic!("no ack")
     };
     assert_eq!(ack.result.unwrap().data, "whatever");
@@ -56,7 +58,7 @@ async fn jobs_are_confirmed_before_they_are_settled() {
         .handler("slow", async |_, _| tokio::time::sleep(HEARTBEAT / 2).await));
     let (mut stream, _) = broker.open_stream().await;
     stream.jobs([job("a", "slow")]).await;
-    assert!(matches!(stream.next().await, Some(Ask::Received(received)) if received.delivery == 1));
+    assert!(matches!(stream.next().await, Some(FromWorker::Received(received)) if received.delivery == 1));
     assert_eq!(tokens(&stream.settled().await), ["a"]);
 }
 
@@ -74,9 +76,9 @@ async fn every_outcome_has_its_settlement() {
     let (mut stream, _) = broker.open_stream().await;
 
     stream.jobs([job("a", "nothing")]).await;
-    assert!(matches!(stream.settled_one().await, Answer::Ack(ack) if ack.result.is_none()));
+    assert!(matches!(stream.settled_one().await, Settled::Ack(ack) if ack.result.is_none()));
     stream.jobs([job("b", "json")]).await;
-    assert!(matches!(stream.settled_one().await, Answer::Ack(ack) if ack.result.as_ref().unwrap().data == "[1,2]"));
+    assert!(matches!(stream.settled_one().await, Settled::Ack(ack) if ack.result.as_ref().unwrap().data == "[1,2]"));
     stream.jobs([job("c", "snooze")]).await;
     let snooze = stream.nacked().await;
     assert_eq!(
@@ -128,8 +130,8 @@ async fn payloads_are_decoded_and_context_tells_about_the_job() {
     let mut result = async |job| {
         stream.jobs([job]).await;
         match stream.settled_one().await {
-            Answer::Ack(ack) => String::from_utf8(ack.result.unwrap().data.to_vec()).unwrap(),
-            Answer::Nack(nack) => panic!("{nack:?}"),
+            Settled::Ack(ack) => String::from_utf8(ack.result.unwrap().data.to_vec()).unwrap(),
+            Settled::Nack(nack) => panic!("{nack:?}"),
         }
     };
     let mut proto = job("a", "proto");
@@ -204,10 +206,10 @@ async fn idle_worker_sends_heartbeats_in_time() {
     let (mut stream, _) = broker.open_stream().await;
     let opened = Instant::now();
     for beat in 1..=3 {
-        assert!(matches!(stream.next().await, Some(Ask::Heartbeat(_))));
+        assert!(matches!(stream.next().await, Some(FromWorker::Heartbeat(_))));
         assert!(opened.elapsed() <= HEARTBEAT * beat, "{:?}", opened.elapsed());
         stream
-            .say(bananas_proto::server::subscribe_response::Frame::Heartbeat(
+            .send_frame(bananas_proto::server::subscribe_response::Frame::Heartbeat(
                 Heartbeat::default(),
             ))
             .await;
@@ -233,10 +235,10 @@ async fn job_that_waits_behind_long_ones_is_released() {
     let (mut narrowed, mut released) = (false, false);
     while !(narrowed && released) {
         match stream.next_matter().await {
-            Some(Ask::Flow(flow)) => narrowed = flow.max_jobs == 1,
-            Some(Ask::Settle(settle)) => {
+            Some(FromWorker::Flow(flow)) => narrowed = flow.max_jobs == 1,
+            Some(FromWorker::Settle(settle)) => {
                 assert_eq!(tokens(&settle.settlements), ["waits"]);
-                let Some(Answer::Nack(nack)) = &settle.settlements[0].outcome else {
+                let Some(Settled::Nack(nack)) = &settle.settlements[0].outcome else {
                     panic!("no nack")
                 };
                 assert_eq!(nack.action(), NackAction::Release);
@@ -257,8 +259,8 @@ async fn job_that_has_little_time_waits_for_no_more_than_a_quarter_of_it() {
     for (token, waited) in [("short", Duration::from_millis(250)), ("waits", Duration::from_secs(2))] {
         let settle = loop {
             match stream.next_matter().await {
-                Some(Ask::Settle(settle)) => break settle,
-                Some(Ask::Flow(flow)) => assert_eq!(flow.max_jobs, 1),
+                Some(FromWorker::Settle(settle)) => break settle,
+                Some(FromWorker::Flow(flow)) => assert_eq!(flow.max_jobs, 1),
                 other => panic!("{other:?}"),
             }
         };

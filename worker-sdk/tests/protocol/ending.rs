@@ -2,7 +2,7 @@
 
 use std::{future::pending, time::Duration};
 
-use bananas_proto::server::{NackAction, settlement::Outcome as Answer, subscribe_request::Frame as Ask};
+use bananas_proto::server::{NackAction, settlement::Outcome as Settled, subscribe_request::Frame as FromWorker};
 use bananas_scripted_broker::{
     frames::{job, tokens},
     stream::soon,
@@ -29,10 +29,10 @@ async fn unstarted_jobs_are_released_and_running_ones_finish() {
     stream.jobs([job("runs", "long"), job("waits", "long")]).await;
     soon(told.recv()).await.unwrap();
     worker.stop();
-    assert!(matches!(stream.next_matter().await, Some(Ask::Drain(_))));
+    assert!(matches!(stream.next_matter().await, Some(FromWorker::Drain(_))));
     let released = stream.settled().await;
     assert_eq!(tokens(&released), ["waits"]);
-    assert!(matches!(&released[0].outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
+    assert!(matches!(&released[0].outcome, Some(Settled::Nack(nack)) if nack.action() == NackAction::Release));
 
     // Jobs that were in flight when the worker sent drain are released, too.
     stream.jobs([job("late", "long")]).await;
@@ -41,7 +41,7 @@ async fn unstarted_jobs_are_released_and_running_ones_finish() {
     go.send(true).unwrap();
     let finished = stream.settled().await;
     assert_eq!(tokens(&finished), ["runs"]);
-    assert!(matches!(&finished[0].outcome, Some(Answer::Ack(_))));
+    assert!(matches!(&finished[0].outcome, Some(Settled::Ack(_))));
     assert!(stream.next_matter().await.is_none(), "the worker closes its side last");
     drop(stream);
     worker.ended().await.unwrap();
@@ -71,7 +71,7 @@ async fn jobs_that_outlast_the_grace_are_cancelled_and_released() {
     stream.at_work(2).await;
     worker.stop();
     let asked_to_stop = Instant::now();
-    assert!(matches!(stream.next_matter().await, Some(Ask::Drain(_))));
+    assert!(matches!(stream.next_matter().await, Some(FromWorker::Drain(_))));
     let mut answers = Vec::new();
     while answers.len() < 2 {
         answers.extend(stream.settled().await);
@@ -85,7 +85,7 @@ async fn jobs_that_outlast_the_grace_are_cancelled_and_released() {
     );
     assert_eq!(tokens(&answers), ["a", "b"]);
     for answer in &answers {
-        assert!(matches!(&answer.outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
+        assert!(matches!(&answer.outcome, Some(Settled::Nack(nack)) if nack.action() == NackAction::Release));
     }
     assert!(stream.next_matter().await.is_none());
     drop(stream);
@@ -112,11 +112,11 @@ async fn settlements_reach_the_broker_even_if_the_stream_breaks_at_the_end() {
     stream.jobs([job("a", "quick")]).await;
     stream.settle_frame().await;
     worker.stop();
-    assert!(matches!(stream.next_matter().await, Some(Ask::Drain(_))));
+    assert!(matches!(stream.next_matter().await, Some(FromWorker::Drain(_))));
     stream.break_with(tonic::Code::Unavailable).await;
     let (mut second, open) = broker.open_stream().await;
     assert_eq!(open.flow.unwrap().max_jobs, 0, "nothing new is asked for");
-    assert!(matches!(second.next_matter().await, Some(Ask::Drain(_))));
+    assert!(matches!(second.next_matter().await, Some(FromWorker::Drain(_))));
     assert_eq!(tokens(&second.settled().await), ["a"]);
     assert!(second.next_matter().await.is_none());
     drop(second);

@@ -2,7 +2,7 @@
 
 use std::{future::pending, time::Duration};
 
-use bananas_proto::server::{NackAction, settlement::Outcome as Answer};
+use bananas_proto::server::{NackAction, settlement::Outcome as Settled};
 use bananas_scripted_broker::frames::job;
 use bananas_worker::HandlerError;
 use bytes::Bytes;
@@ -39,7 +39,7 @@ async fn panic_becomes_a_failure_with_its_stack_and_the_worker_goes_on() {
         assert!(failure.stack.contains("failures.rs"), "{}", failure.stack);
     }
     stream.jobs([job("b", "fine")]).await;
-    assert!(matches!(stream.settled_one().await, Answer::Ack(_)));
+    assert!(matches!(stream.settled_one().await, Settled::Ack(_)));
 }
 
 fn panics() {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as Say};
+use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as FromBroker};
 use bananas_scripted_broker::{frames::job, stream::Stream};
 use bananas_worker::HandlerError;
 use tracing::subscriber::DefaultGuard;
@@ -55,7 +55,7 @@ async fn answer(stream: &mut Stream, result: wire::SettleResult) {
     let results = vec![result; settle.settlements.len()];
     let sequence = settle.sequence;
     stream
-        .say(Say::SettleResults(wire::SettleResults { sequence, results }))
+        .send_frame(FromBroker::SettleResults(wire::SettleResults { sequence, results }))
         .await;
     quiet().await;
 }

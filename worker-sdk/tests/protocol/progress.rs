@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bananas_proto::server::{
-    ExtendResult, ExtendResults, NackAction, SessionExtend, subscribe_request::Frame as Ask,
-    subscribe_response::Frame as Say,
+    ExtendResult, ExtendResults, NackAction, SessionExtend, subscribe_request::Frame as FromWorker,
+    subscribe_response::Frame as FromBroker,
 };
 use bananas_scripted_broker::{
     frames::job,
@@ -17,7 +17,7 @@ use crate::broker::{Broker, run};
 
 async fn extend(stream: &mut Stream) -> SessionExtend {
     match stream.next_matter().await {
-        Some(Ask::Extend(extend)) => extend,
+        Some(FromWorker::Extend(extend)) => extend,
         other => panic!("no extend frame but {other:?}"),
     }
 }
@@ -25,7 +25,7 @@ async fn extend(stream: &mut Stream) -> SessionExtend {
 async fn reply(stream: &Stream, extend: &SessionExtend, result: ExtendResult) {
     let results = vec![result; extend.leases.len()];
     stream
-        .say(Say::ExtendResults(ExtendResults {
+        .send_frame(FromBroker::ExtendResults(ExtendResults {
             sequence: extend.sequence,
             results,
         }))

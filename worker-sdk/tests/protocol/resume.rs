@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bananas_proto::server::{
-    DrainReason, Draining, ExtendResult, Heartbeat, NackAction, settlement::Outcome as Answer,
-    subscribe_request::Frame as Ask, subscribe_response::Frame as Say,
+    DrainReason, Draining, ExtendResult, Heartbeat, NackAction, settlement::Outcome as Settled,
+    subscribe_request::Frame as FromWorker, subscribe_response::Frame as FromBroker,
 };
 use bananas_scripted_broker::{
     frames::{HEARTBEAT, LEASE, job, lease_lost, tokens},
@@ -85,7 +85,7 @@ async fn lease_that_was_lost_meanwhile_stops_its_job() {
     );
     // The lost job is not settled; the other one still can be.
     second
-        .say(Say::Cancel(bananas_proto::server::CancelLease {
+        .send_frame(FromBroker::Cancel(bananas_proto::server::CancelLease {
             lease_token: "b".into(),
             ..Default::default()
         }))
@@ -139,7 +139,7 @@ async fn jobs_are_cancelled_before_their_leases_can_expire() {
     let (mut next, open) = broker.open_stream().await;
     assert!(open.held_tokens.is_empty());
     assert!(
-        matches!(next.next().await, Some(Ask::Heartbeat(_))),
+        matches!(next.next().await, Some(FromWorker::Heartbeat(_))),
         "it is not settled"
     );
 }
@@ -152,7 +152,7 @@ async fn ageing_stream_is_replaced_before_it_ends() {
     old.jobs([job("running", "long"), job("done", "quick")]).await;
     let unanswered = old.settle_frame().await;
     let grace = Duration::from_mins(1).try_into().ok();
-    old.say(Say::Draining(Draining {
+    old.send_frame(FromBroker::Draining(Draining {
         reason: DrainReason::StreamAge.into(),
         grace,
     }))
@@ -175,7 +175,7 @@ async fn ageing_stream_is_replaced_before_it_ends() {
     );
 
     // The worker closes the old stream when its last results have arrived, and not before.
-    new.say(Say::Heartbeat(Heartbeat::default())).await;
+    new.send_frame(FromBroker::Heartbeat(Heartbeat::default())).await;
     old.apply(&unanswered).await;
     assert!(old.next_matter().await.is_none(), "no frame is sent on the old stream");
     new.jobs([job("next", "quick")]).await;
@@ -189,7 +189,7 @@ async fn asked_to_move() -> (Broker, Running, watch::Sender<bool>, Stream) {
     let (mut old, _) = broker.open_stream().await;
     // It holds a job, so that the worker keeps its side open.
     old.jobs([job("running", "long")]).await;
-    old.say(Say::Draining(Draining {
+    old.send_frame(FromBroker::Draining(Draining {
         reason: DrainReason::Shutdown.into(),
         grace: None,
     }))
@@ -206,7 +206,7 @@ async fn job_that_comes_too_late_on_the_old_stream_is_released() {
     old.jobs([job("late", "long")]).await;
     let settlements = new.settled().await;
     assert_eq!(tokens(&settlements), ["late"]);
-    assert!(matches!(&settlements[0].outcome, Some(Answer::Nack(nack)) if nack.action == 2));
+    assert!(matches!(&settlements[0].outcome, Some(Settled::Nack(nack)) if nack.action == 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,14 +218,14 @@ async fn job_that_comes_while_the_next_stream_is_opened_is_released() {
     old.jobs([job("unnamed", "quick")]).await;
     let settlements = old.settled().await;
     assert_eq!(tokens(&settlements), ["unnamed"]);
-    assert!(matches!(&settlements[0].outcome, Some(Answer::Nack(nack)) if nack.action() == NackAction::Release));
+    assert!(matches!(&settlements[0].outcome, Some(Settled::Nack(nack)) if nack.action() == NackAction::Release));
     // The broker refuses the new stream: the old one goes on, and its jobs run again.
     new.break_with(Code::Unavailable).await;
     quiet().await;
     old.jobs([job("goes-on", "quick")]).await;
     let settlements = old.settled().await;
     assert_eq!(tokens(&settlements), ["goes-on"]);
-    assert!(matches!(&settlements[0].outcome, Some(Answer::Ack(_))));
+    assert!(matches!(&settlements[0].outcome, Some(Settled::Ack(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +262,9 @@ async fn only_broker_is_left_when_its_last_job_is_settled() {
     quiet().await;
     let grace = Duration::from_mins(1).try_into().ok();
     let reason = DrainReason::Shutdown.into();
-    stopping.say(Say::Draining(Draining { reason, grace })).await;
+    stopping
+        .send_frame(FromBroker::Draining(Draining { reason, grace }))
+        .await;
     // There is no other one: the same broker refuses.
     let (refused, _) = broker.stream().await;
     refused.break_with(Code::Unavailable).await;

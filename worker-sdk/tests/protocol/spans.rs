@@ -1,6 +1,6 @@
 //! The span in which an attempt runs.
 
-use bananas_proto::server::settlement::Outcome as Answer;
+use bananas_proto::server::settlement::Outcome as Settled;
 use bananas_scripted_broker::frames::job;
 use bytes::Bytes;
 use tracing::Span;
@@ -24,8 +24,8 @@ async fn attempt_runs_in_the_span_that_the_worker_was_given() {
     for (job_type, span) in [("traced", "mine"), ("not-traced", "none")] {
         stream.jobs([job("a", job_type)]).await;
         match stream.settled_one().await {
-            Answer::Ack(ack) => assert_eq!(ack.result.unwrap().data, span),
-            other @ Answer::Nack(_) => panic!("{job_type}: {other:?}"),
+            Settled::Ack(ack) => assert_eq!(ack.result.unwrap().data, span),
+            other @ Settled::Nack(_) => panic!("{job_type}: {other:?}"),
         }
     }
 }

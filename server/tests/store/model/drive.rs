@@ -13,7 +13,7 @@ use super::{
     operation::{self, By, Operation, SLOTS, Span, Token},
     queue::Queue,
 };
-use crate::space::{Ask, Draft, Space};
+use crate::space::{Draft, Fetch, Space};
 
 /// The default attempt timeout of the broker's policy.
 const ATTEMPT_TIMEOUT_MS: u64 = 300_000;
@@ -49,7 +49,7 @@ impl<'a> Drive<'a> {
     pub(crate) async fn step(&mut self, operation: &Operation) {
         match operation {
             Operation::Enqueue(jobs) => self.enqueue(jobs).await,
-            Operation::Lease(ask) => self.lease(ask).await,
+            Operation::Lease(fetch) => self.lease(fetch).await,
             Operation::Ack(acks) => self.ack(acks).await,
             Operation::Nack(nacks) => self.nack(nacks).await,
             Operation::Extend(token, extend) => self.extend(*token, extend).await,
@@ -244,29 +244,29 @@ impl<'a> Drive<'a> {
         self.model.store(id, job, ready_ms);
     }
 
-    async fn lease(&mut self, ask: &operation::Ask) {
+    async fn lease(&mut self, fetch: &operation::Fetch) {
         let fingerprint = format!(
             "{} {} {:?} {:?} {:?}",
-            ask.jobs, ask.priorities, ask.job_types, ask.term, ask.room
+            fetch.jobs, fetch.priorities, fetch.job_types, fetch.term, fetch.room
         );
-        let (bytes, alone) = ask.room.unwrap_or((1 << 20, true));
-        let sizes = match ask.room {
+        let (bytes, alone) = fetch.room.unwrap_or((1 << 20, true));
+        let sizes = match fetch.room {
             Some(_) => sizes(&self.space.snapshot().await),
             None => BTreeMap::new(),
         };
         let room = Room { bytes, alone, sizes };
-        let real = Ask {
+        let real = Fetch {
             max_bytes: room.bytes,
             allow_oversized: room.alone,
-            priorities: ask.priorities,
-            job_types: ask.job_types,
-            lease_ms: ask.term.ms(),
-            jobs: ask.jobs,
-            request: ask.request.map(|id| (id, fingerprint.as_str())),
-            ..Ask::default()
+            priorities: fetch.priorities,
+            job_types: fetch.job_types,
+            lease_ms: fetch.term.ms(),
+            jobs: fetch.jobs,
+            request: fetch.request.map(|id| (id, fingerprint.as_str())),
+            ..Fetch::default()
         };
-        let mut answer = self.space.try_ask(&real).await;
-        if let Some((known, nonce, ids)) = ask.request.and_then(|id| self.requests.get(id)) {
+        let mut answer = self.space.try_fetch(&real).await;
+        if let Some((known, nonce, ids)) = fetch.request.and_then(|id| self.requests.get(id)) {
             if *known != fingerprint {
                 assert_eq!(answer.unwrap_err(), Error::RequestIdReused);
                 return;
@@ -288,13 +288,13 @@ impl<'a> Drive<'a> {
             return;
         }
         let wanted = |lane: &str| {
-            (ask.priorities.is_empty() || ask.priorities.contains(&lane[..1]))
-                && (ask.job_types.is_empty() || ask.job_types.contains(&&lane[2..]))
+            (fetch.priorities.is_empty() || fetch.priorities.contains(&lane[..1]))
+                && (fetch.job_types.is_empty() || fetch.job_types.contains(&&lane[2..]))
         };
         let now = batch.now_us / 1_000;
-        let (expected, is_full) = self
-            .model
-            .lease(now, batch.nonce.0, ask.term.ms(), ask.jobs as usize, &room, wanted);
+        let (expected, is_full) =
+            self.model
+                .lease(now, batch.nonce.0, fetch.term.ms(), fetch.jobs as usize, &room, wanted);
         let given: Vec<Id> = batch.jobs.iter().map(|job| raw(job.job_id)).collect();
         let verdict = if is_full { Verdict::BlockedBySize } else { Verdict::Done };
         assert_eq!(
@@ -307,7 +307,7 @@ impl<'a> Drive<'a> {
             assert_eq!((job.attempts, job.losses), (counted.attempts, counted.losses));
             self.tokens.push((job.job_id, batch.nonce));
         }
-        if let Some(id) = ask.request
+        if let Some(id) = fetch.request
             && !given.is_empty()
         {
             self.requests.insert(id, (fingerprint, batch.nonce, given));

@@ -10,7 +10,7 @@ pub(crate) const SLOTS: usize = 12;
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Enqueue(Vec<Job>),
-    Lease(Ask),
+    Lease(Fetch),
     Ack(Vec<(Token, bool)>),
     Nack(Vec<(Token, Nack)>),
     Extend(Token, Extend),
@@ -78,7 +78,7 @@ pub(crate) struct Unique {
 
 /// Jobs to lease.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct Fetch {
     pub(crate) jobs: u32,
     pub(crate) priorities: &'static str,
     pub(crate) job_types: &'static [&'static str],
@@ -175,7 +175,7 @@ fn job() -> impl Strategy<Value = Job> {
     )
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+fn fetch() -> impl Strategy<Value = Fetch> {
     let filter = (
         prop_oneof![4 => Just(""), 1 => Just("9"), 1 => Just("15")],
         prop_oneof![4 => Just(&[][..]), 1 => Just(&["send"][..])],
@@ -185,7 +185,7 @@ fn ask() -> impl Strategy<Value = Ask> {
         prop_oneof![Just(100_u64), Just(500), Just(LARGE_BYTES as u64 + 500)],
         any::<bool>(),
     ));
-    (1..5_u32, filter, term(), room, request).prop_map(|(jobs, filter, term, room, request)| Ask {
+    (1..5_u32, filter, term(), room, request).prop_map(|(jobs, filter, term, room, request)| Fetch {
         jobs,
         priorities: filter.0,
         job_types: filter.1,
@@ -243,7 +243,7 @@ pub(crate) fn every_move() -> Vec<Operation> {
     };
     let now = |slot| later(slot, Span::Zero, None);
     let lease = |term| {
-        O::Lease(Ask {
+        O::Lease(Fetch {
             jobs: 1,
             priorities: "",
             job_types: &[],
@@ -299,7 +299,7 @@ pub(crate) fn operations(steps: usize) -> impl Strategy<Value = Vec<Operation>> 
     use proptest::collection::vec;
     let one = prop_oneof![
         8 => vec(job(), 1..5).prop_map(Operation::Enqueue),
-        8 => ask().prop_map(Operation::Lease),
+        8 => fetch().prop_map(Operation::Lease),
         3 => vec((token(), any::<bool>()), 1..4).prop_map(Operation::Ack),
         5 => vec((token(), nack()), 1..4).prop_map(Operation::Nack),
         2 => (token(), extend()).prop_map(|(token, extend)| Operation::Extend(token, extend)),
