@@ -2,6 +2,7 @@
 
 mod args;
 mod consume;
+mod figures;
 mod handlers;
 mod meter;
 mod process;

@@ -4,6 +4,7 @@ mod exec;
 pub(crate) mod guard;
 mod http;
 mod log;
+mod retry_after;
 
 use std::{sync::Arc, time::Duration};
 

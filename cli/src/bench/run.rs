@@ -14,10 +14,10 @@ use tokio::{
 use super::{
     args::{BenchArgs, DELAY, DELAYED_RATE, IDLE_RATE, Scenario},
     consume::{MAX_QUEUES, SLOW, Stream, lease_and_ack},
+    figures::{Figures, Shares},
     handlers::Process,
     meter::Meter,
     produce::{Counters, How, Load, Start},
-    report::{Figures, Shares},
     subscribers,
     times::Times,
 };

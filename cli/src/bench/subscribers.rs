@@ -10,9 +10,9 @@ use tokio::{
 use super::{
     args::BenchArgs,
     consume::Stream,
+    figures::{Figures, Streams},
     meter::Meter,
     produce::Counters,
-    report::{Figures, Streams},
 };
 use crate::{
     connection::Connection,
