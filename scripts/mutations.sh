@@ -62,7 +62,7 @@ tests_exist() {
 }
 
 mutate "the consumer that was served last is served first" server/src/dispatch/wait_list.rs \
-  'self.0.pop_first()?' 'self.0.pop_last()?' \
+  'waiting.pop_first()?' 'waiting.pop_last()?' \
   it equal_streams_get_equal_shares
 mutate "a former owner shortens a lease" server/src/store/lua/extend.lua \
   '(kind == 107 or kind == 101) and sub(value, 24, 31) ~= keeper' 'false' \
