@@ -10,7 +10,7 @@ use bananas_proto::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::domain::Error;
+use crate::domain::{Error, ids::InvalidName};
 
 /// How long a caller should wait before it tries again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -121,6 +121,12 @@ pub(super) fn item_error(error: &Error) -> ItemError {
         message: error.to_string(),
         metadata: metadata(error),
         retry_after: retry_after(code).and_then(|after| after.try_into().ok()),
+    }
+}
+
+impl From<InvalidName> for Status {
+    fn from(invalid: InvalidName) -> Self {
+        Error::from(invalid).into()
     }
 }
 

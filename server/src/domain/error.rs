@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::JobId;
+use super::{JobId, ids::InvalidName};
 
 /// Why a call, or one item of a batch, was not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +105,12 @@ pub enum Error {
     /// A defect. The text is for the log.
     #[error("internal error")]
     Bug(String),
+}
+
+impl From<InvalidName> for Error {
+    fn from(InvalidName { field, problem }: InvalidName) -> Self {
+        Self::invalid(field, problem)
+    }
 }
 
 impl Error {

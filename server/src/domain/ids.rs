@@ -9,10 +9,22 @@ use std::{
     sync::Arc,
 };
 
-use super::Error;
-
 /// Longest routing key and job type, in bytes.
 pub const NAME_MAX_BYTES: usize = 64;
+
+/// A text that is not a valid name or id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub struct InvalidName {
+    /// The field of a request that has such names.
+    pub field: &'static str,
+    /// What is wrong, and what is valid.
+    pub problem: &'static str,
+}
+
+const fn invalid(field: &'static str, problem: &'static str) -> InvalidName {
+    InvalidName { field, problem }
+}
 
 fn is_name(text: &str) -> bool {
     !text.is_empty()
@@ -30,13 +42,13 @@ macro_rules! name {
 
         impl $type {
             /// Checks `text`: 1 to 64 of `[A-Za-z0-9_.-]`.
-            pub fn parse(text: &str) -> Result<Self, Error> {
+            pub fn parse(text: &str) -> Result<Self, InvalidName> {
                 if is_name(text) {
                     Ok(Self(text.into()))
                 } else if text.is_empty() {
-                    Err(Error::invalid($field, "is required"))
+                    Err(invalid($field, "is required"))
                 } else {
-                    Err(Error::invalid($field, "must be 1 to 64 characters of A-Z a-z 0-9 _ . -"))
+                    Err(invalid($field, "must be 1 to 64 characters of A-Z a-z 0-9 _ . -"))
                 }
             }
 
@@ -82,13 +94,13 @@ pub type JobSet = HashSet<JobId, foldhash::quality::RandomState>;
 
 impl JobId {
     /// Reads a hyphenated UUID.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let malformed = invalid("job_id", "must be a hyphenated UUID");
         if text.len() != 36 {
-            return Err(Error::invalid("job_id", "must be a hyphenated UUID"));
+            return Err(malformed);
         }
-        uuid::Uuid::try_parse(text)
-            .map(|id| Self(id.into_bytes()))
-            .map_err(|_| Error::invalid("job_id", "must be a hyphenated UUID"))
+        let id = uuid::Uuid::try_parse(text).map_err(|_| malformed)?;
+        Ok(Self(id.into_bytes()))
     }
 
     /// A new id, ordered by time (version 7).

@@ -1,11 +1,12 @@
 //! Log lines and traces: how they are written and where they go. Everything that knows OpenTelemetry is in this folder.
 
+mod enabled;
 pub mod names;
 pub mod propagation;
 mod traces;
 
+pub use enabled::is_tracing;
 pub(crate) use traces::call_span;
-pub use traces::is_tracing;
 
 use crate::config::{self, LogFormat, LogOutput};
 use anyhow::Context;

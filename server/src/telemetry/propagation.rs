@@ -1,5 +1,6 @@
 //! W3C trace context on its way: from the caller's metadata, into the headers of a job, and out of them again.
 
+use super::enabled::is_tracing;
 use super::names::{TRACEPARENT, TRACESTATE};
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -23,7 +24,7 @@ pub struct TraceHeaders {
 /// What a job that is enqueued by this request should carry, unless its own headers say otherwise: the span of the call if the broker traces,
 /// else what the caller sent. `None` where there is no trace.
 pub fn to_carry(metadata: &HeaderMap) -> Option<TraceHeaders> {
-    if super::is_tracing()
+    if is_tracing()
         && let Some(current) = of_current_span()
     {
         return Some(current);
@@ -59,7 +60,7 @@ pub(super) fn set_parent(span: &Span, metadata: &HeaderMap) {
 
 /// Links a span to the one that enqueued a job, whose headers `header` looks up. Does nothing while the broker does not trace.
 pub fn link_job<'a>(span: &Span, header: impl Fn(&str) -> Option<&'a str>) {
-    if !super::is_tracing() || span.is_disabled() {
+    if !is_tracing() || span.is_disabled() {
         return;
     }
     let (parent, state) = (header(TRACEPARENT), header(TRACESTATE));

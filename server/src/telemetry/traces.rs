@@ -1,5 +1,6 @@
 //! Traces over OTLP. Nothing here runs unless an endpoint is configured.
 
+use super::enabled::{is_tracing, set_tracing};
 use super::names::{RPC_METHOD, RPC_SYSTEM};
 use super::propagation;
 use crate::config;
@@ -8,7 +9,6 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
@@ -18,13 +18,6 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// Target of the spans of calls: in traces, never in the log.
 pub(super) const CALLS: &str = "bananas_broker::calls";
-
-static TRACING: AtomicBool = AtomicBool::new(false);
-
-/// Whether traces are exported. One relaxed load: ask before preparing anything for a trace.
-pub fn is_tracing() -> bool {
-    TRACING.load(Relaxed)
-}
 
 /// The span of one gRPC call, child of the caller's; a disabled span while the broker does not trace.
 pub(crate) fn call_span(path: &str, metadata: &HeaderMap) -> Span {
@@ -65,7 +58,7 @@ impl Exporter {
             .with_sampler(sampler)
             .with_resource(Resource::builder().with_service_name("bananas-broker").build())
             .build();
-        TRACING.store(true, Relaxed);
+        set_tracing(true);
         Ok(Some(Self { provider }))
     }
 
@@ -81,7 +74,7 @@ impl Exporter {
     }
 
     pub(super) async fn shutdown(self, limit: Duration) {
-        TRACING.store(false, Relaxed);
+        set_tracing(false);
         let sent = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(limit)).await;
         if let Ok(Err(error)) = sent {
             tracing::warn!(%error, "the last traces were not sent");

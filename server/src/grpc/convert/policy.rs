@@ -28,7 +28,7 @@ pub(super) fn own_policy(spec: &pb::JobSpec) -> Result<(Option<OwnPolicy>, u8), 
     if let Some(retry) = &spec.retry_policy {
         let count = |value: u32, field: &str| {
             number_at_most(&format!("retry_policy.{field}"), value, bound::MAX_ATTEMPTS)?;
-            Ok(value as u16)
+            Ok::<_, Error>(value as u16)
         };
         own.max_attempts = count(retry.max_attempts, "max_attempts")?;
         own.max_losses = count(retry.max_losses, "max_losses")?;

@@ -1,0 +1,15 @@
+//! Whether this broker exports traces.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+static ENABLED: AtomicBool = AtomicBool::new(false);
+
+/// Whether traces are exported. One relaxed load: check this before preparing anything for a trace.
+pub fn is_tracing() -> bool {
+    ENABLED.load(Relaxed)
+}
+
+/// Traces are exported from now on, or not any more.
+pub(super) fn set_tracing(enabled: bool) {
+    ENABLED.store(enabled, Relaxed);
+}
