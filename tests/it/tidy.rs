@@ -61,22 +61,24 @@ fn check(name: &str, advice: &str, rule: Rule) {
         return;
     }
     let known = known(name);
-    let mut report = String::new();
+    let mut report = Vec::new();
     for (path, offences) in &found {
         let allowed = known.get(path.as_str()).copied().unwrap_or(0);
         if offences.len() > allowed {
             for Offence { line, what, .. } in offences {
-                report += &format!("{path}:{line}: {what}\n");
+                report.push(format!("{path}:{line}: {what}"));
             }
         }
     }
     for (path, allowed) in known {
         let left = found.get(path).map_or(0, Vec::len);
         if left < allowed && FEWER_IS_REPORTED {
-            report += &format!("{path} has {left} of the {allowed} in tests/it/tidy/known.txt: lower the number\n");
+            report.push(format!(
+                "{path} has {left} of the {allowed} in tests/it/tidy/known.txt: lower the number"
+            ));
         }
     }
-    assert!(report.is_empty(), "{advice}\n{report}");
+    assert!(report.is_empty(), "{advice}\n{}", report.join("\n"));
 }
 
 #[test]

@@ -20,6 +20,10 @@ pub struct Ran {
     pub stderr: String,
 }
 
+#[allow(
+    clippy::return_self_not_must_use,
+    reason = "an assertion; its value is for another one"
+)]
 impl Ran {
     /// Asserts that it ended with 0.
     #[track_caller]

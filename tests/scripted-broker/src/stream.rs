@@ -70,7 +70,7 @@ impl Stream {
             loop {
                 match self.next().await {
                     Some(Request::Heartbeat(_)) => {
-                        self.send_frame(Response::Heartbeat(wire::Heartbeat::default())).await
+                        self.send_frame(Response::Heartbeat(wire::Heartbeat::default())).await;
                     }
                     Some(Request::Received(_)) => {}
                     other => return other,

@@ -28,7 +28,7 @@ impl Write for Log {
 
 impl Log {
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().unwrap()
+        self.0.lock().expect("no writer has panicked")
     }
 
     /// Collects everything that this thread logs from now on.
