@@ -61,6 +61,18 @@ compose() {
   docker compose --project-directory "$root/deploy" -f "$work/compose.yaml" config --quiet
 }
 
+# Without a folder of the workspace cargo cannot load it. Copies what the image build sees and asks cargo.
+image_has_workspace() {
+  local pattern
+  mkdir "$work/context"
+  while read -r pattern; do
+    case $pattern in
+      '!'*) git -C "$root" ls-files -- "${pattern#!}" | tar -C "$root" -cf - -T - | tar -C "$work/context" -xf - ;;
+    esac
+  done <Dockerfile.dockerignore
+  cargo metadata --locked --offline --no-deps --format-version 1 --manifest-path "$work/context/Cargo.toml" >/dev/null
+}
+
 broker_accepts_redis() {
   local redis_port http_port
   redis_port=$(free_port)
@@ -80,6 +92,7 @@ broker_accepts_redis() {
 }
 
 check "Dockerfile (hadolint)" "$venv/bin/hadolint" Dockerfile
+check "the image build sees the workspace (cargo metadata)" image_has_workspace
 if have systemd-analyze; then
   check "the units are valid (systemd-analyze verify)" verify_units
   check "the broker's unit is hardened (exposure below 2)" hardened bananas-broker.service 20

@@ -10,6 +10,8 @@ cd "$root" || exit 1
 
 logs=$(target_dir)/test-logs
 mkdir -p "$logs"
+# The closing lines are those of this run.
+rm -f "$logs/cargo.log"
 only=" $* "
 table=()
 passed=0
