@@ -1,13 +1,10 @@
-//! How many jobs that do nothing the library takes, runs and answers per second, with a broker in the same process that does nothing
-//! either. What is measured is this library, tonic on both sides, and the pipe between them.
+//! How many no-op jobs per second the library receives, runs and settles, with a broker in the same process that does no
+//! work either. It measures this library, tonic on both sides, and the pipe between them.
 //!
 //! ```text
 //! cargo bench -p bananas-worker --bench throughput -- 1000000
 //! ```
-#![allow(
-    clippy::panic,
-    reason = "a broker that gets something else than it waits for ends there"
-)]
+#![allow(clippy::panic, reason = "the broker panics on a frame that it does not expect")]
 
 use bananas_scripted_broker::{frames::job, stream::Stream};
 use std::time::Instant;
@@ -15,7 +12,7 @@ use std::time::Instant;
 use bananas_proto::server::subscribe_request::Frame;
 use broker::{Broker, run};
 
-#[allow(dead_code, reason = "the tests of the protocol use all of it")]
+#[allow(dead_code, reason = "the protocol tests use all of it")]
 #[path = "../tests/protocol/broker.rs"]
 mod broker;
 
@@ -42,9 +39,9 @@ async fn main() {
     );
 }
 
-/// Keeps the window full until every job is settled. The number of settle frames that took.
+/// Keeps the window full until every job is settled. Returns how many settle frames that took.
 async fn serve(stream: &mut Stream, total: u64) -> u64 {
-    let mut payload_job = job("a token of the length that the broker's have, about this", "noop");
+    let mut payload_job = job("a token about as long as those of the broker, like this", "noop");
     payload_job.payload = vec![7; 256].into();
     let (mut sent, mut settled, mut frames) = (0, 0, 0);
     while settled < total {

@@ -1,22 +1,23 @@
-//! The environment variables of a worker: the only place that knows their names.
+//! The environment variables of a worker. The only file with their names.
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use crate::{error::Error, job::priority::Band};
 
-/// What kind of worker a process is: `WORKER_MODE`.
+/// The kind of a worker: `WORKER_MODE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// One small process for everything: all priorities, all job types, 5 jobs at once unless `WORKER_CONCURRENCY` says otherwise.
+    /// One small process for everything: all priorities, all job types, 5 jobs at once unless `WORKER_CONCURRENCY` is
+    /// set.
     Thin,
     /// The priorities of `WORKER_PRIORITIES`, the most urgent first.
     #[default]
     Default,
-    /// Only the listed priorities; high if none are listed.
+    /// Only the listed priorities; high if none is listed.
     Specialized,
     /// Only the listed job types; at least one has to be listed.
     JobSpecialized,
-    /// Takes no jobs. Due jobs are promoted by the brokers, so such a process has nothing to do; it runs so that old manifests keep working.
+    /// Leases no jobs. The brokers promote due jobs, so such a process does nothing; it exists for old manifests.
     SchedulerOnly,
 }
 
@@ -41,7 +42,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// A worker's settings as the environment has them. Every field has the default of its variable.
+/// The settings of a worker from its environment. Every field has the default of its variable.
 ///
 /// | variable | default | meaning |
 /// |---|---|---|
@@ -59,9 +60,9 @@ impl fmt::Display for Mode {
 /// | `METRICS_LISTEN` | | address and port, for example `0.0.0.0:9090`; instead of `METRICS_PORT` |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// Where the brokers are.
+    /// The addresses of the brokers.
     pub broker: String,
-    /// What kind of worker this is.
+    /// The kind of the worker.
     pub mode: Mode,
     /// Jobs at once. 0 only in [`Mode::SchedulerOnly`].
     pub concurrency: u32,
@@ -71,13 +72,13 @@ pub struct WorkerConfig {
     pub routing_keys: Vec<String>,
     /// Empty: every type that has a handler.
     pub job_types: Vec<String>,
-    /// What people call this worker. None: the host's name.
+    /// The name of the worker. None: the host's name.
     pub worker_id: Option<String>,
-    /// The longest that one attempt may take.
+    /// The most time one attempt may take.
     pub job_timeout: Option<Duration>,
     /// The same for single types.
     pub job_timeouts: Vec<(String, Duration)>,
-    /// Where metrics and health are served. None: nowhere.
+    /// The address of the port with metrics and health. None: no port.
     pub metrics_listen: Option<SocketAddr>,
 }
 
@@ -99,7 +100,7 @@ impl Default for WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// The broker that is asked if nothing else is said.
+    /// The default address of the broker.
     pub const DEFAULT_BROKER: &str = "http://127.0.0.1:8080";
 
     /// Reads the variables through `get`, usually `|name| std::env::var(name).ok()`. Empty counts as not set.
@@ -189,7 +190,7 @@ fn list(value: Option<String>) -> Vec<String> {
         .collect()
 }
 
-/// Empty for all of them, which is what the wire has for all.
+/// The levels, sorted. Empty for all of them, as in the API.
 fn priorities_of(text: &str) -> Result<Vec<u32>, Error> {
     let mut levels = Vec::new();
     for part in list(Some(text.to_owned())) {

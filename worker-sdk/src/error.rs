@@ -1,31 +1,32 @@
-//! Why a worker did not start, or ended with an error.
+//! Why a worker did not start or ended with an error.
 
 use std::net::SocketAddr;
 
-/// What ends a worker, or keeps it from starting. Broken connections do not: they are tried again until the worker is told to stop.
+/// An error that ends a worker or keeps it from starting. Connection errors are none of them: the worker retries until
+/// it is stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting makes no sense. Says which, by the name under which it was set.
+    /// A setting is invalid.
     #[error("{name}: {problem}")]
     Config {
-        /// The environment variable or the method of the builder.
+        /// The name of the setting: an environment variable, or a method of the builder.
         name: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// The broker will not have this worker, and trying again would not change that.
+    /// The broker refused the worker, and a retry would not help.
     #[error("the broker refused the worker: {0}")]
     Refused(#[source] bananas_client::Error),
     /// The port for metrics and health cannot be opened.
     #[error("metrics port {address}: {source}")]
     MetricsPort {
-        /// Where it should have been.
+        /// The address of the port.
         address: SocketAddr,
-        /// Why it is not.
+        /// Why it cannot be opened.
         source: std::io::Error,
     },
-    /// This process cannot be told about signals.
+    /// Signal handlers cannot be installed.
     #[error("signals: {0}")]
     Signals(#[source] std::io::Error),
 }

@@ -23,19 +23,23 @@
 //!
 //! # What it takes care of
 //!
-//! - Jobs arrive over one stream, as many as the worker wants to hold. A job type without a handler is never taken.
-//! - Answers travel in batches of whatever finished while earlier ones were under way; an idle worker adds no wait.
-//! - A broken stream is resumed at any broker: running jobs go on, answers that were under way are sent again.
-//! - When no broker was heard for so long that a lease may have run out, its job is cancelled before somebody else can start it.
-//! - Attempts that take too long, panic or cannot be decoded become failures that say so.
-//! - SIGTERM: unstarted jobs go back at once, running ones get time to finish.
+//! - Jobs arrive over one stream, as many as the worker wants to hold. A job type without a handler is never leased.
+//! - Settlements travel in batches: those that finish while earlier ones are in flight share the next frame. An idle
+//!   worker adds no wait.
+//! - The worker resumes a broken stream at any broker: running jobs go on, and settlements that were in flight are sent
+//!   again.
+//! - If the worker hears no broker for so long that a lease may have ended, it cancels the job before another worker
+//!   can start it.
+//! - An attempt that takes too long, panics or cannot be decoded becomes a failure with that reason.
+//! - On SIGTERM the worker releases unstarted jobs at once and gives running ones time to finish.
 //!
-//! Jobs run at least once: a worker that dies after its work and before its answer leaves a job that runs again.
+//! Jobs run at least once: if a worker dies after its work and before its settlement, the job runs again.
 //!
 //! # Traces
 //!
-//! Every attempt runs inside a `tracing` span. The producer's trace context travels in the headers `traceparent` and `tracestate` of the
-//! job (the broker puts them there if the caller's metadata has them). With `tracing-opentelemetry`, the attempt joins that trace:
+//! Every attempt runs inside a `tracing` span. The producer's trace context travels in the job's headers `traceparent`
+//! and `tracestate` (the broker adds them if the caller's metadata has them). With `tracing-opentelemetry`, the attempt
+//! joins that trace:
 //!
 //! ```
 //! use bananas_worker::{JobContext, Worker};
@@ -51,17 +55,27 @@
 //!         job_id = job.job_id(),
 //!         attempt = job.attempt(),
 //!     );
-//!     // The child of the span that enqueued it; `span.add_link` instead if attempts should be traces of their own.
+//!     // A child of the producer's span. Use `span.add_link` instead if each attempt should be a trace of its own.
 //!     let _ = span.set_parent(TraceContextPropagator::new().extract(job.headers()));
 //!     span
 //! });
 //! # let _ = worker;
 //! ```
-//!
-//! # How it is built
-//!
-//! `session` is the protocol as a state machine without IO, `engine` the loop around it, `slots` and `job` run the handlers, `link` and
-//! `reconnect` get streams. Everything that waits does so in `engine` or in a handler.
+
+// The map, from the process down to one job:
+//
+// - `run` is a worker as a whole. `builder` checks the settings, `worker` starts everything, `engine` is the loop in
+//   which all parts meet, `stream` opens streams, `reconnect` says when, `signals` waits for SIGTERM.
+// - `session` is the protocol as a state machine without IO: `incoming` and `outgoing` frames, the `settle` queue,
+//   `progress` reports, the `heartbeat`, the `window` of jobs to hold.
+// - `attempt` runs handlers: `slots` bound how many run at once, `runner` runs one attempt, `handler` has the handlers
+//   by job type, `context` is what they see, `panics` catches theirs, `event` is what they send to the engine.
+// - `observe` is what operators see: `stats`, `metrics`, `http` (metrics and health), the `report` line, `settled`
+//   jobs.
+// - `job` is what the others pass to each other: a `lease`, an `outcome`, a `finished` job, a `priority` band.
+// - `config` reads the environment, `error` says why a worker does not start.
+//
+// Only `engine` and handlers wait; everything else is called and returns.
 
 mod attempt;
 mod config;
@@ -95,6 +109,7 @@ mod page_in_docs {
             include_str!("observe/http.rs"),
             include_str!("run/reconnect.rs"),
             include_str!("observe/report.rs"),
+            include_str!("session/incoming.rs"),
             include_str!("session/mod.rs"),
             include_str!("observe/settled.rs"),
             include_str!("run/worker.rs"),
@@ -110,7 +125,7 @@ mod page_in_docs {
         for text in texts {
             assert!(
                 sources.iter().any(|source| source.contains(text)),
-                "nobody says {text:?}"
+                "no source has {text:?}"
             );
         }
     }

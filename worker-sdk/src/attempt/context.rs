@@ -1,4 +1,4 @@
-//! What a handler knows about its job, and what it can say about it while it runs.
+//! What a handler knows about its job, and what it can report while it runs.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::SystemTime};
 
@@ -33,12 +33,12 @@ impl JobContext {
         &self.lease.job.job_id
     }
 
-    /// The type that chose this handler.
+    /// The job type.
     pub fn job_type(&self) -> &str {
         &self.lease.job.job_type
     }
 
-    /// The queue it came from.
+    /// The queue of the job.
     pub fn routing_key(&self) -> &str {
         &self.lease.job.routing_key
     }
@@ -48,12 +48,12 @@ impl JobContext {
         self.lease.job.priority
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.lease.job.attempt
     }
 
-    /// Attempts before the job is dead.
+    /// The most attempts before the job is dead.
     pub fn max_attempts(&self) -> u32 {
         self.lease.job.max_attempts
     }
@@ -63,22 +63,22 @@ impl JobContext {
         self.attempt() >= self.max_attempts()
     }
 
-    /// How often a worker died with this job so far.
+    /// How many leases of this job were lost so far, because their worker went away or was silent.
     pub fn losses(&self) -> u32 {
         self.lease.job.losses
     }
 
-    /// As the producer sent them.
+    /// The headers, as the producer sent them.
     pub fn headers(&self) -> &HashMap<String, String> {
         &self.lease.job.headers
     }
 
-    /// As the producer sent them.
+    /// The labels, as the producer sent them.
     pub fn labels(&self) -> &HashMap<String, String> {
         &self.lease.job.labels
     }
 
-    /// What the payload is, for example "application/json".
+    /// The content type of the payload, for example "application/json".
     pub fn content_type(&self) -> &str {
         &self.lease.job.content_type
     }
@@ -93,17 +93,18 @@ impl JobContext {
         self.headers().get("tracestate").map(String::as_str)
     }
 
-    /// Rises with every lease of this job. Hand it to systems that must refuse a worker whose lease is over.
+    /// A number that grows with every lease of this job. Pass it to systems that have to refuse a worker whose lease is
+    /// over.
     pub fn fence(&self) -> u64 {
         self.lease.job.fence
     }
 
-    /// The right to this attempt, for calls past this library. Settling with it is the worker's part.
+    /// The proof of the lease, for calls that this library does not offer. Do not settle with it: the worker does.
     pub fn lease_token(&self) -> &Bytes {
         self.lease.token()
     }
 
-    /// When the job was enqueued, or became ready, by the broker's clock.
+    /// When the job became ready, by the clock of Redis: when it was enqueued or, after a delay or a failure, promoted.
     pub fn ready_time(&self) -> Option<SystemTime> {
         self.lease
             .job
@@ -111,7 +112,7 @@ impl JobContext {
             .and_then(|time| SystemTime::try_from(time).ok())
     }
 
-    /// What the previous attempt last saved with [`JobContext::save_checkpoint`]. Empty if it saved nothing.
+    /// The checkpoint that an earlier attempt saved last with [`JobContext::save_checkpoint`]. Empty: there is none.
     pub fn checkpoint(&self) -> &Bytes {
         &self.lease.job.checkpoint
     }
@@ -121,13 +122,13 @@ impl JobContext {
         self.deadline
     }
 
-    /// Returns when the job should stop. Never returns otherwise.
+    /// Waits until the job should stop. Never returns otherwise.
     pub async fn cancelled(&self) -> CancelReason {
         self.lease.cancellation().cancelled().await;
         self.cancel_reason().unwrap_or(CancelReason::Timeout)
     }
 
-    /// Whether the job should stop. Cheap enough for every turn of a loop.
+    /// Whether the job should stop. Cheap enough for every iteration of a loop.
     pub fn is_cancelled(&self) -> bool {
         self.lease.cancellation().is_cancelled()
     }
@@ -137,13 +138,13 @@ impl JobContext {
         self.lease.cancel_reason().cloned()
     }
 
-    /// For libraries that take a token. Cancelling a child of it is fine; this one belongs to the worker.
+    /// A token for libraries that take one. It is a child of the worker's token: cancelling it does not cancel the job.
     pub fn cancellation_token(&self) -> CancellationToken {
         self.lease.cancellation().child_token()
     }
 
-    /// Tells how far the work has come: 0 to 100, and a text of at most 256 bytes. Never waits; reports that come fast are combined, the
-    /// newest wins.
+    /// Reports how far the work has come: 0 to 100, and a text of at most 256 bytes. Never waits. Of reports in quick
+    /// succession only the newest is sent.
     pub fn progress(&self, percent: f64, message: impl Into<String>) {
         let message = message.into();
         self.report(|progress| {
@@ -156,8 +157,9 @@ impl JobContext {
         });
     }
 
-    /// Saves what the next attempt needs to go on from here, should this one fail: at most 64 KiB. Never waits. What was saved last before
-    /// a failure arrives at the broker before the failure does; a worker that dies may lose about the last second.
+    /// Saves what the next attempt needs to continue from here, if this one fails: at most 64 KiB. Never waits. The
+    /// last checkpoint before a failure reaches the broker before the failure does. A worker that dies may lose what it
+    /// saved in the last second.
     pub fn save_checkpoint(&self, state: impl Into<Bytes>) {
         let state = state.into();
         self.report(|progress| progress.checkpoint = state);
@@ -165,7 +167,7 @@ impl JobContext {
 
     fn report(&self, change: impl FnOnce(&mut bananas_proto::v1::Progress)) {
         if self.lease.report(change) {
-            // A worker that has stopped listening has nobody to tell.
+            // The engine may have ended.
             let _ = self.events.send(Event::Progress(self.lease.id));
         }
     }

@@ -1,8 +1,8 @@
-//! What running jobs tell the worker's main loop.
+//! Events that running jobs send to the engine.
 
-use crate::{job::finished::Finished, job::lease::LeaseId};
+use crate::job::{finished::Finished, lease::LeaseId};
 
-/// What jobs tell the worker's main loop.
+/// An event of a job.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// An attempt is over.

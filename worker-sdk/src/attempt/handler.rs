@@ -1,26 +1,25 @@
 //! Handlers by job type, made from closures.
 
-use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    attempt::context::JobContext,
-    attempt::panics::catch,
+    attempt::{context::JobContext, panics::catch},
     job::outcome::{HandlerError, IntoFailure, IntoOutcome, Outcome},
 };
 
-/// A handler at work on one job.
+/// The work of a handler on one job.
 pub(crate) type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// A closure for jobs of one type. It only makes the future: panics inside count as panics of the job all the same.
+/// A closure for jobs of one type. It makes the future; a panic while it does so counts as a panic of the job.
 pub(crate) type Handler = Arc<dyn Fn(JobContext, Bytes) -> Running + Send + Sync>;
 
-/// What of an undecodable payload is shown.
+/// How much of an undecodable payload the log shows.
 const SHOWN_CHARS: usize = 500;
 
-/// Who handles what.
+/// The handlers and timeouts of a worker, by job type.
 #[derive(Default, Clone)]
 pub(crate) struct Handlers {
     by_type: HashMap<String, Handler>,
@@ -29,8 +28,8 @@ pub(crate) struct Handlers {
     timeout: Option<Duration>,
 }
 
-impl std::fmt::Debug for Handlers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Handlers")
             .field("types", &self.by_type.keys())
             .field("any", &self.any.is_some())
@@ -39,7 +38,7 @@ impl std::fmt::Debug for Handlers {
 }
 
 impl Handlers {
-    /// True if the type had a handler already.
+    /// Adds a handler. True if the type had one already.
     pub(crate) fn insert(&mut self, job_type: String, handler: Handler) -> bool {
         self.by_type.insert(job_type, handler).is_some()
     }
@@ -60,7 +59,7 @@ impl Handlers {
         self.by_type.get(job_type).or(self.any.as_ref())
     }
 
-    /// This worker's bound for one attempt at a job of this type, beside the one that the job brings along.
+    /// The worker's own timeout for one attempt of this type. The job has one, too.
     pub(crate) fn timeout(&self, job_type: &str) -> Option<Duration> {
         self.timeouts.get(job_type).copied().or(self.timeout)
     }
@@ -69,7 +68,7 @@ impl Handlers {
         self.any.is_some()
     }
 
-    /// Sorted.
+    /// The job types with a handler of their own, sorted.
     pub(crate) fn types(&self) -> Vec<String> {
         let mut types: Vec<_> = self.by_type.keys().cloned().collect();
         types.sort_unstable();
@@ -146,7 +145,7 @@ pub(crate) fn prost<T: ::prost::Message + Default>(payload: &Bytes) -> Result<T,
     T::decode(payload.clone()).map_err(|error| error.to_string())
 }
 
-/// The same bytes will not decode at the next attempt either.
+/// A dead letter: the same bytes would not decode in the next attempt either.
 fn undecodable(context: &JobContext, payload: &Bytes, error: &str) -> Outcome {
     let shown: String = String::from_utf8_lossy(payload).chars().take(SHOWN_CHARS).collect();
     tracing::error!(

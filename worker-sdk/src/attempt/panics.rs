@@ -1,4 +1,4 @@
-//! Panics of handlers: caught, with the stack of the place where they happened.
+//! Catches panics of handlers, with the stack where they happened.
 
 use std::{
     any::Any,
@@ -41,8 +41,8 @@ impl Panicked {
     }
 }
 
-/// Notes the stack of panics inside handlers; the stack is gone by the time that a panic is caught. The hook that was there before still
-/// runs, for these panics and all others.
+/// Installs a panic hook that stores the stack of panics inside handlers, because the stack is gone when the panic is
+/// caught. The hook before it still runs, for these panics and all others.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -61,7 +61,7 @@ pub(crate) fn install_hook() {
 /// Runs `work` and turns a panic into an error.
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     let outer = IN_HANDLER.replace(true);
-    // What the handler shares with others is the handler's own business, as it is for a thread that panics.
+    // Unwind safety of what the handler shares is up to the handler, as for a thread that panics.
     let result = catch_unwind(AssertUnwindSafe(work));
     IN_HANDLER.set(outer);
     result.map_err(|payload| Panicked {
@@ -80,7 +80,7 @@ fn text_of(payload: &(dyn Any + Send)) -> String {
     }
 }
 
-/// A future whose panics are its error.
+/// A future that turns its panic into an error.
 #[derive(Debug)]
 pub(crate) struct CatchPanic<F>(pub(crate) F);
 
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn value_of_success_passes() {
+    fn value_of_work_without_a_panic_is_returned() {
         assert_eq!(catch(|| 7).unwrap(), 7);
     }
 }

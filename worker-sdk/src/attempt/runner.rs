@@ -1,6 +1,7 @@
-//! One attempt at one job: runs the handler under its deadline and its cancellation, and turns whatever happens into an answer.
+//! Runs the handler of one attempt under its deadline and its cancellation, and turns whatever happens into a
+//! settlement.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -9,18 +10,22 @@ use tokio::{
 use tracing::{Instrument, Span};
 
 use crate::{
-    attempt::context::JobContext,
-    attempt::event::Event,
-    attempt::handler::{Handlers, Running},
-    attempt::panics::{CatchPanic, Panicked, catch},
-    job::finished::{End, Finished},
-    job::lease::{CancelReason, Delivered, Lease},
-    job::outcome::{Outcome, failure},
+    attempt::{
+        context::JobContext,
+        event::Event,
+        handler::{Handlers, Running},
+        panics::{CatchPanic, Panicked, catch},
+    },
+    job::{
+        finished::{End, Finished},
+        lease::{CancelReason, Delivered, Lease},
+        outcome::{Outcome, failure},
+    },
 };
 
-/// How long a job is put off that has no handler here.
+/// How long a job without a handler here is snoozed.
 const UNHANDLED_PAUSE: Duration = Duration::from_secs(10);
-/// When an attempt is over, and by which limit.
+/// When an attempt times out, and by which limit.
 #[derive(Debug, Clone, Copy)]
 struct Deadline {
     at: Instant,
@@ -30,25 +35,25 @@ struct Deadline {
 
 /// Makes the span of an attempt.
 #[derive(Clone)]
-pub(crate) struct SpanMaker(pub(crate) Arc<dyn Fn(&JobContext) -> Span + Send + Sync>);
+pub(crate) struct MakeSpan(pub(crate) Arc<dyn Fn(&JobContext) -> Span + Send + Sync>);
 
-impl std::fmt::Debug for SpanMaker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SpanMaker(..)")
+impl fmt::Debug for MakeSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MakeSpan(..)")
     }
 }
 
-/// What all attempts share.
+/// What all attempts of a worker share.
 #[derive(Debug)]
-pub(crate) struct Bench {
+pub(crate) struct AttemptRunner {
     pub(crate) handlers: Handlers,
-    /// None: the span of this library.
-    pub(crate) spans: Option<SpanMaker>,
+    /// None: this library's span.
+    pub(crate) spans: Option<MakeSpan>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
 
-impl Bench {
-    /// Runs the job to its end. Never fails and never panics.
+impl AttemptRunner {
+    /// Runs the attempt to its end. Never fails and never panics.
     pub(crate) async fn run(&self, delivered: Delivered) -> Finished {
         let Delivered { lease, payload } = delivered;
         let started = Instant::now();
@@ -72,16 +77,16 @@ impl Bench {
         } else {
             attempt.instrument(span.clone()).await
         };
-        let answer = Finished::new(&lease, outcome, Some(started.elapsed()));
-        if answer.end() == End::Failed {
+        let finished = Finished::new(&lease, outcome, Some(started.elapsed()));
+        if finished.end() == End::Failed {
             span.record("otel.status_code", "ERROR");
         }
-        answer
+        finished
     }
 
     fn span(&self, context: &JobContext) -> Span {
-        if let Some(SpanMaker(make)) = &self.spans {
-            // A panic here would be the worker's end; the attempt can do without its span.
+        if let Some(MakeSpan(make)) = &self.spans {
+            // A panic here would end the slot; the attempt can run without a span.
             return catch(|| make(context)).unwrap_or_else(|_| Span::none());
         }
         tracing::info_span!(
@@ -96,7 +101,8 @@ impl Bench {
         )
     }
 
-    /// A moment before the broker ends the attempt, which is 100 ms before its limit at most, so that the failure comes with this worker's words.
+    /// A moment before the broker ends the attempt, so that the failure has this worker's text. (The broker may do so
+    /// up to 100 ms before the limit.)
     fn deadline(&self, lease: &Lease, started: Instant) -> Deadline {
         let limit = lease.attempt_timeout;
         let margin = (limit / 10).min(Duration::from_millis(500));
@@ -118,9 +124,9 @@ impl Bench {
 
 async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Deadline) -> Outcome {
     let mut work = CatchPanic(work);
-    // Many handlers are done at once; those cost no timer.
+    // Many handlers are done at the first poll. These need no timer.
     let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut work).poll(cx))).await;
-    let said = match first {
+    let outcome = match first {
         Poll::Ready(done) => Some(done),
         Poll::Pending => tokio::select! {
             biased;
@@ -135,10 +141,10 @@ async fn attempt(work: Running, lease: &Lease, started: Instant, deadline: Deadl
             }
         },
     };
-    let said = said.map(|done| done.unwrap_or_else(Panicked::into_outcome));
-    match (lease.cancel_reason(), said) {
+    let outcome = outcome.map(|done| done.unwrap_or_else(Panicked::into_outcome));
+    match (lease.cancel_reason(), outcome) {
         (None, Some(outcome)) => outcome,
-        (reason, said) => after_cancel(reason, said),
+        (reason, outcome) => after_cancel(reason, outcome),
     }
 }
 
@@ -152,22 +158,23 @@ fn timed_out(deadline: Deadline, started: Instant) -> Outcome {
     }
 }
 
-/// What a cancelled handler said, or None if it did not stop in time, in the light of why it was cancelled.
-fn after_cancel(reason: Option<&CancelReason>, said: Option<Outcome>) -> Outcome {
-    match (reason, said) {
-        // Stopping with an error is how a handler obeys.
+/// What happens to a job that was cancelled for this reason. `outcome` is what its handler returned; None if it did not
+/// stop in time.
+fn after_cancel(reason: Option<&CancelReason>, outcome: Option<Outcome>) -> Outcome {
+    match (reason, outcome) {
+        // An error is how a handler stops on request.
         (Some(CancelReason::Requested(_)), Some(Outcome::Retry { failure, .. })) => Outcome::Discard(Some(failure)),
         (Some(CancelReason::Shutdown), Some(Outcome::Retry { .. })) => Outcome::Release,
         (_, Some(outcome)) => outcome,
         (Some(CancelReason::Requested(why)), None) => {
             Outcome::Discard(Some(failure("Cancelled", format!("context cancelled: {why}"))))
         }
-        // Shutdown gives the job back. If the lease is lost nobody will hear this.
+        // At shutdown the job is released. If the lease is lost, this does not count.
         (_, None) => Outcome::Release,
     }
 }
 
-/// A job that is not to be started any more.
+/// A job that was cancelled, or ran out of time, before it started.
 fn unstarted(lease: &Lease) -> Finished {
     match lease.cancel_reason() {
         Some(CancelReason::Requested(why)) => {
@@ -178,7 +185,7 @@ fn unstarted(lease: &Lease) -> Finished {
     }
 }
 
-/// A job that this worker did not ask for. Given back at once it would come again at once.
+/// A job that this worker did not request. Released, it would come again at once.
 fn unhandled(lease: &Lease) -> Finished {
     tracing::error!(
         job_id = lease.job.job_id,
@@ -196,23 +203,25 @@ mod tests {
     #[test]
     fn cancelled_job_that_stops_with_an_error_is_discarded() {
         let reason = CancelReason::Requested("user".to_owned());
-        let said = Outcome::Retry {
+        let error = Outcome::Retry {
             failure: failure("X", "stopped"),
             delay: None,
         };
-        assert!(matches!(after_cancel(Some(&reason), Some(said)), Outcome::Discard(Some(f)) if f.message == "stopped"));
+        assert!(
+            matches!(after_cancel(Some(&reason), Some(error)), Outcome::Discard(Some(f)) if f.message == "stopped")
+        );
         assert!(matches!(after_cancel(Some(&reason), None), Outcome::Discard(Some(f)) if f.message.contains("user")));
         assert_eq!(after_cancel(Some(&reason), Some(Outcome::ack())), Outcome::ack());
     }
 
     #[test]
     fn job_that_does_not_finish_before_shutdown_is_released() {
-        let said = Outcome::Retry {
+        let error = Outcome::Retry {
             failure: failure("X", "stopped"),
             delay: None,
         };
         assert_eq!(
-            after_cancel(Some(&CancelReason::Shutdown), Some(said)),
+            after_cancel(Some(&CancelReason::Shutdown), Some(error)),
             Outcome::Release
         );
         assert_eq!(after_cancel(Some(&CancelReason::Shutdown), None), Outcome::Release);

@@ -1,59 +1,59 @@
-//! An attempt that is over: the settlement that the broker gets for its lease, made to fit into a message.
+//! A job that needs this worker no longer: the settlement for its lease, cut to what a message can carry.
 
 use std::time::Duration;
 
 use bananas_proto::v1::{Failure, NackAction, SettleAck, SettleNack, Settlement, settlement};
 
-use crate::{
-    job::lease::{Lease, LeaseId},
-    job::outcome::{Outcome, failure},
+use super::{
+    lease::{Lease, LeaseId},
+    outcome::{Outcome, failure},
 };
 
-/// A larger result could not travel: a gRPC message is at most 4 MiB.
+/// The largest result. With its envelope it stays below the 4 MiB of a gRPC message.
 const MAX_RESULT_BYTES: usize = 7 << 19;
 const MAX_TYPE_BYTES: usize = 128;
 const MAX_MESSAGE_BYTES: usize = 4_096;
 const MAX_STACK_BYTES: usize = 16_384;
 
-/// How a job ended, as the counters tell it apart.
+/// How an attempt ends, as the counters have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// Done.
     Completed,
-    /// An attempt was used up, or the job is dead.
+    /// An attempt is used up, or the job is dead.
     Failed,
-    /// Neither: given back, put off or discarded.
+    /// Neither: released, snoozed or discarded.
     Returned,
 }
 
-/// A settlement and the lease it answers for.
+/// A settlement and its lease.
 #[derive(Debug, Clone)]
 pub(crate) struct Finished {
     pub(crate) lease: LeaseId,
     pub(crate) settlement: Settlement,
-    /// How long the handler ran; none if it was never started.
-    pub(crate) ran: Option<Duration>,
+    /// How long the handler ran. None: it was not started.
+    pub(crate) ran_for: Option<Duration>,
 }
 
 impl Finished {
     /// The settlement of this outcome.
-    pub(crate) fn new(lease: &Lease, outcome: Outcome, ran: Option<Duration>) -> Self {
+    pub(crate) fn new(lease: &Lease, outcome: Outcome, ran_for: Option<Duration>) -> Self {
         Self {
             lease: lease.id,
             settlement: Settlement {
                 lease_token: lease.token().clone(),
                 outcome: Some(settlement_of(fitting(outcome))),
             },
-            ran,
+            ran_for,
         }
     }
 
-    /// Back to the head of the queue, as if it had never been here.
+    /// Puts the job back to the head of its lane. It counts no attempt.
     pub(crate) fn release(lease: &Lease) -> Self {
         Self::new(lease, Outcome::Release, None)
     }
 
-    /// How the job ends if the broker takes this.
+    /// How the attempt ends if the broker applies the settlement.
     pub(crate) fn end(&self) -> End {
         match &self.settlement.outcome {
             Some(settlement::Outcome::Nack(nack)) => match nack.action() {
@@ -65,6 +65,7 @@ impl Finished {
     }
 }
 
+/// The outcome with texts cut to their bounds. A result that is too large becomes a failure.
 fn fitting(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Ack(Some(result)) if result.data.len() > MAX_RESULT_BYTES => {
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn result_that_cannot_travel_is_a_failure() {
+    fn result_that_is_too_large_is_a_failure() {
         let outcome = fitting(Outcome::ack_with(vec![0; MAX_RESULT_BYTES + 1], ""));
         assert!(matches!(outcome, Outcome::DeadLetter(failure) if failure.r#type == "ResultTooLarge"));
     }

@@ -1,12 +1,13 @@
-//! One job in this worker's hands: what the broker sent, whether it was taken back, and the progress that is still to be reported.
+//! A job that this worker holds: the job, whether it was cancelled, and the progress that is not reported yet.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use bananas_proto::v1::{LeasedJob, Progress};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -14,94 +15,108 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CancelReason {
-    /// Somebody asked for it with CancelJob. Finishing is allowed; returning an error discards the job.
+    /// A client requested it with CancelJob, for this reason. The handler may finish; if it returns an error, the job
+    /// is discarded.
     Requested(String),
-    /// The broker took the lease away (EXPIRED, TIMED_OUT, CANCELLED). Nothing that the handler returns will count.
+    /// The broker ended the lease (EXPIRED, TIMED_OUT, CANCELLED). What the handler returns does not count.
     LeaseLost(String),
-    /// No sign of life from a broker for so long that the lease may have run out. Nothing that the handler returns will count.
+    /// The worker heard no broker for so long that the lease may have ended. What the handler returns does not count.
     LeaseExpired,
     /// The attempt took longer than its timeout.
     Timeout,
-    /// The worker stops and its grace is over. An unfinished job is given back.
+    /// The worker stops and its grace is over. If the job does not finish, the worker releases it.
     Shutdown,
 }
 
-/// Names a lease inside this process. Cheaper to hash and copy than its token.
+/// Names a lease inside this process. Cheaper to hash and copy than the lease token.
 pub(crate) type LeaseId = u64;
 
 /// A job that this worker holds. Shared by the session, the slot that runs it and the handler's context.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) id: LeaseId,
-    /// Without its payload: that goes to the handler by value.
+    /// Without its payload, which goes to the handler by value.
     pub(crate) job: LeasedJob,
-    /// When the frame with the job arrived: the job's clocks run from here.
+    /// When the job arrived. Its timeouts count from here.
     pub(crate) arrived: Instant,
-    /// The longest that the attempt may take, counted from `arrived`.
+    /// The most time the attempt may take, counted from `arrived`.
     pub(crate) attempt_timeout: Duration,
     cancelled: CancellationToken,
-    reason: OnceLock<(CancelReason, Duration)>,
+    cancellation: OnceLock<Cancellation>,
     progress: Mutex<Reported>,
+}
+
+#[derive(Debug)]
+struct Cancellation {
+    reason: CancelReason,
+    grace: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Reported {
+    /// Not sent yet.
     waiting: Option<Progress>,
+    /// What the job last reported, without the checkpoint.
     last: Progress,
 }
 
-/// A job to run.
+/// A job that has arrived and can run.
 #[derive(Debug)]
 pub(crate) struct Delivered {
     pub(crate) lease: Arc<Lease>,
     pub(crate) payload: Bytes,
 }
 
-impl Lease {
-    /// `timeout` is that of a job that brings none along.
-    pub(crate) fn new(id: LeaseId, mut job: LeasedJob, timeout: Duration, arrived: Instant) -> (Self, Bytes) {
+impl Delivered {
+    /// `default_timeout` is for a job without an attempt timeout.
+    pub(crate) fn new(id: LeaseId, mut job: LeasedJob, default_timeout: Duration, arrived: Instant) -> Self {
         let payload = std::mem::take(&mut job.payload);
-        let own = job.attempt_timeout.and_then(|own| Duration::try_from(own).ok());
-        let lease = Self {
+        let timeout = job.attempt_timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+        let lease = Arc::new(Lease {
             id,
             job,
             arrived,
-            attempt_timeout: own.unwrap_or(timeout),
+            attempt_timeout: timeout.unwrap_or(default_timeout),
             cancelled: CancellationToken::new(),
-            reason: OnceLock::new(),
+            cancellation: OnceLock::new(),
             progress: Mutex::default(),
-        };
-        (lease, payload)
+        });
+        Self { lease, payload }
     }
+}
 
+impl Lease {
     pub(crate) const fn token(&self) -> &Bytes {
         &self.job.lease_token
     }
 
-    /// The first reason stays. Whether an answer still counts is not decided here but by the session, which forgets lost leases.
+    /// Asks the handler to stop within `grace`. The first reason stays. The session, not this, decides whether the
+    /// result of the handler still counts: it forgets lost leases.
     pub(crate) fn cancel(&self, reason: CancelReason, grace: Duration) {
-        let _ = self.reason.set((reason, grace));
+        let _ = self.cancellation.set(Cancellation { reason, grace });
         self.cancelled.cancel();
     }
 
     pub(crate) fn cancel_reason(&self) -> Option<&CancelReason> {
-        self.reason.get().map(|(reason, _)| reason)
+        self.cancellation.get().map(|cancellation| &cancellation.reason)
     }
 
-    /// How long the handler may take to stop by itself.
+    /// How long the handler may take to stop on its own.
     pub(crate) fn cancel_grace(&self) -> Duration {
-        self.reason.get().map_or(Duration::ZERO, |(_, grace)| *grace)
+        self.cancellation
+            .get()
+            .map_or(Duration::ZERO, |cancellation| cancellation.grace)
     }
 
     pub(crate) const fn cancellation(&self) -> &CancellationToken {
         &self.cancelled
     }
 
-    /// Notes progress for the next extend frame; later reports replace earlier ones. True if nothing was waiting before.
+    /// Stores progress for the next `extend` frame; it replaces earlier progress. True if none was waiting before.
     pub(crate) fn report(&self, change: impl FnOnce(&mut Progress)) -> bool {
-        let mut reported = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.progress.lock();
         let first = reported.waiting.is_none();
-        // An empty checkpoint keeps the one before, at the broker too; so only a new one travels.
+        // An empty checkpoint keeps the one before, also in the broker: a checkpoint is sent once.
         let mut progress = reported.waiting.take().unwrap_or_else(|| reported.last.clone());
         change(&mut progress);
         reported.last = Progress {
@@ -113,17 +128,12 @@ impl Lease {
     }
 
     pub(crate) fn take_progress(&self) -> Option<Progress> {
-        self.progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .waiting
-            .take()
+        self.progress.lock().waiting.take()
     }
 
-    /// Gives back progress that did not reach the broker, unless there is newer.
+    /// Puts back progress that did not reach the broker, unless there is newer progress.
     pub(crate) fn restore_progress(&self, lost: Progress) {
-        let mut reported = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut reported.waiting {
+        match &mut self.progress.lock().waiting {
             Some(newer) if newer.checkpoint.is_empty() => newer.checkpoint = lost.checkpoint,
             Some(_) => {}
             none => *none = Some(lost),
@@ -135,8 +145,8 @@ impl Lease {
 mod tests {
     use super::*;
 
-    fn lease() -> Lease {
-        Lease::new(1, LeasedJob::default(), Duration::ZERO, Instant::now()).0
+    fn lease() -> Arc<Lease> {
+        Delivered::new(1, LeasedJob::default(), Duration::ZERO, Instant::now()).lease
     }
 
     #[test]
@@ -150,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_travels_once() {
+    fn checkpoint_is_sent_once() {
         let lease = lease();
         lease.report(|p| p.checkpoint = Bytes::from_static(b"half"));
         lease.take_progress();

@@ -1,30 +1,31 @@
-//! What a handler says about a job when it is done with it.
+//! What a handler returns for a job, and what turns into it.
 
 use std::{fmt::Display, time::Duration};
 
 use bananas_proto::v1::{Failure, JobResult};
 use bytes::Bytes;
 
-/// The answer to one job. Handlers mostly return `Ok(())`, `Ok(result)` or an error; this is for everything beyond that.
+/// What happens to a job after its handler. Handlers mostly return `Ok(())`, `Ok(result)` or an error; an `Outcome` can
+/// say everything else.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Done. The result, if there is one, is kept for the job's retention.
+    /// Done. The broker keeps the result, if there is one, for the job's retention.
     Ack(Option<JobResult>),
-    /// Failed. Counts an attempt; tried again after `delay`, or after the backoff of the job's policy.
+    /// Failed. Counts an attempt. The job runs again after `delay`, or after the backoff of its policy.
     Retry {
         /// Why.
         failure: Failure,
         /// At most 365 days.
         delay: Option<Duration>,
     },
-    /// Later, for example because a dependency is not there yet. Counts nothing. At most 365 days.
+    /// Run again after this delay, for example because a dependency is missing. Counts no attempt. At most 365 days.
     Snooze(Duration),
-    /// Given back unstarted: to the head of the queue, counts nothing.
+    /// Back to the head of its lane. Counts no attempt.
     Release,
-    /// Not worth another attempt: to the dead letters at once.
+    /// No further attempt: the job is a dead letter at once.
     DeadLetter(Failure),
-    /// Not wanted any more: the job ends as CANCELLED.
+    /// No longer wanted: the job is CANCELLED.
     Discard(Option<Failure>),
 }
 
@@ -34,7 +35,7 @@ impl Outcome {
         Self::Ack(None)
     }
 
-    /// Done, with these bytes as the result. Results above the broker's payload limit (1 MiB by default) are refused.
+    /// Done, with these bytes as the result. The broker refuses results above its payload limit (1 MiB by default).
     pub fn ack_with(data: impl Into<Bytes>, content_type: impl Into<String>) -> Self {
         Self::Ack(Some(JobResult {
             data: data.into(),
@@ -42,20 +43,21 @@ impl Outcome {
         }))
     }
 
-    /// Later, without counting an attempt.
+    /// Run again after `delay`, without counting an attempt.
     pub const fn snooze(delay: Duration) -> Self {
         Self::Snooze(delay)
     }
 
-    /// Not wanted any more; `reason` is kept with the job.
+    /// No longer wanted. The broker keeps `reason` with the job.
     pub fn discard(reason: impl Display) -> Self {
         Self::Discard(Some(failure("Discarded", reason.to_string())))
     }
 }
 
-/// A failed attempt. Anything that implements [`std::error::Error`] turns into one with `?` and is tried again by the job's policy.
+/// A failed attempt. The operator `?` turns anything that implements [`std::error::Error`] into one that is retried by
+/// the job's policy.
 ///
-/// It is no [`std::error::Error`] itself, so that this conversion can exist (as with `anyhow::Error`).
+/// It does not implement [`std::error::Error`] itself, so that this conversion can exist (as with `anyhow::Error`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct HandlerError {
     failure: Failure,
@@ -64,7 +66,8 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// Try again by the job's policy. `kind` is for machines (`non_retryable_types` of the job matches it), `message` for people.
+    /// Retry by the job's policy. `kind` is for machines (the job's `non_retryable_types` match it), `message` for
+    /// people.
     pub fn retry(kind: impl Into<String>, message: impl Display) -> Self {
         Self {
             failure: failure(kind, message.to_string()),
@@ -73,7 +76,7 @@ impl HandlerError {
         }
     }
 
-    /// Give up: to the dead letters at once.
+    /// No further attempt: the job is a dead letter at once.
     pub fn dead_letter(kind: impl Into<String>, message: impl Display) -> Self {
         Self {
             failure: failure(kind, message.to_string()),
@@ -82,14 +85,14 @@ impl HandlerError {
         }
     }
 
-    /// Try again after this long instead of the policy's backoff. At most 365 days.
+    /// Retry after this delay instead of the policy's backoff. At most 365 days.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// Keep this stack with the failure. The broker cuts it at 16 KiB.
+    /// Keep this stack with the failure, cut at 16 KiB.
     #[must_use]
     pub fn with_stack(mut self, stack: impl Into<String>) -> Self {
         self.failure.stack = stack.into();
@@ -105,13 +108,14 @@ impl<E: std::error::Error> From<E> for HandlerError {
 
 /// What a handler may return on success.
 pub trait IntoOutcome {
-    /// The answer it stands for.
+    /// The outcome that the value stands for.
     fn into_outcome(self) -> Outcome;
 }
 
-/// What a handler may return as an error: [`HandlerError`], and anything that can be shown (a `String`, an `anyhow::Error`, any error type).
+/// What a handler may return as an error: [`HandlerError`], and anything that implements [`Display`] (a `String`, an
+/// `anyhow::Error`, any error type).
 pub trait IntoFailure {
-    /// The answer it stands for.
+    /// The outcome that the error stands for.
     fn into_outcome(self) -> Outcome;
 }
 
@@ -130,7 +134,7 @@ impl IntoFailure for HandlerError {
 
 impl<E: Display> IntoFailure for E {
     fn into_outcome(self) -> Outcome {
-        // The alternate form makes anyhow show the chain of causes; other errors do not care.
+        // With the alternate form, anyhow shows the chain of causes; other errors ignore it.
         Outcome::Retry {
             failure: failure(short_type_name::<E>(), format!("{self:#}")),
             delay: None,
@@ -210,7 +214,7 @@ pub(crate) fn failure(kind: impl Into<String>, message: impl Into<String>) -> Fa
     }
 }
 
-/// `reqwest::error::Error` is "Error": the last part of the path is what people match on.
+/// The last part of the type's path: `reqwest::error::Error` is "Error".
 fn short_type_name<T>() -> &'static str {
     let full = std::any::type_name::<T>();
     let path = full.split('<').next().unwrap_or(full);
@@ -225,7 +229,7 @@ fn error_chain(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let inner_text = inner.to_string();
-        // Many errors repeat their cause in their own text.
+        // Many errors already repeat their cause in their own text.
         if !text.ends_with(&inner_text) {
             text.push_str(": ");
             text.push_str(&inner_text);

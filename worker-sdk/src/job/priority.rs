@@ -1,6 +1,6 @@
-//! The names of priorities: three bands of three levels.
+//! The names of priorities: three bands of three levels each.
 
-/// 1 to 9 by name, as environment variables, labels and log lines have it.
+/// A band of priorities, as environment variables, metric labels and log lines name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Band {
     /// 1 to 3.

@@ -14,9 +14,12 @@ use axum::{
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
-use crate::{error::Error, observe::metrics::exposition, observe::stats::Stats};
+use crate::{
+    error::Error,
+    observe::{metrics::exposition, stats::Stats},
+};
 
-/// Opens the port. The future serves until it is dropped.
+/// Opens the port. The returned future serves it until it is dropped.
 pub(crate) async fn serve(
     address: SocketAddr,
     registry: Arc<Registry>,
@@ -52,7 +55,8 @@ fn metrics(registry: &Registry) -> Response {
     }
 }
 
-/// Ready: takes jobs. Alive is another question, and a restart would not help a worker without a broker.
+/// Ready means that the worker leases jobs. `/livez` does not ask for that: a restart would not help a worker without a
+/// broker.
 fn readiness(stats: &Stats) -> (StatusCode, &'static str) {
     if stats.draining.load(Relaxed) {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")

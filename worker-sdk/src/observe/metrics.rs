@@ -1,6 +1,10 @@
-//! The worker's metrics for Prometheus. Their names stand here and nowhere else.
+//! The worker's metrics for Prometheus. The only file with their names.
 
-use std::{collections::HashMap, fmt, sync::Arc, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -11,13 +15,17 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{job::finished::End, job::priority::Band, observe::settled::Settled, observe::stats::Stats};
+use crate::{
+    job::{finished::End, priority::Band},
+    observe::{settled::Settled, stats::Stats},
+};
 
-/// From a cache lookup to a report.
+/// From 1 ms to 10 min.
 const DURATION_BUCKETS_S: [f64; 14] = [
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0,
 ];
-/// Pairs of job type and routing key that get series of their own; a catch-all worker may see any number of them.
+/// The most combinations of job type, routing key and band that get their own series. A worker that handles any job
+/// type may see any number of them.
 const MAX_SERIES: usize = 500;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,8 +35,8 @@ struct JobLabels {
     priority: &'static str,
 }
 
-/// Counts settled attempts. Lives in the main loop, so looking up a series needs no lock.
-pub(crate) struct Meter {
+/// Counts settled attempts. Only the engine uses it, so a lookup of a series needs no lock.
+pub(crate) struct Metrics {
     registry: Arc<Registry>,
     completed: Family<JobLabels, Counter>,
     failed: Family<JobLabels, Counter>,
@@ -44,7 +52,7 @@ struct Series {
     duration: Histogram,
 }
 
-impl Meter {
+impl Metrics {
     pub(crate) fn new(stats: Arc<Stats>) -> Self {
         let completed = Family::default();
         let failed = Family::default();
@@ -76,13 +84,13 @@ impl Meter {
         }
     }
 
-    /// What the metrics port shows.
+    /// What the metrics port serves.
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.registry.clone()
     }
 
     pub(crate) fn record(&mut self, settled: &Settled) {
-        let end = settled.answer.end();
+        let end = settled.finished.end();
         if end == End::Returned {
             return;
         }
@@ -128,7 +136,7 @@ impl Meter {
     }
 }
 
-/// The exposition of a registry.
+/// The metrics of a registry in the format of `/metrics`.
 pub(crate) fn exposition(registry: &Registry) -> Result<String, fmt::Error> {
     let mut body = String::new();
     text::encode(&mut body, registry)?;
@@ -163,12 +171,12 @@ impl Collector for Gauges {
         let counters = [
             (
                 "bananas_worker_jobs_returned",
-                "Jobs given back, snoozed or discarded",
+                "Jobs released, snoozed or discarded",
                 &stats.returned,
             ),
             (
                 "bananas_worker_leases_lost",
-                "Jobs whose lease was over before their answer counted",
+                "Jobs whose lease was over before they were settled",
                 &stats.lost,
             ),
             (
@@ -191,11 +199,11 @@ mod tests {
 
     #[test]
     fn exposition_has_the_documented_names() {
-        let mut meter = Meter::new(Arc::new(Stats::new(4)));
-        let series = meter.series("mail", "default", Band::High);
+        let mut metrics = Metrics::new(Arc::new(Stats::new(4)));
+        let series = metrics.series("mail", "default", Band::High);
         series.completed.inc();
         series.duration.observe(0.002);
-        let body = exposition(&meter.registry()).unwrap();
+        let body = exposition(&metrics.registry()).unwrap();
         for line in [
             "bananas_worker_jobs_completed_total{job_type=\"mail\",routing_key=\"default\",priority=\"high\"} 1",
             "bananas_worker_job_duration_seconds_count{job_type=\"mail\",routing_key=\"default\",priority=\"high\"} 1",
@@ -211,9 +219,9 @@ mod tests {
     #[test]
     fn the_page_in_docs_has_every_metric() {
         let page = include_str!("../../../docs/worker.md");
-        let mut meter = Meter::new(Arc::new(Stats::new(1)));
-        meter.series("mail", "default", Band::High);
-        let body = exposition(&meter.registry()).unwrap();
+        let mut metrics = Metrics::new(Arc::new(Stats::new(1)));
+        metrics.series("mail", "default", Band::High);
+        let body = exposition(&metrics.registry()).unwrap();
         let types = body.lines().filter_map(|line| line.strip_prefix("# TYPE "));
         for (name, kind) in types.filter_map(|line| line.split_once(' ')) {
             let suffix = if kind == "counter" { "_total" } else { "" };
@@ -224,14 +232,14 @@ mod tests {
 
     #[test]
     fn number_of_series_is_bounded() {
-        let mut meter = Meter::new(Arc::new(Stats::new(1)));
+        let mut metrics = Metrics::new(Arc::new(Stats::new(1)));
         for i in 0..MAX_SERIES + 50 {
-            meter
+            metrics
                 .series(&format!("type-{i}"), "default", Band::Normal)
                 .completed
                 .inc();
         }
-        let body = exposition(&meter.registry()).unwrap();
+        let body = exposition(&metrics.registry()).unwrap();
         assert!(body.contains(
             "bananas_worker_jobs_completed_total{job_type=\"_other\",routing_key=\"_other\",priority=\"normal\"} 50"
         ));

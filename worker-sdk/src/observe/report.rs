@@ -1,4 +1,4 @@
-//! The "System metrics" log line: what the worker did since the last one.
+//! The "System metrics" log line: what the worker has done since the line before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use tokio::time::interval;
 
 use crate::observe::stats::Stats;
 
-/// Writes one line every `every`, until it is dropped.
+/// Writes a line at this interval, until it is dropped.
 pub(crate) async fn run(stats: Arc<Stats>, worker_id: String, every: Duration) {
     let mut ticks = interval(every);
     ticks.tick().await;

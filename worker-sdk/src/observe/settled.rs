@@ -1,30 +1,30 @@
-//! An answer that the broker has taken: what the log, the counters and the metrics say about it. Nothing is said before: a job whose lease
-//! was over when its answer arrived is neither completed nor failed.
+//! A job whose settlement the broker has applied, and its log line. Nothing is logged or counted before: a job whose
+//! lease was over when its settlement arrived is neither completed nor failed.
 
 use std::{sync::Arc, time::Duration};
 
 use bananas_proto::v1::{Failure, JobState, NackAction, settlement};
 
-use crate::{job::finished::Finished, job::lease::Lease, job::priority::Band};
+use crate::job::{finished::Finished, lease::Lease, priority::Band};
 
 /// See the top of the file.
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) lease: Arc<Lease>,
-    pub(crate) answer: Finished,
-    /// Where a job that was not done is now. Unspecified: the broker did not say.
+    pub(crate) finished: Finished,
+    /// The state of a job that was not done. Unspecified: the broker did not report it.
     pub(crate) state: JobState,
 }
 
 impl Settled {
     /// How long the handler ran.
     pub(crate) fn duration(&self) -> Duration {
-        self.answer.ran.unwrap_or_default()
+        self.finished.ran_for.unwrap_or_default()
     }
 
-    /// One line about a job that a handler ran for.
+    /// Writes one line, if a handler ran.
     pub(crate) fn log(&self, worker_id: &str) {
-        if self.answer.ran.is_none() {
+        if self.finished.ran_for.is_none() {
             return;
         }
         let job = &self.lease.job;
@@ -44,7 +44,7 @@ impl Settled {
                 )
             };
         }
-        let Some(settlement::Outcome::Nack(nack)) = &self.answer.settlement.outcome else {
+        let Some(settlement::Outcome::Nack(nack)) = &self.finished.settlement.outcome else {
             return event!(info, "Job completed");
         };
         let none = Failure::default();
@@ -69,7 +69,7 @@ impl Settled {
         }
     }
 
-    /// Whether a failed job is not tried again. Repeated answers come back without the state; then this worker knows the last attempt.
+    /// Whether the failed job is dead. The result of a repeated settlement has no state; then the last attempt decides.
     fn is_dead(&self) -> bool {
         match self.state {
             JobState::Unspecified => self.lease.job.attempt >= self.lease.job.max_attempts,
@@ -84,6 +84,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::job::lease::Delivered;
 
     #[test]
     fn a_failed_job_is_dead_if_the_broker_says_so_or_it_was_the_last_attempt() {
@@ -93,13 +94,13 @@ mod tests {
                 max_attempts: 3,
                 ..LeasedJob::default()
             };
-            let answer = Finished {
+            let finished = Finished {
                 lease: 1,
                 settlement: bananas_proto::v1::Settlement::default(),
-                ran: Some(Duration::ZERO),
+                ran_for: Some(Duration::ZERO),
             };
-            let lease = Arc::new(Lease::new(1, job, Duration::ZERO, Instant::now()).0);
-            Settled { lease, answer, state }.is_dead()
+            let lease = Delivered::new(1, job, Duration::ZERO, Instant::now()).lease;
+            Settled { lease, finished, state }.is_dead()
         };
         assert!(dead(JobState::Dead, 1) && !dead(JobState::Scheduled, 3));
         assert!(dead(JobState::Unspecified, 3) && !dead(JobState::Unspecified, 2));

@@ -1,25 +1,23 @@
-//! What the worker counts about itself: read by the "System metrics" log line and by the metrics port.
+//! The counters of a worker, for the "System metrics" log line and the metrics port.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// See the top of the file. Every number only rises, but for the gauges of slots and connection.
+/// See the top of the file. All but `connected`, `draining`, `running` and `busy` are counters that only rise.
 #[derive(Debug)]
 pub(crate) struct Stats {
     pub(crate) started: Instant,
     pub(crate) slots: u32,
     pub(crate) completed: AtomicU64,
     pub(crate) failed: AtomicU64,
-    /// Given back, snoozed or discarded: neither done nor failed.
+    /// Attempts that were released, snoozed or discarded: neither completed nor failed.
     pub(crate) returned: AtomicU64,
-    /// Answers that came too late, and jobs whose lease was over while they ran.
+    /// Jobs whose lease was over while they ran, or before their settlement arrived.
     pub(crate) lost: AtomicU64,
     pub(crate) reconnects: AtomicU64,
     pub(crate) duration_us: AtomicU64,
@@ -29,6 +27,7 @@ pub(crate) struct Stats {
     busy: Mutex<Busy>,
 }
 
+/// The slot time that was used up to `since`.
 #[derive(Debug)]
 struct Busy {
     since: Instant,
@@ -57,10 +56,10 @@ impl Stats {
         }
     }
 
-    /// The number of slots at work changed. Called when a slot starts or stops, not for every job.
-    pub(crate) fn running_is(&self, running: u32) {
+    /// Sets the number of busy slots. Called when a slot starts or stops, not for every job.
+    pub(crate) fn set_running(&self, running: u32) {
         let now = Instant::now();
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.busy.lock();
         let spent = (now - busy.since) * self.running.swap(running, Relaxed);
         busy.total += spent;
         busy.since = now;
@@ -72,7 +71,7 @@ impl Stats {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = self.busy.lock();
         Snapshot {
             at: now,
             completed: self.completed.load(Relaxed),
@@ -136,9 +135,9 @@ mod tests {
     async fn interval_has_rates_and_utilization_of_its_own_time() {
         let stats = Stats::new(4);
         let before = stats.snapshot();
-        stats.running_is(2);
+        stats.set_running(2);
         tokio::time::advance(Duration::from_secs(10)).await;
-        stats.running_is(0);
+        stats.set_running(0);
         tokio::time::advance(Duration::from_secs(10)).await;
         stats.completed.fetch_add(3, Relaxed);
         stats.failed.fetch_add(1, Relaxed);

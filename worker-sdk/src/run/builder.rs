@@ -1,4 +1,4 @@
-//! Puts a worker together, and refuses one that could not work.
+//! Builds a worker, and checks its settings.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,26 +9,29 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 
 use crate::{
-    attempt::context::JobContext,
-    attempt::handler::{self, Handlers},
-    attempt::runner::SpanMaker,
+    attempt::{
+        context::JobContext,
+        handler::{self, Handlers},
+        runner::MakeSpan,
+    },
     config::{Mode, WorkerConfig},
     error::Error,
     job::outcome::IntoOutcome,
-    run::stream::{ChannelSource, Dialer},
-    run::worker::{Parts, Worker},
-    session::Terms,
-    session::window::Window,
+    run::{
+        stream::{ChannelSource, Dialer},
+        worker::{Worker, WorkerParts},
+    },
+    session::{WorkerOptions, window::Window},
 };
 
-/// Bounds of the wire that are checked here, so that the error names the setting.
+/// Bounds of the API that are checked here, so that the error names the setting.
 const MAX_ROUTING_KEYS: usize = 64;
 const MAX_JOB_TYPES: usize = 64;
 const MAX_NAME_BYTES: usize = 64;
-/// Leaves room for what makes a worker's id unique.
+/// Leaves space for the random part of the worker's id.
 const MAX_WORKER_NAME_BYTES: usize = 50;
 
-/// See [`Worker::builder`].
+/// The settings and handlers of a worker: see [`Worker::builder`].
 #[must_use = "a builder does nothing until it is built and run"]
 pub struct WorkerBuilder {
     config: WorkerConfig,
@@ -42,11 +45,12 @@ pub struct WorkerBuilder {
     lease_duration: Duration,
     shutdown_grace: Duration,
     cancel_grace: Duration,
-    patience: Duration,
+    max_wait: Duration,
     report_every: Duration,
     handlers: Handlers,
-    spans: Option<SpanMaker>,
-    twice: Option<String>,
+    spans: Option<MakeSpan>,
+    /// A job type that was given two handlers.
+    duplicate: Option<String>,
 }
 
 impl fmt::Debug for WorkerBuilder {
@@ -59,18 +63,18 @@ impl fmt::Debug for WorkerBuilder {
 }
 
 impl Worker {
-    /// A worker of defaults: the queue `default` of a broker on this machine, 10 jobs at once. It needs a handler.
+    /// A worker with defaults: the queue `default` of a broker on this machine, 10 jobs at once. It needs a handler.
     pub fn builder() -> WorkerBuilder {
         WorkerBuilder::new(WorkerConfig::default())
     }
 
-    /// A worker as its environment says; [`WorkerConfig`] lists the variables. It needs handlers. What is set on the builder afterwards
-    /// overrides the environment.
+    /// A worker with the settings of its environment; [`WorkerConfig`] lists the variables. It needs handlers. The
+    /// builder's methods override the environment.
     pub fn from_env() -> Result<WorkerBuilder, Error> {
         WorkerConfig::from_env(|name| std::env::var(name).ok()).map(WorkerBuilder::new)
     }
 
-    /// A worker of these settings. It needs handlers.
+    /// A worker with these settings. It needs handlers.
     pub fn from_config(config: WorkerConfig) -> WorkerBuilder {
         WorkerBuilder::new(config)
     }
@@ -94,132 +98,136 @@ impl WorkerBuilder {
             lease_duration: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(25),
             cancel_grace: Duration::from_secs(2),
-            patience: Duration::from_secs(2),
+            max_wait: Duration::from_secs(2),
             report_every: Duration::from_secs(30),
             handlers: Handlers::default(),
             spans: None,
-            twice: None,
+            duplicate: None,
         }
     }
 
-    /// Where the brokers are, separated by commas. Default `http://127.0.0.1:8080`.
+    /// The addresses of the brokers, separated by commas. Default `http://127.0.0.1:8080`.
     pub fn broker(mut self, addresses: impl Into<String>) -> Self {
         self.config.broker = addresses.into();
         self
     }
 
-    /// Settings of the connection. The defaults are right for most.
+    /// Settings of the connection. The defaults suit most workers.
     pub fn connection(mut self, settings: ConnectionSettings) -> Self {
         self.connection = settings;
         self
     }
 
-    /// Takes connections from here instead of from addresses: a new channel for every stream.
+    /// Makes a new channel for every stream, instead of connecting to addresses.
     pub fn channel_source(mut self, source: impl Fn() -> Channel + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
     }
 
-    /// What people call this worker; at most 50 of `[A-Za-z0-9_.:@-]`. Default: the host's name.
+    /// The name of the worker; at most 50 of `[A-Za-z0-9_.:@-]`. Default: the host's name.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.config.worker_id = Some(name.into());
         self
     }
 
-    /// The build that this worker runs, shown to operators. At most 64 bytes.
+    /// The build that this worker runs, for operators. At most 64 bytes.
     pub fn build_id(mut self, build_id: impl Into<String>) -> Self {
         self.build_id = build_id.into();
         self
     }
 
-    /// Anything else that operators should see. At most 8.
+    /// A label, for anything else that operators should see. At most 8.
     pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.labels.push((key.into(), value.into()));
         self
     }
 
-    /// The queues to take jobs from, in order of preference. 1 to 64. Default: `default`.
+    /// The queues to lease jobs from, in order of preference. 1 to 64. Default: `default`.
     pub fn routing_keys<K: Into<String>>(mut self, keys: impl IntoIterator<Item = K>) -> Self {
         self.config.routing_keys = keys.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Chooses among queues that have work at random, in proportion to these weights (1 to 1,000, one for each routing key), instead of
-    /// strictly in their order.
+    /// Chooses at random among queues with ready jobs, in proportion to these weights (1 to 1,000, one for each routing
+    /// key), instead of strictly in their order.
     pub fn weights(mut self, weights: impl IntoIterator<Item = u32>) -> Self {
         self.weights = Some(weights.into_iter().collect());
         self
     }
 
-    /// Takes only jobs of these priorities, 1 to 9. [`crate::Band::levels`] has the levels of a name. Default: all.
+    /// Leases only jobs of these priorities, 1 to 9. [`crate::Band::levels`] has the levels of a name. Default: all.
     pub fn priorities(mut self, levels: impl IntoIterator<Item = u32>) -> Self {
         self.config.priorities = levels.into_iter().collect();
         self
     }
 
-    /// Jobs at once, 1 to 10,000. Default 10.
+    /// The most jobs that run at once, 1 to 10,000. Default 10.
     pub const fn concurrency(mut self, jobs: u32) -> Self {
         self.config.concurrency = jobs;
         self
     }
 
-    /// Jobs that may wait here beyond those that run, so that no slot waits for the network. Default: as many as run. While jobs are
-    /// long, none wait here whatever this says.
+    /// The most jobs that wait here beside those that run, so that no slot waits for the network. Default: as many as
+    /// run. While jobs are long, none wait here, whatever this is.
     pub const fn prefetch(mut self, jobs: u32) -> Self {
         self.prefetch = Some(jobs);
         self
     }
 
-    /// Payload bytes held at once. Default 8 MiB, at most 64 MiB.
+    /// The most payload bytes held at once. Default 8 MiB, at most 64 MiB.
     pub const fn window_bytes(mut self, bytes: u64) -> Self {
         self.window_bytes = bytes;
         self
     }
 
-    /// How long the broker waits for a sign of life before others get this worker's jobs. 5 s to 12 h, default 30 s.
+    /// How long the worker may be silent before the broker ends its leases and other workers get its jobs. 5 s to 12 h,
+    /// default 30 s.
     pub const fn lease_duration(mut self, duration: Duration) -> Self {
         self.lease_duration = duration;
         self
     }
 
-    /// The longest that one attempt may take, if the job does not say less. Default: what the job says.
+    /// The most time one attempt may take, if the job's own timeout is not shorter. Default: only the job's timeout
+    /// counts.
     pub const fn job_timeout(mut self, timeout: Duration) -> Self {
         self.config.job_timeout = Some(timeout);
         self
     }
 
-    /// The same for one job type.
+    /// As [`WorkerBuilder::job_timeout`], for one job type.
     pub fn job_timeout_of(mut self, job_type: impl Into<String>, timeout: Duration) -> Self {
         self.config.job_timeouts.push((job_type.into(), timeout));
         self
     }
 
-    /// How long running jobs may go on after the worker was told to stop. What is not done by then is cancelled and given back. Default 25 s.
+    /// How long running jobs may go on after the worker was asked to stop. Then they are cancelled and released.
+    /// Default 25 s.
     pub const fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = grace;
         self
     }
 
-    /// How long a cancelled handler may take to stop before it is dropped, where the broker does not say. Default 2 s.
+    /// How long a cancelled handler may take to stop before it is dropped, unless the broker sets a grace. Default 2 s.
     pub const fn cancel_grace(mut self, grace: Duration) -> Self {
         self.cancel_grace = grace;
         self
     }
 
-    /// How long a job may wait here for a slot before it is handed back for others to take. Default 2 s.
+    /// How long a job may wait here for a slot before the worker releases it for other workers. Default 2 s.
     pub const fn prefetch_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.max_wait = patience;
         self
     }
 
-    /// Makes the span in which an attempt runs, instead of one with `job_id`, `job_type`, `routing_key` and `attempt`: for example to join the
-    /// trace of the producer, see [traces](crate#traces). If it has a field `otel.status_code`, a failure sets it to `ERROR`.
+    /// Makes the span of an attempt, instead of one with `job_id`, `job_type`, `routing_key` and `attempt`: for example
+    /// to join the trace of the producer, see [traces](crate#traces). If it has a field `otel.status_code`, a failure
+    /// sets it to `ERROR`.
     pub fn span(mut self, span: impl Fn(&JobContext) -> tracing::Span + Send + Sync + 'static) -> Self {
-        self.spans = Some(SpanMaker(Arc::new(span)));
+        self.spans = Some(MakeSpan(Arc::new(span)));
         self
     }
 
-    /// How often the "System metrics" line is logged. Default 30 s; zero: never.
+    /// How often the worker logs the "System metrics" line. Default 30 s; zero: never.
     pub const fn report_every(mut self, every: Duration) -> Self {
         self.report_every = every;
         self
@@ -232,8 +240,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Handles jobs of this type. The handler may return `()`, bytes or text as the result, an [`crate::Outcome`], or a `Result` of these
-    /// with any error that can be shown.
+    /// Handles jobs of this type. The handler may return `()`, bytes or text as the result, an [`crate::Outcome`], or a
+    /// `Result` of these with any error that implements `Display`.
     pub fn handler<F, Fut, R>(self, job_type: impl Into<String>, handler: F) -> Self
     where
         F: Fn(JobContext, Bytes) -> Fut + Send + Sync + 'static,
@@ -243,7 +251,7 @@ impl WorkerBuilder {
         self.add(job_type.into(), handler::bytes(handler))
     }
 
-    /// As [`WorkerBuilder::handler`], for payloads that are JSON. One that is not goes to the dead letters at once.
+    /// As [`WorkerBuilder::handler`], for JSON payloads. A job with another payload is a dead letter at once.
     pub fn json_handler<T, F, Fut, R>(self, job_type: impl Into<String>, handler: F) -> Self
     where
         T: DeserializeOwned + 'static,
@@ -254,7 +262,7 @@ impl WorkerBuilder {
         self.add(job_type.into(), handler::decoded(handler::json, handler))
     }
 
-    /// As [`WorkerBuilder::handler`], for payloads that are protobuf messages. One that is not goes to the dead letters at once.
+    /// As [`WorkerBuilder::handler`], for protobuf payloads. A job with another payload is a dead letter at once.
     pub fn prost_handler<T, F, Fut, R>(self, job_type: impl Into<String>, handler: F) -> Self
     where
         T: prost::Message + Default + 'static,
@@ -265,8 +273,8 @@ impl WorkerBuilder {
         self.add(job_type.into(), handler::decoded(handler::prost, handler))
     }
 
-    /// As [`WorkerBuilder::handler`], for work that blocks its thread. It runs on a thread of its own and cannot be stopped from outside:
-    /// long ones should ask [`JobContext::is_cancelled`] now and then.
+    /// As [`WorkerBuilder::handler`], for work that blocks its thread. It runs on its own thread and cannot be
+    /// interrupted: a long handler should check [`JobContext::is_cancelled`] now and then.
     pub fn blocking_handler<F, R>(self, job_type: impl Into<String>, handler: F) -> Self
     where
         F: Fn(JobContext, Bytes) -> R + Send + Sync + 'static,
@@ -275,7 +283,8 @@ impl WorkerBuilder {
         self.add(job_type.into(), handler::blocking(handler))
     }
 
-    /// Handles jobs of every type that has no handler of its own. Without it, only types with a handler are taken.
+    /// Handles jobs of every type without a handler of its own. Without it, the worker leases only types with a
+    /// handler.
     pub fn any_handler<F, Fut, R>(mut self, handler: F) -> Self
     where
         F: Fn(JobContext, Bytes) -> Fut + Send + Sync + 'static,
@@ -288,12 +297,12 @@ impl WorkerBuilder {
 
     fn add(mut self, job_type: String, handler: handler::Handler) -> Self {
         if self.handlers.insert(job_type.clone(), handler) {
-            self.twice = Some(job_type);
+            self.duplicate = Some(job_type);
         }
         self
     }
 
-    /// Checks everything that can be checked without a broker.
+    /// Builds the worker. Checks everything that can be checked without a broker.
     pub fn build(mut self) -> Result<Worker, Error> {
         let idle = self.config.mode == Mode::SchedulerOnly;
         let job_types = if idle { Vec::new() } else { self.job_types()? };
@@ -330,15 +339,15 @@ impl WorkerBuilder {
         }
         let concurrency = self.config.concurrency;
         let full = concurrency.saturating_add(self.prefetch.unwrap_or(concurrency));
-        Ok(Worker::new(Parts {
-            terms: Terms {
+        Ok(Worker::new(WorkerParts {
+            options: WorkerOptions {
                 worker,
                 selector,
                 window_bytes: self.window_bytes,
                 lease_duration: self.lease_duration,
                 cancel_grace: self.cancel_grace,
             },
-            window: Window::new(concurrency, full, self.patience),
+            window: Window::new(concurrency, full, self.max_wait),
             handlers: self.handlers,
             spans: self.spans,
             dialer,
@@ -350,10 +359,10 @@ impl WorkerBuilder {
         }))
     }
 
-    /// The types to ask for; empty for all. What nobody here handles is never asked for.
+    /// The job types to request; empty: all. Types without a handler here are never requested.
     fn job_types(&mut self) -> Result<Vec<String>, Error> {
-        if let Some(twice) = &self.twice {
-            return Err(Error::config("handler", format!("{twice:?} has two handlers")));
+        if let Some(duplicate) = &self.duplicate {
+            return Err(Error::config("handler", format!("{duplicate:?} has two handlers")));
         }
         let wanted = std::mem::take(&mut self.config.job_types);
         if !wanted.is_empty() {
@@ -373,11 +382,11 @@ impl WorkerBuilder {
         if types.is_empty() && !self.handlers.takes_any() {
             return Err(Error::config(
                 "handler",
-                "a worker without handlers would never take a job",
+                "a worker without handlers would never lease a job",
             ));
         }
         if types.len() > MAX_JOB_TYPES {
-            let problem = format!("{} job types; one worker can ask for {MAX_JOB_TYPES}", types.len());
+            let problem = format!("{} job types; the most is {MAX_JOB_TYPES}", types.len());
             return Err(Error::config("handler", problem));
         }
         types.iter().try_for_each(|job_type| check_name("job type", job_type))?;
@@ -388,7 +397,7 @@ impl WorkerBuilder {
         let routing_keys = self.config.routing_keys.clone();
         if !(1..=MAX_ROUTING_KEYS).contains(&routing_keys.len()) {
             let problem = format!(
-                "{} routing keys; it has to be 1 to {MAX_ROUTING_KEYS}",
+                "{} routing keys; it must be 1 to {MAX_ROUTING_KEYS}",
                 routing_keys.len()
             );
             return Err(Error::config("routing_keys", problem));
@@ -426,7 +435,7 @@ impl WorkerBuilder {
             let problem = format!("{name:?} is not 1 to {MAX_WORKER_NAME_BYTES} of [A-Za-z0-9_.:@-]");
             return Err(Error::config("WORKER_ID", problem));
         }
-        // Unique for each start: two processes of one name must not be taken for one.
+        // Unique for each start, so that two processes with one name are two workers.
         let worker_id = format!("{name}:{:012x}", fastrand::u64(..1 << 48));
         let info = WorkerInfo {
             worker_id: worker_id.clone(),

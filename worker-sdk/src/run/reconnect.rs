@@ -1,7 +1,8 @@
-//! When to try the next stream, and what the log says about it.
+//! When to open the next stream, and what the log says about it.
 //!
-//! The texts are those that operators search for: every failure says "connection error - retrying with backoff" and the first success after
-//! one says "connection recovered". They start with "Redis" where the broker itself said that it cannot reach Redis, with "Broker" otherwise.
+//! Operators search for these texts: every failure logs "connection error - retrying with backoff", the first success
+//! after failures "connection recovered". They start with "Redis" if the broker reported that it cannot reach Redis,
+//! otherwise with "Broker".
 
 use std::time::Duration;
 
@@ -10,30 +11,32 @@ use tokio::time::Instant;
 
 const FIRST: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(30);
-/// A stream that lived shorter than this did not prove that things are well again.
-const PROOF: Duration = Duration::from_secs(10);
-/// The first delay of a worker that moves, if the next stream cannot be opened at once; doubled up to [`FIRST`].
+/// A stream that lived at least this long ends the count of failures before it.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// The first delay of a worker that moves, if the next stream cannot be opened at once. It doubles up to [`FIRST`].
 const FIRST_MOVING: Duration = Duration::from_millis(50);
-/// Workers whose streams broke together do not come back in one instant.
+/// The most random delay of an immediate reconnect, so that workers whose streams broke together do not all return at
+/// once.
 const SPREAD: Duration = Duration::from_millis(50);
-/// Every so many failures in a row the log says so louder.
-const LOUDER_EVERY: u32 = 10;
+/// Every tenth failure in a row is also logged as an error.
+const PERSISTENT_EVERY: u32 = 10;
 
-/// Delays of 2, 4, 8, 16 and then 30 s, with up to a tenth added. A stream that broke after it had lived is tried again at once first. A worker that moves, or
-/// meets a broker that shuts down, waits 50, 100, 200 ms and so on up to 2 s.
+/// Delays of 2, 4, 8, 16 and then 30 s, with up to a tenth added. The first reconnect after a stable stream is
+/// immediate. A worker that moves, or meets a broker that shuts down, waits 50, 100, 200 ms and so on up to 2 s.
 #[derive(Debug, Default)]
 pub(crate) struct Reconnect {
     failures: u32,
-    /// Delays that were waited out in vain.
+    /// Full delays since the last stable stream.
     delays: u32,
     opened: Option<Instant>,
+    /// The last error was that the broker cannot reach Redis.
     redis: bool,
-    /// The broker announced its end: another is there, or will be in a moment. The next delay.
+    /// The next delay of a worker that moves: its broker drains, so that another one is there or will be soon.
     moving: Option<Duration>,
 }
 
 impl Reconnect {
-    /// A stream is open.
+    /// A stream has opened.
     pub(crate) fn opened(&mut self, now: Instant) {
         self.opened = Some(now);
         self.moving = None;
@@ -42,9 +45,9 @@ impl Reconnect {
         }
     }
 
-    /// The open stream broke. When to try again.
+    /// The open stream broke. Returns when to open the next one.
     pub(crate) fn broke(&mut self, error: &Error, now: Instant) -> Instant {
-        self.forget_if_proven(now);
+        self.forget_failures_if_stable(now);
         let at_once = self.failures == 0;
         self.failures += 1;
         let delay = if at_once {
@@ -52,13 +55,13 @@ impl Reconnect {
         } else {
             self.delay(error)
         };
-        self.say(error, delay);
+        self.log(error, delay);
         now + delay
     }
 
-    /// No stream could be opened. When to try again.
+    /// A stream could not be opened. Returns when to try again.
     pub(crate) fn failed(&mut self, error: &Error, now: Instant) -> Instant {
-        self.forget_if_proven(now);
+        self.forget_failures_if_stable(now);
         self.failures += 1;
         if error.reason() == Some(Reason::ShuttingDown) {
             self.moving.get_or_insert(FIRST_MOVING);
@@ -71,19 +74,19 @@ impl Reconnect {
             }
             None => self.delay(error),
         };
-        self.say(error, delay);
+        self.log(error, delay);
         now + delay
     }
 
-    /// A stream that has lived long enough ends the count of what went before it. It is asked once.
-    fn forget_if_proven(&mut self, now: Instant) {
-        if self.opened.take().is_some_and(|opened| now - opened >= PROOF) {
+    /// A stream that lived long enough ends the count of failures before it. Counts each stream once.
+    fn forget_failures_if_stable(&mut self, now: Instant) {
+        if self.opened.take().is_some_and(|opened| now - opened >= STABLE_AFTER) {
             (self.failures, self.delays) = (0, 0);
         }
     }
 
-    /// The broker announced the end of the stream: when to open the next.
-    pub(crate) fn moved(&mut self, now: Instant) -> Instant {
+    /// The broker announced the end of the stream. Returns when to open the next one.
+    pub(crate) fn draining(&mut self, now: Instant) -> Instant {
         self.moving = Some(FIRST_MOVING);
         now + SPREAD.mul_f64(fastrand::f64())
     }
@@ -96,11 +99,11 @@ impl Reconnect {
         delay + delay.mul_f64(fastrand::f64() / 10.0)
     }
 
-    fn say(&mut self, error: &Error, delay: Duration) {
+    fn log(&mut self, error: &Error, delay: Duration) {
         self.redis = error.reason() == Some(Reason::StoreUnavailable);
         let (subject, failures) = (self.subject(), self.failures);
         let retry_in_ms = delay.as_millis() as u64;
-        if failures.is_multiple_of(LOUDER_EVERY) {
+        if failures.is_multiple_of(PERSISTENT_EVERY) {
             tracing::error!(failures, retry_in_ms, %error, "Persistent {subject} connection errors");
         }
         tracing::warn!(failures, retry_in_ms, %error, "{subject} connection error - retrying with backoff");
@@ -130,9 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn who_moves_comes_again_soon() {
+    fn worker_that_moves_retries_soon() {
         let (mut reconnect, now) = (Reconnect::default(), Instant::now());
-        assert!(reconnect.moved(now) - now <= SPREAD);
+        assert!(reconnect.draining(now) - now <= SPREAD);
         for base_ms in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
             let delay = reconnect.failed(&error(), now) - now;
             let base = Duration::from_millis(base_ms);
@@ -151,10 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn stream_that_lived_is_tried_again_at_once_and_only_once() {
+    fn first_reconnect_after_a_stable_stream_is_immediate() {
         let (mut reconnect, now) = (Reconnect::default(), Instant::now());
         reconnect.opened(now);
-        let broke = now + PROOF;
+        let broke = now + STABLE_AFTER;
         assert!(reconnect.broke(&error(), broke) - broke <= SPREAD);
         let delay = reconnect.failed(&error(), broke) - broke;
         assert!(delay >= FIRST && delay < FIRST * 2, "{delay:?}");
@@ -163,19 +166,19 @@ mod tests {
     }
 
     #[test]
-    fn failures_before_a_stream_that_lived_do_not_count() {
+    fn failures_before_a_stable_stream_do_not_count() {
         let (mut reconnect, now) = (Reconnect::default(), Instant::now());
         for _ in 0..5 {
             reconnect.failed(&error(), now);
         }
         reconnect.opened(now);
-        // While the stream still lives, because the next one is opened before it ends.
-        let later = now + PROOF;
+        // The stream is still open: the next one is opened before it ends.
+        let later = now + STABLE_AFTER;
         assert!(reconnect.failed(&error(), later) - later < FIRST * 2);
     }
 
     #[test]
-    fn broker_that_says_when_is_not_asked_before() {
+    fn retry_after_of_the_broker_is_kept() {
         let mut reconnect = Reconnect::default();
         let details = tonic_types::ErrorDetails::with_retry_info(Some(Duration::from_secs(9)));
         let status =

@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT (ctrl-c), SIGHUP (a closed terminal) and SIGQUIT: the first asks to finish, the second ends at once.
+//! SIGTERM, SIGINT (ctrl-c), SIGHUP (a closed terminal) and SIGQUIT. The first drains the worker, the second ends it at
+//! once.
 
 use std::{future::pending, io};
 

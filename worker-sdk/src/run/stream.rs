@@ -1,4 +1,4 @@
-//! One open stream to a broker, and how to get one.
+//! One stream to a broker, and how to open one.
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
@@ -11,16 +11,16 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
-/// Frames between the worker's loop and the connection. Few, so that what finishes while they wait is combined instead of queued.
-const FRAMES_UNDER_WAY: usize = 4;
-/// For the connection, the first frame and its answer.
+/// Frames between the engine and the connection. Few, so that settlements that finish while they wait are combined.
+const FRAMES_IN_FLIGHT: usize = 4;
+/// The most time to connect, send the first frame and receive the broker's.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where connections come from, if not from addresses.
+/// Makes the channel of a stream, instead of addresses.
 pub(crate) type ChannelSource = Arc<dyn Fn() -> Channel + Send + Sync>;
 
-/// Opens streams. Every stream has a connection of its own: names are resolved anew, and the next address is tried first, so that a worker that
-/// moves does not come back to the broker that it leaves.
+/// Opens streams. Every stream has its own connection: names are resolved again and the next address is tried first, so
+/// that a worker that moves does not return to the broker it leaves.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     settings: ConnectionSettings,
@@ -35,14 +35,24 @@ impl fmt::Debug for Dialer {
     }
 }
 
-/// A stream whose `opened` has arrived.
+/// An open stream: the broker's `opened` frame has arrived.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct BrokerStream {
     pub(crate) number: u64,
-    /// None once this side is closed.
+    /// None: half-closed, the worker sends nothing more.
     pub(crate) frames: Option<mpsc::Sender<SubscribeRequest>>,
     inbound: Streaming<SubscribeResponse>,
 }
+
+/// A new stream and the broker's first frame.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) stream: BrokerStream,
+    pub(crate) opened: Opened,
+}
+
+/// A frame, the end of a stream (None), or its error.
+pub(crate) type Received = Result<Option<SubscribeResponse>, Status>;
 
 impl Dialer {
     pub(crate) fn new(settings: ConnectionSettings, addresses: &Addresses) -> Result<Self, Error> {
@@ -55,15 +65,15 @@ impl Dialer {
     }
 
     /// Opens stream `number`.
-    pub(crate) async fn dial(self, number: u64, open: Open) -> Result<(Link, Opened), Error> {
+    pub(crate) async fn dial(self, number: u64, open: Open) -> Result<Dialed, Error> {
         match timeout(OPEN_TIMEOUT, self.open(number, open)).await {
             Ok(result) => result,
-            Err(_) => Err(Status::unavailable("no answer to the opening of the stream in time").into()),
+            Err(_) => Err(Status::unavailable("the broker did not open the stream in time").into()),
         }
     }
 
-    async fn open(self, number: u64, open: Open) -> Result<(Link, Opened), Error> {
-        let (frames, outbound) = mpsc::channel(FRAMES_UNDER_WAY);
+    async fn open(self, number: u64, open: Open) -> Result<Dialed, Error> {
+        let (frames, outbound) = mpsc::channel(FRAMES_IN_FLIGHT);
         let first = SubscribeRequest {
             frame: Some(subscribe_request::Frame::Open(open)),
         };
@@ -73,23 +83,23 @@ impl Dialer {
         let mut client = self.settings.broker_service((self.source)());
         let mut inbound = client.subscribe(ReceiverStream::new(outbound)).await?.into_inner();
         match inbound.message().await?.and_then(|response| response.frame) {
-            Some(subscribe_response::Frame::Opened(opened)) => Ok((
-                Link {
+            Some(subscribe_response::Frame::Opened(opened)) => Ok(Dialed {
+                stream: BrokerStream {
                     number,
                     frames: Some(frames),
                     inbound,
                 },
                 opened,
-            )),
+            }),
             _ => Err(Status::unavailable("the stream ended before it was open").into()),
         }
     }
 }
 
-/// What arrives next, on a stream that may not be there.
-pub(crate) async fn receive(link: &mut Option<Link>) -> (u64, Result<Option<SubscribeResponse>, Status>) {
-    match link {
-        Some(link) => (link.number, link.inbound.message().await),
+/// What arrives next on a stream. Without a stream it waits forever.
+pub(crate) async fn receive(stream: &mut Option<BrokerStream>) -> (u64, Received) {
+    match stream {
+        Some(stream) => (stream.number, stream.inbound.message().await),
         None => pending().await,
     }
 }
@@ -99,7 +109,7 @@ pub(crate) async fn writable(frames: Option<&mpsc::Sender<SubscribeRequest>>) {
     match frames {
         Some(frames) => match frames.reserve().await {
             Ok(permit) => drop(permit),
-            // The connection is gone; the receiving side is about to notice.
+            // The stream has ended; `receive` is about to return its error.
             Err(_) => pending().await,
         },
         None => pending().await,

@@ -5,35 +5,40 @@ use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(feature = "metrics")]
+use crate::observe::{http, metrics::Metrics};
 use crate::{
-    attempt::handler::Handlers,
-    attempt::panics,
-    attempt::runner::{Bench, SpanMaker},
-    attempt::slots::Slots,
+    attempt::{
+        handler::Handlers,
+        panics,
+        runner::{AttemptRunner, MakeSpan},
+        slots::Slots,
+    },
     error::Error,
-    observe::report,
-    observe::stats::Stats,
-    run::engine::{Engine, Streams},
-    run::signals::Signals,
-    run::stream::Dialer,
-    session::window::Window,
-    session::{Session, Terms},
+    observe::{report, stats::Stats},
+    run::{
+        engine::{Engine, Streams},
+        signals::Signals,
+        stream::Dialer,
+    },
+    session::{Session, WorkerOptions, window::Window},
 };
 
-/// Takes jobs from a broker and runs handlers on them, until it is told to stop.
+/// Leases jobs from a broker and runs handlers on them until it is stopped.
 #[derive(Debug)]
 #[must_use = "a worker does nothing until it is run"]
-pub struct Worker(Parts);
+pub struct Worker(WorkerParts);
 
+/// What the builder makes a worker from.
 #[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) terms: Terms,
+pub(crate) struct WorkerParts {
+    pub(crate) options: WorkerOptions,
     pub(crate) window: Window,
     pub(crate) handlers: Handlers,
-    pub(crate) spans: Option<SpanMaker>,
+    pub(crate) spans: Option<MakeSpan>,
     pub(crate) dialer: Dialer,
     pub(crate) worker_id: String,
-    /// 0: takes nothing.
+    /// 0: the worker leases no jobs.
     pub(crate) concurrency: u32,
     pub(crate) shutdown_grace: Duration,
     pub(crate) report_every: Duration,
@@ -45,24 +50,24 @@ pub(crate) struct Parts {
 }
 
 impl Worker {
-    pub(crate) const fn new(parts: Parts) -> Self {
+    pub(crate) const fn new(parts: WorkerParts) -> Self {
         Self(parts)
     }
 
-    /// The id under which the broker shows this worker: its name and what makes this start unique.
+    /// The id of this worker in the broker: its name, and a random part for this start.
     pub fn id(&self) -> &str {
         &self.0.worker_id
     }
 
-    /// Runs until SIGTERM, SIGINT, SIGHUP or SIGQUIT. Then takes no more jobs, gives back those it has not started, lets the others finish within the
-    /// grace, and returns. A second signal ends it at once.
+    /// Runs until SIGTERM, SIGINT, SIGHUP or SIGQUIT. Then it leases no more jobs, releases those it has not started,
+    /// lets the others finish within the grace, and returns. A second signal ends it at once.
     ///
-    /// Broken connections are no reason to return: they are tried again for as long as it takes.
+    /// It does not return when a connection breaks: it reconnects for as long as it takes.
     pub async fn run(self) -> Result<(), Error> {
         let mut signals = Signals::install().map_err(Error::Signals)?;
         let (first, second) = (tokio::sync::Notify::new(), tokio::sync::Notify::new());
         let listen = async {
-            // Waited for first: what a disabled log line names is not evaluated.
+            // Not inside the log line: its arguments are not evaluated if its level is off.
             let signal = signals.next().await;
             tracing::info!(signal, "stopping");
             first.notify_one();
@@ -77,9 +82,10 @@ impl Worker {
         }
     }
 
-    /// Runs until `shutdown` is over, then ends as [`Worker::run`] does after its first signal. Signals are the caller's business.
+    /// Runs until `shutdown` completes, then ends as [`Worker::run`] does after the first signal. It does not handle
+    /// signals.
     ///
-    /// Dropping the future ends the worker at once: its jobs are cancelled, and come back when their leases end.
+    /// Dropping the future ends the worker at once: its jobs are cancelled, and are READY again when their leases end.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         self.run_with(shutdown, pending()).await
     }
@@ -93,16 +99,16 @@ impl Worker {
         let parts = self.0;
         let stats = Arc::new(Stats::new(parts.concurrency));
         #[cfg(feature = "metrics")]
-        let (meter, _port) = match parts.metrics_listen {
+        let (metrics, _port) = match parts.metrics_listen {
             Some(address) => {
-                let meter = crate::observe::metrics::Meter::new(stats.clone());
-                let port = crate::observe::http::serve(address, meter.registry(), stats.clone()).await?;
-                (Some(meter), Some(AbortOnDropHandle::new(tokio::spawn(port))))
+                let metrics = Metrics::new(stats.clone());
+                let port = http::serve(address, metrics.registry(), stats.clone()).await?;
+                (Some(metrics), Some(AbortOnDropHandle::new(tokio::spawn(port))))
             }
             None => (None, None),
         };
         if parts.concurrency == 0 {
-            tracing::info!("this worker takes no jobs; the brokers promote what is due");
+            tracing::info!("this worker leases no jobs; the brokers promote what is due");
             graceful.await;
             return Ok(());
         }
@@ -111,15 +117,15 @@ impl Worker {
             AbortOnDropHandle::new(tokio::spawn(report))
         });
         let (sender, events) = mpsc::unbounded_channel();
-        let bench = Bench {
+        let runner = AttemptRunner {
             handlers: parts.handlers,
             spans: parts.spans,
             events: sender,
         };
-        let cancel_grace = parts.terms.cancel_grace;
+        let cancel_grace = parts.options.cancel_grace;
         let engine = Engine {
-            slots: Slots::new(bench, parts.concurrency, parts.window.patience(), stats.clone()),
-            session: Session::new(parts.terms, parts.window, stats.clone(), Instant::now()),
+            slots: Slots::new(runner, parts.concurrency, parts.window.max_wait(), stats.clone()),
+            session: Session::new(parts.options, parts.window, stats.clone(), Instant::now()),
             worker_id: parts.worker_id,
             dialer: parts.dialer,
             events,
@@ -127,7 +133,7 @@ impl Worker {
             shutdown_grace: parts.shutdown_grace,
             cancel_grace,
             #[cfg(feature = "metrics")]
-            meter,
+            metrics,
             streams: Streams::default(),
         };
         engine.run(graceful, at_once).await

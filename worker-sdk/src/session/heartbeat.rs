@@ -1,19 +1,19 @@
-//! The signs of life on one stream: when to send a heartbeat, when the broker counts as gone, and how long leases can be trusted without it.
+//! Heartbeats of one stream: when to send one, when the broker counts as gone, and how long leases are safe without it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What the broker promised when it opened the stream.
+/// The heartbeat of one stream, in both directions.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pulse {
+pub(crate) struct Heartbeat {
     interval: Duration,
     last_sent: Instant,
     last_seen: Instant,
 }
 
-impl Pulse {
-    /// A stream that was opened just now. Intervals that make no sense (zero) become one second.
+impl Heartbeat {
+    /// For a stream that has just opened. The interval is at least 100 ms.
     pub(crate) fn new(interval: Duration, now: Instant) -> Self {
         Self {
             interval: interval.max(Duration::from_millis(100)),
@@ -30,44 +30,50 @@ impl Pulse {
         self.last_seen = now;
     }
 
-    /// When a heartbeat is due. A little early, so that "at least every interval" holds at the broker too.
-    pub(crate) fn beat_at(&self) -> Instant {
+    /// When to send a heartbeat: a little before the interval is over, so that the broker receives one in every
+    /// interval.
+    pub(crate) fn due_at(&self) -> Instant {
         self.last_sent + self.interval * 9 / 10
     }
 
-    /// From then on the stream counts as broken (HEARTBEAT_TIMEOUT).
+    /// When the stream counts as broken (HEARTBEAT_TIMEOUT) unless a frame arrives.
     pub(crate) fn dead_at(&self) -> Instant {
         self.last_seen + self.interval * 3
     }
 }
 
-/// Until when this worker may believe that it still holds its leases, without a sign of life from a broker.
+/// How long this worker may assume that it holds its leases while it hears no broker.
 ///
-/// The broker's term runs from when it last extended; the worker counts from the last frame that arrived on a live stream and stops a
-/// margin before the term is over, so that it has stopped before somebody else can start.
+/// The broker counts a lease's duration from its last renewal. The worker counts it from the last frame that arrived,
+/// and stops a margin before the end, so that its jobs have stopped before another worker can start them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Trust {
-    alive: Instant,
-    term: Duration,
+pub(crate) struct LeaseClock {
+    last_seen: Instant,
+    lease_duration: Duration,
 }
 
-impl Trust {
-    pub(crate) const fn new(term: Duration, now: Instant) -> Self {
-        Self { alive: now, term }
+impl LeaseClock {
+    pub(crate) const fn new(lease_duration: Duration, now: Instant) -> Self {
+        Self {
+            last_seen: now,
+            lease_duration,
+        }
     }
 
-    pub(crate) const fn renew(&mut self, now: Instant) {
-        self.alive = now;
+    /// A frame arrived.
+    pub(crate) const fn seen(&mut self, now: Instant) {
+        self.last_seen = now;
     }
 
-    /// How long the broker keeps each lease without a sign of life.
-    pub(crate) const fn term(&self) -> Duration {
-        self.term
+    /// How long the broker keeps each lease without a frame from this worker.
+    pub(crate) const fn lease_duration(&self) -> Duration {
+        self.lease_duration
     }
 
+    /// When this worker must have stopped its jobs.
     pub(crate) fn ends_at(&self) -> Instant {
-        let margin = (self.term / 10).min(Duration::from_secs(2));
-        self.alive + self.term.saturating_sub(margin)
+        let margin = (self.lease_duration / 10).min(Duration::from_secs(2));
+        self.last_seen + self.lease_duration.saturating_sub(margin)
     }
 }
 
@@ -80,24 +86,24 @@ mod tests {
     #[test]
     fn three_silent_intervals_end_a_stream() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(10 * SECOND, start);
-        assert_eq!(pulse.dead_at(), start + 30 * SECOND);
-        pulse.seen(start + 5 * SECOND);
-        assert_eq!(pulse.dead_at(), start + 35 * SECOND);
+        let mut heartbeat = Heartbeat::new(10 * SECOND, start);
+        assert_eq!(heartbeat.dead_at(), start + 30 * SECOND);
+        heartbeat.seen(start + 5 * SECOND);
+        assert_eq!(heartbeat.dead_at(), start + 35 * SECOND);
     }
 
     #[test]
-    fn any_frame_that_is_sent_puts_the_heartbeat_off() {
+    fn every_sent_frame_delays_the_heartbeat() {
         let start = Instant::now();
-        let mut pulse = Pulse::new(10 * SECOND, start);
-        pulse.sent(start + 4 * SECOND);
-        assert_eq!(pulse.beat_at(), start + 13 * SECOND);
+        let mut heartbeat = Heartbeat::new(10 * SECOND, start);
+        heartbeat.sent(start + 4 * SECOND);
+        assert_eq!(heartbeat.due_at(), start + 13 * SECOND);
     }
 
     #[test]
-    fn trust_ends_before_the_lease_does() {
+    fn jobs_stop_before_their_leases_end() {
         let start = Instant::now();
-        assert_eq!(Trust::new(30 * SECOND, start).ends_at(), start + 28 * SECOND);
-        assert_eq!(Trust::new(5 * SECOND, start).ends_at(), start + SECOND * 9 / 2);
+        assert_eq!(LeaseClock::new(30 * SECOND, start).ends_at(), start + 28 * SECOND);
+        assert_eq!(LeaseClock::new(5 * SECOND, start).ends_at(), start + SECOND * 9 / 2);
     }
 }

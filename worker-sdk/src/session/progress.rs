@@ -1,5 +1,5 @@
-//! Progress on its way to the broker: at most one report per job and interval, the newest wins, and a failing job's last checkpoint
-//! arrives before its failure does.
+//! Progress on its way to the broker: at most one report per job and interval, and the newest wins. The last checkpoint
+//! of a job that fails arrives before its failure does.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,77 +10,85 @@ use std::{
 use bananas_proto::v1::{ExtendResult, ExtendResults, LeaseExtension, Progress, SessionExtend};
 use tokio::time::Instant;
 
-use crate::{
-    job::finished::Finished,
-    job::lease::{Lease, LeaseId},
+use crate::job::{
+    finished::Finished,
+    lease::{Lease, LeaseId},
 };
 
-/// Reports of one job are at least this far apart. The first goes out at once.
+/// The least time between two reports of one job. The first one is sent at once.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Leases in one frame.
+/// The most leases in one frame.
 const MAX_ITEMS: usize = 1_000;
-/// Bytes of checkpoints in one frame, below what a gRPC message may have.
+/// Checkpoint bytes after which a frame is full, below the bound on a gRPC message.
 const MAX_BYTES: usize = 2 << 20;
 
 #[derive(Debug)]
 struct Reporter {
     lease: Arc<Lease>,
-    wanted: bool,
+    /// There is progress to report.
+    pending: bool,
     next: Instant,
-    under_way: bool,
-    /// The job's answer, which waits for its last report.
-    answer: Option<Finished>,
+    in_flight: bool,
+    /// The job is over; its settlement waits until its last report is applied.
+    finished: Option<Finished>,
 }
 
 impl Reporter {
-    /// The last report of a finished job does not wait for its turn.
-    const fn is_due(&self, its_time_has_come: bool) -> bool {
-        self.wanted && !self.under_way && (its_time_has_come || self.answer.is_some())
+    /// The last report of a finished job does not wait for the interval.
+    const fn is_due(&self, interval_over: bool) -> bool {
+        self.pending && !self.in_flight && (interval_over || self.finished.is_some())
     }
 }
 
 #[derive(Debug)]
-struct Unanswered {
+struct Report {
+    lease: LeaseId,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+struct InFlight {
     stream: u64,
     sequence: u64,
-    reports: Vec<(LeaseId, Progress)>,
+    reports: Vec<Report>,
 }
 
 /// See the top of the file. Jobs that report nothing never appear here.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     reporters: HashMap<LeaseId, Reporter>,
-    unanswered: VecDeque<Unanswered>,
+    in_flight: VecDeque<InFlight>,
     sequence: u64,
 }
 
 impl Reports {
-    /// The job has something to report.
-    pub(crate) fn wanted(&mut self, lease: &Arc<Lease>, now: Instant) {
+    /// The job has progress to report.
+    pub(crate) fn add(&mut self, lease: &Arc<Lease>, now: Instant) {
         self.reporters
             .entry(lease.id)
             .or_insert_with(|| Reporter {
                 lease: lease.clone(),
-                wanted: true,
+                pending: true,
                 next: now,
-                under_way: false,
-                answer: None,
+                in_flight: false,
+                finished: None,
             })
-            .wanted = true;
+            .pending = true;
     }
 
-    /// The job is over. Its answer comes back at once, or after its last report was taken.
-    pub(crate) fn finish(&mut self, answer: Finished, keep_checkpoint: bool) -> Option<Finished> {
-        match self.reporters.get_mut(&answer.lease) {
-            Some(reporter) if keep_checkpoint && (reporter.wanted || reporter.under_way) => {
-                reporter.answer = Some(answer);
+    /// The job is over. Returns its settlement, unless that has to wait for the job's last report: then
+    /// [`Reports::results`] returns it.
+    pub(crate) fn finish(&mut self, finished: Finished, keep_checkpoint: bool) -> Option<Finished> {
+        match self.reporters.get_mut(&finished.lease) {
+            Some(reporter) if keep_checkpoint && (reporter.pending || reporter.in_flight) => {
+                reporter.finished = Some(finished);
                 None
             }
             Some(_) => {
-                self.reporters.remove(&answer.lease);
-                Some(answer)
+                self.reporters.remove(&finished.lease);
+                Some(finished)
             }
-            None => Some(answer),
+            None => Some(finished),
         }
     }
 
@@ -88,35 +96,37 @@ impl Reports {
         self.reporters.remove(&lease);
     }
 
-    /// Whether frames on this stream still wait for their results.
+    /// Whether frames on this stream wait for their results.
     pub(crate) fn awaits(&self, stream: u64) -> bool {
-        self.unanswered.iter().any(|frame| frame.stream == stream)
+        self.in_flight.iter().any(|frame| frame.stream == stream)
     }
 
+    /// When the next report is due.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         self.reporters.values().filter(|r| r.is_due(true)).map(|r| r.next).min()
     }
 
-    /// The next frame for this stream, if one is due. `term` is the lease that the broker keeps alive anyway.
-    pub(crate) fn next_frame(&mut self, stream: u64, term: Duration, now: Instant) -> Option<SessionExtend> {
+    /// The next frame for this stream, if one is due. It extends the leases to `lease_duration`, as the broker does
+    /// anyway.
+    pub(crate) fn next_frame(&mut self, stream: u64, lease_duration: Duration, now: Instant) -> Option<SessionExtend> {
         if self.reporters.is_empty() {
             return None;
         }
         let (mut reports, mut leases, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (id, reporter) in self.reporters.iter_mut().filter(|(_, r)| r.is_due(r.next <= now)) {
-            reporter.wanted = false;
+            reporter.pending = false;
             let Some(progress) = reporter.lease.take_progress() else {
                 continue;
             };
             bytes += progress.checkpoint.len();
-            reporter.under_way = true;
+            reporter.in_flight = true;
             reporter.next = now + INTERVAL;
             leases.push(LeaseExtension {
                 lease_token: reporter.lease.token().clone(),
-                duration: prost_types::Duration::try_from(term).ok(),
+                duration: prost_types::Duration::try_from(lease_duration).ok(),
                 progress: Some(progress.clone()),
             });
-            reports.push((*id, progress));
+            reports.push(Report { lease: *id, progress });
             if leases.len() == MAX_ITEMS || bytes > MAX_BYTES {
                 break;
             }
@@ -125,7 +135,7 @@ impl Reports {
             return None;
         }
         self.sequence += 1;
-        self.unanswered.push_back(Unanswered {
+        self.in_flight.push_back(InFlight {
             stream,
             sequence: self.sequence,
             reports,
@@ -136,50 +146,49 @@ impl Reports {
         })
     }
 
-    /// Takes the broker's results; gives back the answers that waited for them. `result` learns each lease's result.
+    /// Handles the broker's results: calls `extended` for each lease and returns the settlements that waited for them.
     pub(crate) fn results(
         &mut self,
         stream: u64,
         results: ExtendResults,
-        mut result: impl FnMut(LeaseId, ExtendResult),
+        mut extended: impl FnMut(LeaseId, ExtendResult),
     ) -> Vec<Finished> {
-        let Some(at) = self
-            .unanswered
+        let sent = |frame: &InFlight| frame.stream == stream && frame.sequence == results.sequence;
+        let Some(frame) = self
+            .in_flight
             .iter()
-            .position(|frame| frame.stream == stream && frame.sequence == results.sequence)
+            .position(sent)
+            .and_then(|at| self.in_flight.remove(at))
         else {
             return Vec::new();
         };
-        let Some(frame) = self.unanswered.remove(at) else {
-            return Vec::new();
-        };
-        let mut answers = Vec::new();
-        for ((id, _), verdict) in frame.reports.into_iter().zip(results.results) {
-            if let Some(reporter) = self.reporters.get_mut(&id) {
-                reporter.under_way = false;
-                if !reporter.wanted
-                    && let Some(answer) = reporter.answer.take()
+        let mut settlements = Vec::new();
+        for (Report { lease, .. }, result) in frame.reports.into_iter().zip(results.results) {
+            if let Some(reporter) = self.reporters.get_mut(&lease) {
+                reporter.in_flight = false;
+                if !reporter.pending
+                    && let Some(finished) = reporter.finished.take()
                 {
-                    answers.push(answer);
-                    self.reporters.remove(&id);
+                    settlements.push(finished);
+                    self.reporters.remove(&lease);
                 }
             }
-            result(id, verdict);
+            extended(lease, result);
         }
-        answers
+        settlements
     }
 
-    /// What was under way on a stream that is gone is reported again on the next.
+    /// What was in flight on this stream will be reported again on the next one.
     pub(crate) fn stream_ended(&mut self, stream: u64) {
         let (ended, alive) = self
-            .unanswered
+            .in_flight
             .drain(..)
             .partition::<VecDeque<_>, _>(|frame| frame.stream == stream);
-        self.unanswered = alive;
-        for (id, progress) in ended.into_iter().flat_map(|frame| frame.reports) {
-            if let Some(reporter) = self.reporters.get_mut(&id) {
-                reporter.under_way = false;
-                reporter.wanted = true;
+        self.in_flight = alive;
+        for Report { lease, progress } in ended.into_iter().flat_map(|frame| frame.reports) {
+            if let Some(reporter) = self.reporters.get_mut(&lease) {
+                reporter.in_flight = false;
+                reporter.pending = true;
                 reporter.lease.restore_progress(progress);
             }
         }
@@ -191,20 +200,21 @@ mod tests {
     use bananas_proto::v1::{LeasedJob, Settlement};
 
     use super::*;
+    use crate::job::lease::Delivered;
 
-    const TERM: Duration = Duration::from_secs(30);
+    const LEASE: Duration = Duration::from_secs(30);
 
     fn lease(id: LeaseId) -> Arc<Lease> {
         let job = LeasedJob {
             lease_token: id.to_string().into(),
             ..LeasedJob::default()
         };
-        Arc::new(Lease::new(id, job, Duration::ZERO, Instant::now()).0)
+        Delivered::new(id, job, Duration::ZERO, Instant::now()).lease
     }
 
     fn report(reports: &mut Reports, lease: &Arc<Lease>, percent: f64, now: Instant) {
         if lease.report(|p| p.percent = percent) {
-            reports.wanted(lease, now);
+            reports.add(lease, now);
         }
     }
 
@@ -212,61 +222,61 @@ mod tests {
         frame.leases[0].progress.as_ref().unwrap().percent
     }
 
-    fn taken(sequence: u64) -> ExtendResults {
+    fn applied(sequence: u64) -> ExtendResults {
         ExtendResults {
             sequence,
             results: vec![ExtendResult::default()],
         }
     }
 
-    fn answer(lease: LeaseId) -> Finished {
+    fn finished(lease: LeaseId) -> Finished {
         Finished {
             lease,
             settlement: Settlement::default(),
-            ran: None,
+            ran_for: None,
         }
     }
 
     #[test]
-    fn reports_of_one_job_keep_their_distance_and_the_newest_wins() {
+    fn reports_of_one_job_are_an_interval_apart_and_the_newest_wins() {
         let (mut reports, job, now) = (Reports::default(), lease(1), Instant::now());
         report(&mut reports, &job, 1.0, now);
-        assert!((percent(&reports.next_frame(1, TERM, now).unwrap()) - 1.0).abs() < f64::EPSILON);
+        assert!((percent(&reports.next_frame(1, LEASE, now).unwrap()) - 1.0).abs() < f64::EPSILON);
         report(&mut reports, &job, 2.0, now);
         report(&mut reports, &job, 3.0, now);
-        reports.results(1, taken(1), |_, _| ());
-        assert!(reports.next_frame(1, TERM, now).is_none());
+        reports.results(1, applied(1), |_, _| ());
+        assert!(reports.next_frame(1, LEASE, now).is_none());
         let later = reports.wake_at().unwrap();
         assert_eq!(later, now + INTERVAL);
-        assert!((percent(&reports.next_frame(1, TERM, later).unwrap()) - 3.0).abs() < f64::EPSILON);
+        assert!((percent(&reports.next_frame(1, LEASE, later).unwrap()) - 3.0).abs() < f64::EPSILON);
     }
 
     #[test]
-    fn failing_job_answers_after_its_last_checkpoint_arrived() {
+    fn failing_job_settles_after_its_last_checkpoint_arrived() {
         let (mut reports, job, now) = (Reports::default(), lease(1), Instant::now());
         report(&mut reports, &job, 1.0, now);
-        assert!(reports.finish(answer(1), true).is_none());
-        reports.next_frame(1, TERM, now).unwrap();
-        assert_eq!(reports.results(1, taken(1), |_, _| ()).len(), 1);
+        assert!(reports.finish(finished(1), true).is_none());
+        reports.next_frame(1, LEASE, now).unwrap();
+        assert_eq!(reports.results(1, applied(1), |_, _| ()).len(), 1);
         assert!(reports.reporters.is_empty());
     }
 
     #[test]
-    fn done_job_needs_no_report() {
+    fn job_that_is_done_needs_no_report() {
         let (mut reports, job, now) = (Reports::default(), lease(1), Instant::now());
         report(&mut reports, &job, 1.0, now);
-        assert!(reports.finish(answer(1), false).is_some());
-        assert!(reports.next_frame(1, TERM, now).is_none());
+        assert!(reports.finish(finished(1), false).is_some());
+        assert!(reports.next_frame(1, LEASE, now).is_none());
     }
 
     #[test]
-    fn broken_stream_reports_again() {
+    fn reports_in_flight_on_a_broken_stream_are_sent_again() {
         let (mut reports, job, now) = (Reports::default(), lease(1), Instant::now());
         report(&mut reports, &job, 1.0, now);
-        reports.next_frame(1, TERM, now).unwrap();
-        assert!(reports.finish(answer(1), true).is_none());
+        reports.next_frame(1, LEASE, now).unwrap();
+        assert!(reports.finish(finished(1), true).is_none());
         reports.stream_ended(1);
-        assert!((percent(&reports.next_frame(2, TERM, now).unwrap()) - 1.0).abs() < f64::EPSILON);
-        assert_eq!(reports.results(2, taken(2), |_, _| ()).len(), 1);
+        assert!((percent(&reports.next_frame(2, LEASE, now).unwrap()) - 1.0).abs() < f64::EPSILON);
+        assert_eq!(reports.results(2, applied(2), |_, _| ()).len(), 1);
     }
 }

@@ -1,83 +1,93 @@
-//! Settlements on their way to the broker: whatever finishes while earlier frames are under way travels in the next one, and what was
-//! sent without an answer when a stream broke is sent again (the broker takes the same answer twice).
+//! Settlements on their way to the broker. Those that finish while earlier frames are in flight travel together in the
+//! next one. Those in flight on a stream that breaks are sent again: the broker accepts the same settlement twice.
 
 use std::{collections::VecDeque, time::Duration};
 
 use bananas_proto::{
     reason,
-    v1::{ItemError, JobState, NackAction, Settle, SettleNack, SettleResults, Settlement, settlement},
+    v1::{ItemError, JobState, NackAction, Settle, SettleNack, SettleResults, Settlement, settlement::Outcome},
 };
 use prost::Message;
 use tokio::time::Instant;
 
-use crate::job::finished::Finished;
+use crate::job::{finished::Finished, outcome::failure};
 
-/// Settlements in one frame: the broker's bound on a batch.
+/// The most settlements in one frame: the broker's bound on a batch.
 const MAX_ITEMS: usize = 1_000;
-/// Bytes in one frame; well below the 4 MiB that a gRPC message may have. A single larger settlement travels alone.
+/// The most bytes in one frame, well below the 4 MiB of a gRPC message. A single larger settlement travels alone.
 const MAX_BYTES: usize = 2 << 20;
-/// Frames under way at once. One alone would wait a whole round trip between batches; many would make batches small.
-const MAX_UNANSWERED: usize = 4;
-/// How long a settlement waits that the broker could not take at the moment.
+/// The most frames in flight. With one, every batch would wait for a whole round trip; with many, batches would be
+/// small.
+const MAX_IN_FLIGHT: usize = 4;
+/// How long a settlement waits after the broker could not apply it for the moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
-struct Unanswered {
+struct InFlight {
     stream: u64,
     sequence: u64,
-    answers: Vec<Finished>,
+    items: Vec<Finished>,
 }
 
 /// What became of a settlement.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It stands. Where the job is now, if it is not done and the broker says so.
+    /// The broker applied it. The state of a job that is not done, if the broker reports it.
     Applied(JobState),
-    /// The lease was over before; somebody else has the job.
+    /// The lease was over before; another worker may have the job.
     Lost,
-    /// The broker will never take this; the job comes back when its lease ends.
+    /// The broker will never accept it; the job is READY again when its lease ends.
     Refused(String),
+}
+
+/// The broker's bounds on one frame; 0: none.
+#[derive(Debug, Default)]
+struct FrameLimits {
+    items: usize,
+    bytes: usize,
 }
 
 /// See the top of the file.
 #[derive(Debug, Default)]
-pub(crate) struct Settler {
+pub(crate) struct SettleQueue {
     waiting: VecDeque<Finished>,
-    unanswered: VecDeque<Unanswered>,
+    in_flight: VecDeque<InFlight>,
     sequence: u64,
     pause_until: Option<Instant>,
-    /// Items and bytes that the broker takes in one frame; 0: our own bounds.
-    limits: (usize, usize),
+    limits: FrameLimits,
 }
 
-impl Settler {
-    /// The broker's bounds on a frame.
-    pub(crate) fn limit(&mut self, items: u32, bytes: u64) {
-        self.limits = (items as usize, usize::try_from(bytes).unwrap_or(usize::MAX));
+impl SettleQueue {
+    /// Sets the broker's bounds on one frame; 0: none.
+    pub(crate) fn set_limits(&mut self, items: u32, bytes: u64) {
+        self.limits = FrameLimits {
+            items: items as usize,
+            bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+        };
     }
 
-    pub(crate) fn push(&mut self, answer: Finished) {
-        self.waiting.push_back(answer);
+    pub(crate) fn push(&mut self, finished: Finished) {
+        self.waiting.push_back(finished);
     }
 
-    /// Nothing waits and nothing is under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.unanswered.is_empty()
+    /// Whether nothing waits and nothing is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Whether frames on this stream still wait for their results.
+    /// Settlements that wait or are in flight.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.in_flight.iter().map(|frame| frame.items.len()).sum::<usize>()
+    }
+
+    /// Whether frames on this stream wait for their results.
     pub(crate) fn awaits(&self, stream: u64) -> bool {
-        self.unanswered.iter().any(|frame| frame.stream == stream)
+        self.in_flight.iter().any(|frame| frame.stream == stream)
     }
 
-    /// Finisheds that have not reached their end yet.
-    pub(crate) fn open(&self) -> usize {
-        self.waiting.len() + self.unanswered.iter().map(|frame| frame.answers.len()).sum::<usize>()
-    }
-
-    /// When the pause after a refusal for now ends, if there is something to send then.
+    /// When the pause after a failure for the moment ends, if there is something to send then.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        if self.waiting.is_empty() || self.unanswered.len() >= MAX_UNANSWERED {
+        if self.waiting.is_empty() || self.in_flight.len() >= MAX_IN_FLIGHT {
             None
         } else {
             self.pause_until
@@ -86,7 +96,7 @@ impl Settler {
 
     /// The next frame for this stream, if one is due.
     pub(crate) fn next_frame(&mut self, stream: u64, now: Instant) -> Option<Settle> {
-        if self.waiting.is_empty() || self.unanswered.len() >= MAX_UNANSWERED {
+        if self.waiting.is_empty() || self.in_flight.len() >= MAX_IN_FLIGHT {
             return None;
         }
         if self.pause_until.is_some_and(|until| until > now) {
@@ -94,22 +104,23 @@ impl Settler {
         }
         self.pause_until = None;
         let at_most = |ours: usize, limit: usize| if limit == 0 { ours } else { ours.min(limit) };
-        let (max_items, max_bytes) = (at_most(MAX_ITEMS, self.limits.0), at_most(MAX_BYTES, self.limits.1));
-        let mut answers = Vec::with_capacity(self.waiting.len().min(max_items));
+        let max_items = at_most(MAX_ITEMS, self.limits.items);
+        let max_bytes = at_most(MAX_BYTES, self.limits.bytes);
+        let mut items = Vec::with_capacity(self.waiting.len().min(max_items));
         let mut bytes = 0;
-        while let Some(answer) = self.waiting.front() {
-            bytes += answer.settlement.encoded_len();
-            if answers.len() == max_items || (bytes > max_bytes && !answers.is_empty()) {
+        while let Some(finished) = self.waiting.front() {
+            bytes += finished.settlement.encoded_len();
+            if items.len() == max_items || (bytes > max_bytes && !items.is_empty()) {
                 break;
             }
-            answers.extend(self.waiting.pop_front());
+            items.extend(self.waiting.pop_front());
         }
         self.sequence += 1;
-        let settlements = answers.iter().map(|answer| answer.settlement.clone()).collect();
-        self.unanswered.push_back(Unanswered {
+        let settlements = items.iter().map(|finished| finished.settlement.clone()).collect();
+        self.in_flight.push_back(InFlight {
             stream,
             sequence: self.sequence,
-            answers,
+            items,
         });
         Some(Settle {
             sequence: self.sequence,
@@ -117,7 +128,7 @@ impl Settler {
         })
     }
 
-    /// Takes the broker's results. `settled` learns the verdict on each answer that has reached its end.
+    /// Handles the broker's results. Calls `settled` for each settlement that needs no further frame.
     pub(crate) fn results(
         &mut self,
         stream: u64,
@@ -125,10 +136,12 @@ impl Settler {
         now: Instant,
         mut settled: impl FnMut(Finished, Verdict),
     ) {
-        let Some(at) = self
-            .unanswered
+        let sent = |frame: &InFlight| frame.stream == stream && frame.sequence == results.sequence;
+        let Some(frame) = self
+            .in_flight
             .iter()
-            .position(|frame| frame.stream == stream && frame.sequence == results.sequence)
+            .position(sent)
+            .and_then(|at| self.in_flight.remove(at))
         else {
             tracing::debug!(
                 sequence = results.sequence,
@@ -136,54 +149,53 @@ impl Settler {
             );
             return;
         };
-        let Some(frame) = self.unanswered.remove(at) else {
-            return;
-        };
         let mut results = results.results.into_iter();
-        for mut answer in frame.answers {
+        for mut finished in frame.items {
             let Some(result) = results.next() else {
-                // Fewer results than settlements: whatever they mean, repeating is safe.
-                self.waiting.push_back(answer);
+                // Fewer results than settlements, against the API. It is safe to send the rest again.
+                self.waiting.push_back(finished);
                 continue;
             };
             let state = result.state();
-            match result.error {
-                None => settled(answer, Verdict::Applied(state)),
-                Some(error) => match reaction(&error, &answer.settlement) {
-                    Reaction::Lost => settled(answer, Verdict::Lost),
-                    Reaction::Later => {
-                        self.pause_until = Some(now + RETRY_PAUSE);
-                        self.waiting.push_back(answer);
-                    }
-                    Reaction::InSmallerFrames => self.waiting.push_back(answer),
-                    Reaction::DeadLetter(kind) => {
-                        answer.settlement.outcome = Some(settlement::Outcome::Nack(refused(kind, &error)));
-                        self.waiting.push_back(answer);
-                    }
-                    Reaction::Refused => {
-                        let text = format!("{}: {}", error.reason, error.message);
-                        settled(answer, Verdict::Refused(text));
-                    }
-                },
+            let Some(error) = result.error else {
+                settled(finished, Verdict::Applied(state));
+                continue;
+            };
+            match reaction(&error, &finished.settlement) {
+                Reaction::Lost => settled(finished, Verdict::Lost),
+                Reaction::Later => {
+                    self.pause_until = Some(now + RETRY_PAUSE);
+                    self.waiting.push_back(finished);
+                }
+                Reaction::InSmallerFrames => self.waiting.push_back(finished),
+                Reaction::DeadLetter(kind) => {
+                    finished.settlement.outcome = Some(Outcome::Nack(dead_letter(kind, &error)));
+                    self.waiting.push_back(finished);
+                }
+                Reaction::Refused => {
+                    let text = format!("{}: {}", error.reason, error.message);
+                    settled(finished, Verdict::Refused(text));
+                }
             }
         }
     }
 
-    /// What was under way on a stream that is gone goes to the front again, in its old order.
+    /// Puts what was in flight on this stream back to the front, in its order.
     pub(crate) fn stream_ended(&mut self, stream: u64) {
         let (ended, alive) = self
-            .unanswered
+            .in_flight
             .drain(..)
             .partition::<VecDeque<_>, _>(|frame| frame.stream == stream);
-        self.unanswered = alive;
+        self.in_flight = alive;
         for frame in ended.into_iter().rev() {
-            for answer in frame.answers.into_iter().rev() {
-                self.waiting.push_front(answer);
+            for finished in frame.items.into_iter().rev() {
+                self.waiting.push_front(finished);
             }
         }
     }
 }
 
+/// What follows from the error of a settlement.
 enum Reaction {
     Lost,
     Later,
@@ -193,41 +205,38 @@ enum Reaction {
     Refused,
 }
 
-/// The work was done, but the broker does not keep its result.
+/// The failure type of a job that is done, but whose result the broker refuses.
 const RESULT_REFUSED: &str = "ResultRefused";
-/// The broker does not take the answer.
-const ANSWER_REFUSED: &str = "AnswerRefused";
+/// The failure type of a job whose settlement the broker refuses.
+const SETTLEMENT_REFUSED: &str = "AnswerRefused";
 
 fn reaction(error: &ItemError, settlement: &Settlement) -> Reaction {
     match tonic::Code::from_i32(error.code) {
         tonic::Code::FailedPrecondition | tonic::Code::NotFound => Reaction::Lost,
         tonic::Code::InvalidArgument if error.reason == reason::BATCH_TOO_LARGE => Reaction::InSmallerFrames,
         tonic::Code::InvalidArgument if error.reason == reason::MALFORMED_TOKEN => Reaction::Refused,
-        // Without any answer the broker would keep the lease alive.
+        // The job has to be settled all the same: otherwise the broker would renew its lease forever.
         tonic::Code::InvalidArgument => match &settlement.outcome {
-            Some(settlement::Outcome::Ack(ack)) if ack.result.is_some() => Reaction::DeadLetter(RESULT_REFUSED),
-            Some(settlement::Outcome::Nack(nack))
-                if nack
-                    .failure
-                    .as_ref()
-                    .is_some_and(|failure| [RESULT_REFUSED, ANSWER_REFUSED].contains(&failure.r#type.as_str())) =>
-            {
+            Some(Outcome::Ack(ack)) if ack.result.is_some() => Reaction::DeadLetter(RESULT_REFUSED),
+            Some(Outcome::Nack(nack)) if nack.failure.as_ref().is_some_and(|failure| is_refusal(&failure.r#type)) => {
                 Reaction::Refused
             }
-            _ => Reaction::DeadLetter(ANSWER_REFUSED),
+            _ => Reaction::DeadLetter(SETTLEMENT_REFUSED),
         },
         _ => Reaction::Later,
     }
 }
 
-/// The work is not done again, and somebody is to see it.
-fn refused(kind: &str, error: &ItemError) -> SettleNack {
+/// Whether the settlement that was refused is itself the consequence of a refusal.
+fn is_refusal(failure_type: &str) -> bool {
+    [RESULT_REFUSED, SETTLEMENT_REFUSED].contains(&failure_type)
+}
+
+/// The job does not run again, and operators can see why.
+fn dead_letter(kind: &str, error: &ItemError) -> SettleNack {
     SettleNack {
         action: NackAction::DeadLetter.into(),
-        failure: Some(crate::job::outcome::failure(
-            kind,
-            format!("{}: {}", error.reason, error.message),
-        )),
+        failure: Some(failure(kind, format!("{}: {}", error.reason, error.message))),
         ..SettleNack::default()
     }
 }
@@ -244,14 +253,14 @@ mod tests {
             data: result.into(),
             content_type: String::new(),
         });
-        let outcome = Some(settlement::Outcome::Ack(SettleAck { result }));
+        let outcome = Some(Outcome::Ack(SettleAck { result }));
         Finished {
             lease,
             settlement: Settlement {
                 lease_token: lease.to_string().into(),
                 outcome,
             },
-            ran: None,
+            ran_for: None,
         }
     }
 
@@ -277,72 +286,72 @@ mod tests {
     }
 
     #[test]
-    fn what_finishes_while_frames_are_under_way_travels_together() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
-        for lease in 0..MAX_UNANSWERED as u64 {
-            settler.push(ack(lease, b""));
-            assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 1);
+    fn settlements_that_finish_while_frames_are_in_flight_travel_together() {
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
+        for lease in 0..MAX_IN_FLIGHT as u64 {
+            queue.push(ack(lease, b""));
+            assert_eq!(queue.next_frame(1, now).unwrap().settlements.len(), 1);
         }
         for lease in 10..13 {
-            settler.push(ack(lease, b""));
-            assert!(settler.next_frame(1, now).is_none(), "too many frames under way");
+            queue.push(ack(lease, b""));
+            assert!(queue.next_frame(1, now).is_none(), "too many frames in flight");
         }
         let results = SettleResults {
             sequence: 1,
             results: vec![SettleResult::default()],
         };
-        settler.results(1, results, now, |answer, verdict| {
-            assert_eq!((answer.lease, verdict), (0, Verdict::Applied(JobState::Unspecified)));
+        queue.results(1, results, now, |finished, verdict| {
+            assert_eq!((finished.lease, verdict), (0, Verdict::Applied(JobState::Unspecified)));
         });
-        assert_eq!(tokens(&settler.next_frame(1, now).unwrap()), ["10", "11", "12"]);
+        assert_eq!(tokens(&queue.next_frame(1, now).unwrap()), ["10", "11", "12"]);
     }
 
     #[test]
     fn frames_are_bounded_in_items_and_bytes() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
-        (0..1_001).for_each(|lease| settler.push(ack(lease, b"")));
-        assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 1_000);
-        settler.push(ack(2_000, vec![0; MAX_BYTES].leak()));
-        assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 1);
-        assert_eq!(tokens(&settler.next_frame(1, now).unwrap()), ["2000"]);
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
+        (0..1_001).for_each(|lease| queue.push(ack(lease, b"")));
+        assert_eq!(queue.next_frame(1, now).unwrap().settlements.len(), 1_000);
+        queue.push(ack(2_000, vec![0; MAX_BYTES].leak()));
+        assert_eq!(queue.next_frame(1, now).unwrap().settlements.len(), 1);
+        assert_eq!(tokens(&queue.next_frame(1, now).unwrap()), ["2000"]);
     }
 
     #[test]
-    fn broken_stream_puts_its_answers_back_in_order() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
+    fn broken_stream_puts_its_settlements_back_in_order() {
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
         for lease in 0..3 {
-            settler.push(ack(lease, b""));
-            settler.next_frame(1, now).unwrap();
+            queue.push(ack(lease, b""));
+            queue.next_frame(1, now).unwrap();
         }
-        settler.push(ack(3, b""));
-        settler.stream_ended(1);
-        assert_eq!(tokens(&settler.next_frame(2, now).unwrap()), ["0", "1", "2", "3"]);
-        assert!(settler.awaits(2) && !settler.awaits(1));
+        queue.push(ack(3, b""));
+        queue.stream_ended(1);
+        assert_eq!(tokens(&queue.next_frame(2, now).unwrap()), ["0", "1", "2", "3"]);
+        assert!(queue.awaits(2) && !queue.awaits(1));
     }
 
     #[test]
     fn unavailable_is_sent_again_after_a_pause() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
-        settler.push(ack(1, b""));
-        settler.next_frame(1, now).unwrap();
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
+        queue.push(ack(1, b""));
+        queue.next_frame(1, now).unwrap();
         let results = SettleResults {
             sequence: 1,
             results: vec![error(tonic::Code::Unavailable, "STORE_UNAVAILABLE")],
         };
-        settler.results(1, results, now, |_, verdict| panic!("not final: {verdict:?}"));
-        assert!(settler.next_frame(1, now).is_none());
-        let later = settler.wake_at().unwrap();
-        assert_eq!(tokens(&settler.next_frame(1, later).unwrap()), ["1"]);
+        queue.results(1, results, now, |_, verdict| panic!("not final: {verdict:?}"));
+        assert!(queue.next_frame(1, now).is_none());
+        let later = queue.wake_at().unwrap();
+        assert_eq!(tokens(&queue.next_frame(1, later).unwrap()), ["1"]);
     }
 
     #[test]
-    fn what_was_too_much_for_one_frame_goes_again_in_frames_that_the_broker_takes() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
+    fn settlements_too_large_for_one_frame_are_sent_again_in_smaller_frames() {
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
         for lease in 0..5 {
-            settler.push(ack(lease, b"done"));
+            queue.push(ack(lease, b"done"));
         }
-        assert_eq!(settler.next_frame(1, now).unwrap().settlements.len(), 5);
-        settler.limit(2, 0);
+        assert_eq!(queue.next_frame(1, now).unwrap().settlements.len(), 5);
+        queue.set_limits(2, 0);
         let refused = || error(tonic::Code::InvalidArgument, "BATCH_TOO_LARGE");
         let results = SettleResults {
             sequence: 1,
@@ -355,28 +364,28 @@ mod tests {
             ],
         };
         let mut applied = Vec::new();
-        settler.results(1, results, now, |answer, verdict| {
+        queue.results(1, results, now, |finished, verdict| {
             assert_eq!(verdict, Verdict::Applied(JobState::Unspecified));
-            applied.push(answer.lease);
+            applied.push(finished.lease);
         });
         assert_eq!(applied.len(), 2);
         let sizes: Vec<usize> =
-            std::iter::from_fn(|| settler.next_frame(1, now).map(|frame| frame.settlements.len())).collect();
+            std::iter::from_fn(|| queue.next_frame(1, now).map(|frame| frame.settlements.len())).collect();
         assert_eq!(sizes, [2, 1]);
     }
 
     #[test]
-    fn refused_result_ends_the_job_and_is_not_worked_for_again() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
-        settler.push(ack(1, b"too much"));
-        settler.next_frame(1, now).unwrap();
+    fn refused_result_makes_the_job_a_dead_letter() {
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
+        queue.push(ack(1, b"too much"));
+        queue.next_frame(1, now).unwrap();
         let results = SettleResults {
             sequence: 1,
             results: vec![error(tonic::Code::InvalidArgument, "PAYLOAD_TOO_LARGE")],
         };
-        settler.results(1, results, now, |_, verdict| panic!("not final: {verdict:?}"));
-        let frame = settler.next_frame(1, now).unwrap();
-        let Some(settlement::Outcome::Nack(nack)) = &frame.settlements[0].outcome else {
+        queue.results(1, results, now, |_, verdict| panic!("not final: {verdict:?}"));
+        let frame = queue.next_frame(1, now).unwrap();
+        let Some(Outcome::Nack(nack)) = &frame.settlements[0].outcome else {
             panic!("no nack")
         };
         assert_eq!(nack.failure.as_ref().unwrap().r#type, "ResultRefused");
@@ -384,45 +393,45 @@ mod tests {
     }
 
     #[test]
-    fn refused_nack_ends_the_job_and_is_refused_once() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
+    fn refused_nack_makes_the_job_a_dead_letter_and_is_refused_once() {
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
         let mut snooze = ack(1, b"");
-        snooze.settlement.outcome = Some(settlement::Outcome::Nack(SettleNack {
+        snooze.settlement.outcome = Some(Outcome::Nack(SettleNack {
             action: NackAction::Snooze.into(),
             ..SettleNack::default()
         }));
-        settler.push(snooze);
-        settler.next_frame(1, now).unwrap();
+        queue.push(snooze);
+        queue.next_frame(1, now).unwrap();
         let refusal = |sequence| SettleResults {
             sequence,
             results: vec![error(tonic::Code::InvalidArgument, "INVALID_FIELD")],
         };
-        settler.results(1, refusal(1), now, |_, verdict| panic!("not final: {verdict:?}"));
-        let frame = settler.next_frame(1, now).unwrap();
-        let Some(settlement::Outcome::Nack(nack)) = &frame.settlements[0].outcome else {
+        queue.results(1, refusal(1), now, |_, verdict| panic!("not final: {verdict:?}"));
+        let frame = queue.next_frame(1, now).unwrap();
+        let Some(Outcome::Nack(nack)) = &frame.settlements[0].outcome else {
             panic!("no nack")
         };
         assert_eq!(nack.failure.as_ref().unwrap().r#type, "AnswerRefused");
         assert_eq!(nack.action(), NackAction::DeadLetter);
         let mut verdicts = Vec::new();
-        settler.results(1, refusal(2), now, |_, verdict| verdicts.push(verdict));
+        queue.results(1, refusal(2), now, |_, verdict| verdicts.push(verdict));
         assert!(matches!(verdicts[..], [Verdict::Refused(_)]), "{verdicts:?}");
     }
 
     #[test]
     fn lost_lease_is_final() {
-        let (mut settler, now) = (Settler::default(), Instant::now());
-        settler.push(ack(1, b""));
-        settler.next_frame(1, now).unwrap();
+        let (mut queue, now) = (SettleQueue::default(), Instant::now());
+        queue.push(ack(1, b""));
+        queue.next_frame(1, now).unwrap();
         let mut verdicts = Vec::new();
         let results = SettleResults {
             sequence: 1,
             results: vec![error(tonic::Code::FailedPrecondition, "LEASE_LOST")],
         };
-        settler.results(1, results, now, |answer, verdict| {
-            verdicts.push((answer.lease, verdict));
+        queue.results(1, results, now, |finished, verdict| {
+            verdicts.push((finished.lease, verdict));
         });
         assert_eq!(verdicts, [(1, Verdict::Lost)]);
-        assert!(settler.is_idle());
+        assert!(queue.is_empty());
     }
 }

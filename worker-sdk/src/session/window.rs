@@ -1,58 +1,58 @@
-//! How many jobs the worker asks for: what it can run, and as many again so that no slot waits for the network; but no job may sit
-//! behind long ones here while another worker is free.
+//! How many jobs the worker requests: those that can run, and as many again, so that no slot waits for the network. But
+//! no job may wait here behind long ones while another worker is free.
 
 use std::time::Duration;
 
-/// The bound that the broker sets.
+/// The most that a broker allows.
 const MAX_JOBS: u32 = 10_000;
 
-/// See the top of the file.
+/// The window of a worker, in jobs. See the top of the file.
 #[derive(Debug)]
 pub(crate) struct Window {
     concurrency: u32,
     full: u32,
-    patience: Duration,
-    /// What a job waited for in vain, since then.
-    narrow: Option<Duration>,
+    max_wait: Duration,
+    /// Set while the window is narrow: the shortest wait that was too long.
+    narrowed_by: Option<Duration>,
     mean: Duration,
 }
 
 impl Window {
-    /// `full` is at least `concurrency`; both are clamped to what the broker allows.
-    pub(crate) fn new(concurrency: u32, full: u32, patience: Duration) -> Self {
+    /// `full` is at least `concurrency`; both are clamped to what the broker allows. Jobs may wait for `max_wait`.
+    pub(crate) fn new(concurrency: u32, full: u32, max_wait: Duration) -> Self {
         let concurrency = concurrency.min(MAX_JOBS);
         Self {
             concurrency,
             full: full.clamp(concurrency, MAX_JOBS),
-            patience,
-            narrow: None,
+            max_wait,
+            narrowed_by: None,
             mean: Duration::ZERO,
         }
     }
 
     pub(crate) const fn jobs(&self) -> u32 {
-        if self.narrow.is_some() {
+        if self.narrowed_by.is_some() {
             self.concurrency
         } else {
             self.full
         }
     }
 
-    /// Jobs may wait here unstarted for this long.
-    pub(crate) const fn patience(&self) -> Duration {
-        self.patience
+    /// How long jobs may wait for a slot.
+    pub(crate) const fn max_wait(&self) -> Duration {
+        self.max_wait
     }
 
-    /// Jobs waited too long, the one with the least patience for `waited`: hold no more than what can run.
+    /// Jobs waited too long for a slot, the youngest of them for `waited`: hold only as many as can run.
     pub(crate) fn waited_too_long(&mut self, waited: Duration) {
-        self.narrow = Some(self.narrow.map_or(waited, |before| before.min(waited)));
+        self.narrowed_by = Some(self.narrowed_by.map_or(waited, |before| before.min(waited)));
     }
 
-    /// A job ran for this long. Once jobs are short again, some may wait here again.
+    /// A job ran for this long. Once jobs are short again, the window opens again.
     pub(crate) fn ran_for(&mut self, duration: Duration) {
         self.mean = (self.mean * 7 + duration) / 8;
-        if self.narrow.is_some_and(|waited| self.mean < waited / 4) {
-            self.narrow = None;
+        if self.narrowed_by.is_some_and(|waited| self.mean < waited / 4) {
+            self.narrowed_by = None;
         }
     }
 }

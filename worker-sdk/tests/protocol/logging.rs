@@ -90,7 +90,7 @@ async fn a_job_is_completed_when_the_broker_has_applied_its_settlement() {
     stream.jobs([job("b", "quick")]).await;
     answer(&mut stream, lost()).await;
     assert_eq!(log.lines("Job completed").len(), 1);
-    assert_eq!(log.lines("the lease was over before the answer arrived").len(), 1);
+    assert_eq!(log.lines("the lease was over before the settlement arrived").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
