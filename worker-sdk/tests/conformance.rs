@@ -116,7 +116,7 @@ fn with_handler(worker: WorkerBuilder, name: &str) -> WorkerBuilder {
         "discard" => worker.handler(name, async |_, _: Bytes| Outcome::discard("obsolete")),
         "release" => worker.handler(name, async |_, _: Bytes| Outcome::Release),
         "panic" => worker.handler(name, async |_, payload: Bytes| {
-            assert!(!payload.is_empty(), "no payload")
+            assert!(!payload.is_empty(), "no payload");
         }),
         "checkpoint_then_fail" => worker.handler(name, async |job: JobContext, _: Bytes| {
             job.save_checkpoint([&job.checkpoint()[..], b" and more"].concat());

@@ -3,7 +3,7 @@
 //!
 //! | key after `<prefix>:{<routing key>}:` | type | content |
 //! |---|---|---|
-//! | `j<id>` | string | body of a job: domain/record.rs |
+//! | `j<id>` | string | body of a job: domain/record/mod.rs |
 //! | `s<id>` | hash | what became of it, only where there is something: attempts `a`, losses `l`, unconfirmed deliveries `un`, releases in a row `rl`, failure `ft fm fs fa`, final state `st` since `at`, result `rt rd`, progress `pp pm cp`, cancel `cr cd`, unique key `uk us` |
 //! | `r:<priority>:<type>` | list | a lane: entries of flags (1), time ready (6), id (16) |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |

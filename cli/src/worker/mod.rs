@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_page_in_docs_has_the_exit_codes_of_the_help() {
-        let page = include_str!("../../docs/worker.md");
+        let page = include_str!("../../../docs/worker.md");
         let (_, codes) = DETAILS.split_once("Its exit code is the outcome:\n").unwrap();
         let (codes, _) = codes.split_once("\n\n").unwrap();
         assert!(page.contains(codes), "docs/worker.md does not contain:\n{codes}");
