@@ -37,7 +37,6 @@ pub(crate) struct WorkerParts {
     pub(crate) handlers: Handlers,
     pub(crate) spans: Option<MakeSpan>,
     pub(crate) dialer: Dialer,
-    pub(crate) worker_id: String,
     /// 0: the worker leases no jobs.
     pub(crate) concurrency: u32,
     pub(crate) shutdown_grace: Duration,
@@ -56,7 +55,7 @@ impl Worker {
 
     /// The id of this worker in the broker: its name, and a random part for this start.
     pub fn id(&self) -> &str {
-        &self.0.worker_id
+        &self.0.options.worker.worker_id
     }
 
     /// Runs until SIGTERM, SIGINT, SIGHUP or SIGQUIT. Then it leases no more jobs, releases those it has not started,
@@ -107,13 +106,14 @@ impl Worker {
             }
             None => (None, None),
         };
+        let worker_id = parts.options.worker.worker_id.clone();
         if parts.concurrency == 0 {
             tracing::info!("this worker leases no jobs; the brokers promote what is due");
             graceful.await;
             return Ok(());
         }
         let _report = (!parts.report_every.is_zero()).then(|| {
-            let report = report::run(stats.clone(), parts.worker_id.clone(), parts.report_every);
+            let report = report::run(stats.clone(), worker_id.clone(), parts.report_every);
             AbortOnDropHandle::new(tokio::spawn(report))
         });
         let (sender, events) = mpsc::unbounded_channel();
@@ -126,7 +126,7 @@ impl Worker {
         let engine = Engine {
             slots: Slots::new(runner, parts.concurrency, parts.window.max_wait(), stats.clone()),
             session: Session::new(parts.options, parts.window, stats.clone(), Instant::now()),
-            worker_id: parts.worker_id,
+            worker_id,
             dialer: parts.dialer,
             events,
             stats,
