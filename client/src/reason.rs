@@ -58,7 +58,7 @@ reasons! {
     QueueNotFound = QUEUE_NOT_FOUND,
     /// Another job holds the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
     DuplicateJob = DUPLICATE_JOB,
-    /// The lease has ended; another worker may have the job. Drop the work.
+    /// The lease has ended; another worker may have the job. Stop the work.
     LeaseLost = LEASE_LOST,
     /// The lease was settled before, with another outcome.
     AlreadySettled = ALREADY_SETTLED,

@@ -52,9 +52,9 @@ impl fmt::Display for Mode {
 /// | `WORKER_PRIORITIES` | `high,normal,low` | bands 7-9, 4-6, 1-3, or single levels |
 /// | `WORKER_ROUTING_KEYS` | `default` | queues, in order of preference |
 /// | `WORKER_JOB_TYPES` | empty: every type that has a handler | types, each of which must have a handler |
-/// | `WORKER_ID` | the host's name | what people call this worker |
-/// | `JOB_TIMEOUT` | the job's own (5 min unless the producer said otherwise) | the longest that one attempt may take, for example `90s` |
-/// | `JOB_TIMEOUTS` | | the same for single types: `report=30m,mail=10s` |
+/// | `WORKER_ID` | the host's name | the name of the worker |
+/// | `JOB_TIMEOUT` | the job's own (5 min unless the producer sets one) | the most time one attempt may take, for example `90s` |
+/// | `JOB_TIMEOUTS` | | the same for single job types: `report=30m,mail=10s` |
 /// | `METRICS_ENABLED` | true if `METRICS_PORT` or `METRICS_LISTEN` is set | whether the metrics port is opened |
 /// | `METRICS_PORT` | 9090 | the port on 127.0.0.1 |
 /// | `METRICS_LISTEN` | | address and port, for example `0.0.0.0:9090`; instead of `METRICS_PORT` |
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_choose_what_is_taken() {
+    fn modes_choose_what_is_leased() {
         let thin = read(&[("WORKER_MODE", "thin")]).unwrap();
         assert_eq!((thin.concurrency, thin.priorities), (5, vec![]));
         assert_eq!(read(&[("WORKER_MODE", "specialized")]).unwrap().priorities, [7, 8, 9]);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_read_as_the_seeds_write_them() {
+    fn timeouts_are_read_with_their_units() {
         let config = read(&[("JOB_TIMEOUT", "300s"), ("JOB_TIMEOUTS", "report=1h30m, mail=10s")]).unwrap();
         assert_eq!(config.job_timeout, Some(Duration::from_mins(5)));
         assert_eq!(config.job_timeouts[0], ("report".to_owned(), Duration::from_mins(90)));

@@ -75,7 +75,7 @@
 // - `job` is what the others pass to each other: a `lease`, an `outcome`, a `finished` job, a `priority` band.
 // - `config` reads the environment, `error` says why a worker does not start.
 //
-// Only `engine` and handlers wait; everything else is called and returns.
+// `session` never waits: `engine` and `attempt` do the waiting.
 
 mod attempt;
 mod config;

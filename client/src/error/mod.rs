@@ -34,10 +34,10 @@ pub struct FieldViolation {
 /// Ask [`Error::is_outcome_unknown`] first: if it is true, the broker may have applied the call. Repeating the call
 /// with the same ids is always safe.
 #[derive(Clone)]
-pub struct Error(Box<Detail>);
+pub struct Error(Box<Inner>);
 
 #[derive(Clone)]
-struct Detail {
+struct Inner {
     code: Code,
     reason: Option<Reason>,
     message: String,
@@ -50,7 +50,7 @@ struct Detail {
 
 impl Error {
     fn new(code: Code, reason: Option<Reason>, message: String) -> Self {
-        Self(Box::new(Detail {
+        Self(Box::new(Inner {
             code,
             reason,
             message,

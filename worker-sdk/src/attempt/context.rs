@@ -58,7 +58,7 @@ impl JobContext {
         self.lease.job.max_attempts
     }
 
-    /// Whether a failure now is the last one.
+    /// Whether this is the last attempt: a failure makes the job DEAD.
     pub fn is_last_attempt(&self) -> bool {
         self.attempt() >= self.max_attempts()
     }

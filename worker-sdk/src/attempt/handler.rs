@@ -64,7 +64,7 @@ impl Handlers {
         self.timeouts.get(job_type).copied().or(self.timeout)
     }
 
-    pub(crate) const fn takes_any(&self) -> bool {
+    pub(crate) const fn handles_any(&self) -> bool {
         self.any.is_some()
     }
 

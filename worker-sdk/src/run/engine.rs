@@ -26,7 +26,7 @@ use crate::{
     observe::{settled::Settled, stats::Stats},
     run::{
         reconnect::Reconnect,
-        stream::{BrokerStream, Dialed, Dialer, Received, receive, writable},
+        stream::{BrokerStream, Dialed, Dialer, Incoming, receive, writable},
     },
     session::{Effects, Session},
 };
@@ -225,9 +225,9 @@ impl Engine {
         settled.log(&self.worker_id);
     }
 
-    fn received(&mut self, number: u64, received: Received) {
+    fn received(&mut self, number: u64, incoming: Incoming) {
         let now = Instant::now();
-        match received {
+        match incoming {
             Ok(Some(frame)) => {
                 let mut effects = Effects::default();
                 self.session.frame(number, frame, now, &mut effects);

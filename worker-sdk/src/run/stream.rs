@@ -52,7 +52,7 @@ pub(crate) struct Dialed {
 }
 
 /// A frame, the end of a stream (None), or its error.
-pub(crate) type Received = Result<Option<SubscribeResponse>, Status>;
+pub(crate) type Incoming = Result<Option<SubscribeResponse>, Status>;
 
 impl Dialer {
     pub(crate) fn new(settings: ConnectionSettings, addresses: &Addresses) -> Result<Self, Error> {
@@ -97,7 +97,7 @@ impl Dialer {
 }
 
 /// What arrives next on a stream. Without a stream it waits forever.
-pub(crate) async fn receive(stream: &mut Option<BrokerStream>) -> (u64, Received) {
+pub(crate) async fn receive(stream: &mut Option<BrokerStream>) -> (u64, Incoming) {
     match stream {
         Some(stream) => (stream.number, stream.inbound.message().await),
         None => pending().await,

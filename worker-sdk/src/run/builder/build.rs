@@ -90,12 +90,12 @@ impl WorkerBuilder {
             }
             self.handlers.keep_types(&wanted);
         }
-        let types = match (wanted.is_empty(), self.handlers.takes_any()) {
+        let types = match (wanted.is_empty(), self.handlers.handles_any()) {
             (true, true) => Vec::new(),
             (true, false) => self.handlers.types(),
             (false, _) => wanted,
         };
-        if types.is_empty() && !self.handlers.takes_any() {
+        if types.is_empty() && !self.handlers.handles_any() {
             return Err(Error::config(
                 "handler",
                 "a worker without handlers would never lease a job",
