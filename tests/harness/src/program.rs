@@ -27,14 +27,12 @@ pub struct Ran {
 impl Ran {
     /// Asserts that it ended with 0.
     #[track_caller]
-    #[allow(clippy::return_self_not_must_use, reason = "it is called for its assertion")]
     pub fn ok(self) -> Self {
         self.ended_with(0)
     }
 
     /// Asserts that it ended with this code.
     #[track_caller]
-    #[allow(clippy::return_self_not_must_use, reason = "it is called for its assertion")]
     pub fn ended_with(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
         self
