@@ -66,8 +66,8 @@
 //
 // - `run` is a worker as a whole. `builder` checks the settings, `worker` starts everything, `engine` is the loop in
 //   which all parts meet, `stream` opens streams, `reconnect` says when, `signals` waits for SIGTERM.
-// - `session` is the protocol as a state machine without IO: `incoming` and `outgoing` frames, the `settle` queue,
-//   `progress` reports, the `heartbeat`, the `window` of jobs to hold.
+// - `session` is the protocol as a state machine without IO: `incoming` and `outgoing` frames, the `settle` queue and
+//   `progress` reports, which are `in_flight` until the broker replies, the `heartbeat`, the `window` of jobs to hold.
 // - `attempt` runs handlers: `slots` bound how many run at once, `runner` runs one attempt, `handler` has the handlers
 //   by job type, `context` is what they see, `panics` catches theirs, `event` is what they send to the engine.
 // - `observe` is what operators see: `stats`, `metrics`, `http` (metrics and health), the `report` line, `settled`

@@ -8,19 +8,21 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::{job::finished::End, observe::settled::Settled};
+
 /// See the top of the file. All but `connected`, `draining`, `running` and `busy` are counters that only rise.
 #[derive(Debug)]
 pub(crate) struct Stats {
     pub(crate) started: Instant,
     pub(crate) slots: u32,
-    pub(crate) completed: AtomicU64,
-    pub(crate) failed: AtomicU64,
+    completed: AtomicU64,
+    failed: AtomicU64,
     /// Attempts that were released, snoozed or discarded: neither completed nor failed.
     pub(crate) returned: AtomicU64,
     /// Jobs whose lease was over while they ran, or before their settlement arrived.
     pub(crate) lost: AtomicU64,
     pub(crate) reconnects: AtomicU64,
-    pub(crate) duration_us: AtomicU64,
+    duration_us: AtomicU64,
     pub(crate) connected: AtomicBool,
     pub(crate) draining: AtomicBool,
     running: AtomicU32,
@@ -53,6 +55,21 @@ impl Stats {
                 since: now,
                 total: Duration::ZERO,
             }),
+        }
+    }
+
+    /// Counts a settled attempt.
+    pub(crate) fn count(&self, settled: &Settled) {
+        let end = settled.finished.end();
+        let counter = match end {
+            End::Completed => &self.completed,
+            End::Failed => &self.failed,
+            End::Returned => &self.returned,
+        };
+        counter.fetch_add(1, Relaxed);
+        if end != End::Returned {
+            let ran_us = settled.duration().as_micros() as u64;
+            self.duration_us.fetch_add(ran_us, Relaxed);
         }
     }
 

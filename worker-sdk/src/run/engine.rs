@@ -207,17 +207,7 @@ impl Engine {
 
     /// The broker has applied a settlement.
     fn settled(&mut self, settled: &Settled) {
-        let end = settled.finished.end();
-        let counter = match end {
-            End::Completed => &self.stats.completed,
-            End::Failed => &self.stats.failed,
-            End::Returned => &self.stats.returned,
-        };
-        counter.fetch_add(1, Relaxed);
-        if end != End::Returned {
-            let ran_us = settled.duration().as_micros() as u64;
-            self.stats.duration_us.fetch_add(ran_us, Relaxed);
-        }
+        self.stats.count(settled);
         #[cfg(feature = "metrics")]
         if let Some(metrics) = &mut self.metrics {
             metrics.record(settled);

@@ -6,6 +6,7 @@
 //! one takes over from the other.
 
 pub(crate) mod heartbeat;
+mod in_flight;
 mod incoming;
 mod outgoing;
 mod progress;

@@ -1,15 +1,12 @@
 //! Progress on its way to the broker: at most one report per job and interval, and the newest wins. The last checkpoint
 //! of a job that fails arrives before its failure does.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bananas_proto::v1::{ExtendResult, ExtendResults, LeaseExtension, Progress, SessionExtend};
 use tokio::time::Instant;
 
+use super::in_flight::InFlight;
 use crate::job::{
     finished::Finished,
     lease::{Lease, LeaseId},
@@ -46,19 +43,11 @@ struct Report {
     progress: Progress,
 }
 
-#[derive(Debug)]
-struct InFlight {
-    stream: u64,
-    sequence: u64,
-    reports: Vec<Report>,
-}
-
 /// See the top of the file. Jobs that report nothing never appear here.
 #[derive(Debug, Default)]
 pub(crate) struct Reports {
     reporters: HashMap<LeaseId, Reporter>,
-    in_flight: VecDeque<InFlight>,
-    sequence: u64,
+    in_flight: InFlight<Report>,
 }
 
 impl Reports {
@@ -98,7 +87,7 @@ impl Reports {
 
     /// Whether frames on this stream wait for their results.
     pub(crate) fn awaits(&self, stream: u64) -> bool {
-        self.in_flight.iter().any(|frame| frame.stream == stream)
+        self.in_flight.awaits(stream)
     }
 
     /// When the next report is due.
@@ -134,14 +123,8 @@ impl Reports {
         if leases.is_empty() {
             return None;
         }
-        self.sequence += 1;
-        self.in_flight.push_back(InFlight {
-            stream,
-            sequence: self.sequence,
-            reports,
-        });
         Some(SessionExtend {
-            sequence: self.sequence,
+            sequence: self.in_flight.add(stream, reports),
             leases,
         })
     }
@@ -153,17 +136,11 @@ impl Reports {
         results: ExtendResults,
         mut extended: impl FnMut(LeaseId, ExtendResult),
     ) -> Vec<Finished> {
-        let sent = |frame: &InFlight| frame.stream == stream && frame.sequence == results.sequence;
-        let Some(frame) = self
-            .in_flight
-            .iter()
-            .position(sent)
-            .and_then(|at| self.in_flight.remove(at))
-        else {
+        let Some(reports) = self.in_flight.take(stream, results.sequence) else {
             return Vec::new();
         };
         let mut settlements = Vec::new();
-        for (Report { lease, .. }, result) in frame.reports.into_iter().zip(results.results) {
+        for (Report { lease, .. }, result) in reports.into_iter().zip(results.results) {
             if let Some(reporter) = self.reporters.get_mut(&lease) {
                 reporter.in_flight = false;
                 if !reporter.pending
@@ -180,12 +157,7 @@ impl Reports {
 
     /// What was in flight on this stream will be reported again on the next one.
     pub(crate) fn stream_ended(&mut self, stream: u64) {
-        let (ended, alive) = self
-            .in_flight
-            .drain(..)
-            .partition::<VecDeque<_>, _>(|frame| frame.stream == stream);
-        self.in_flight = alive;
-        for Report { lease, progress } in ended.into_iter().flat_map(|frame| frame.reports) {
+        for Report { lease, progress } in self.in_flight.take_stream(stream) {
             if let Some(reporter) = self.reporters.get_mut(&lease) {
                 reporter.in_flight = false;
                 reporter.pending = true;

@@ -10,6 +10,7 @@ use bananas_proto::{
 use prost::Message;
 use tokio::time::Instant;
 
+use super::in_flight::InFlight;
 use crate::job::{finished::Finished, outcome::failure};
 
 /// The most settlements in one frame: the broker's bound on a batch.
@@ -21,13 +22,6 @@ const MAX_BYTES: usize = 2 << 20;
 const MAX_IN_FLIGHT: usize = 4;
 /// How long a settlement waits after the broker could not apply it for the moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-#[derive(Debug)]
-struct InFlight {
-    stream: u64,
-    sequence: u64,
-    items: Vec<Finished>,
-}
 
 /// What became of a settlement.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,8 +45,7 @@ struct FrameLimits {
 #[derive(Debug, Default)]
 pub(crate) struct SettleQueue {
     waiting: VecDeque<Finished>,
-    in_flight: VecDeque<InFlight>,
-    sequence: u64,
+    in_flight: InFlight<Finished>,
     pause_until: Option<Instant>,
     limits: FrameLimits,
 }
@@ -72,22 +65,22 @@ impl SettleQueue {
 
     /// Whether nothing waits and nothing is in flight.
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
+        self.waiting.is_empty() && self.in_flight.frames() == 0
     }
 
     /// Settlements that wait or are in flight.
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len() + self.in_flight.iter().map(|frame| frame.items.len()).sum::<usize>()
+        self.waiting.len() + self.in_flight.items()
     }
 
     /// Whether frames on this stream wait for their results.
     pub(crate) fn awaits(&self, stream: u64) -> bool {
-        self.in_flight.iter().any(|frame| frame.stream == stream)
+        self.in_flight.awaits(stream)
     }
 
     /// When the pause after a failure for the moment ends, if there is something to send then.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        if self.waiting.is_empty() || self.in_flight.len() >= MAX_IN_FLIGHT {
+        if self.waiting.is_empty() || self.in_flight.frames() >= MAX_IN_FLIGHT {
             None
         } else {
             self.pause_until
@@ -96,7 +89,7 @@ impl SettleQueue {
 
     /// The next frame for this stream, if one is due.
     pub(crate) fn next_frame(&mut self, stream: u64, now: Instant) -> Option<Settle> {
-        if self.waiting.is_empty() || self.in_flight.len() >= MAX_IN_FLIGHT {
+        if self.waiting.is_empty() || self.in_flight.frames() >= MAX_IN_FLIGHT {
             return None;
         }
         if self.pause_until.is_some_and(|until| until > now) {
@@ -115,15 +108,9 @@ impl SettleQueue {
             }
             items.extend(self.waiting.pop_front());
         }
-        self.sequence += 1;
         let settlements = items.iter().map(|finished| finished.settlement.clone()).collect();
-        self.in_flight.push_back(InFlight {
-            stream,
-            sequence: self.sequence,
-            items,
-        });
         Some(Settle {
-            sequence: self.sequence,
+            sequence: self.in_flight.add(stream, items),
             settlements,
         })
     }
@@ -136,13 +123,7 @@ impl SettleQueue {
         now: Instant,
         mut settled: impl FnMut(Finished, Verdict),
     ) {
-        let sent = |frame: &InFlight| frame.stream == stream && frame.sequence == results.sequence;
-        let Some(frame) = self
-            .in_flight
-            .iter()
-            .position(sent)
-            .and_then(|at| self.in_flight.remove(at))
-        else {
+        let Some(items) = self.in_flight.take(stream, results.sequence) else {
             tracing::debug!(
                 sequence = results.sequence,
                 "results for a settle frame that was not sent on this stream"
@@ -150,7 +131,7 @@ impl SettleQueue {
             return;
         };
         let mut results = results.results.into_iter();
-        for mut finished in frame.items {
+        for mut finished in items {
             let Some(result) = results.next() else {
                 // Fewer results than settlements, against the API. It is safe to send the rest again.
                 self.waiting.push_back(finished);
@@ -182,15 +163,8 @@ impl SettleQueue {
 
     /// Puts what was in flight on this stream back to the front, in its order.
     pub(crate) fn stream_ended(&mut self, stream: u64) {
-        let (ended, alive) = self
-            .in_flight
-            .drain(..)
-            .partition::<VecDeque<_>, _>(|frame| frame.stream == stream);
-        self.in_flight = alive;
-        for frame in ended.into_iter().rev() {
-            for finished in frame.items.into_iter().rev() {
-                self.waiting.push_front(finished);
-            }
+        for finished in self.in_flight.take_stream(stream).into_iter().rev() {
+            self.waiting.push_front(finished);
         }
     }
 }
