@@ -130,7 +130,7 @@ impl WorkerConfig {
         if mode != Mode::SchedulerOnly && !(1..=10_000).contains(&concurrency) {
             return Err(Error::config(
                 "WORKER_CONCURRENCY",
-                format!("{concurrency} is not within 1 to 10,000"),
+                format!("{concurrency} is not between 1 and 10,000"),
             ));
         }
         let mut routing_keys = list(get("WORKER_ROUTING_KEYS"));
@@ -158,7 +158,7 @@ fn mode_of(text: &str) -> Result<Mode, Error> {
     let known = Mode::ALL.iter().find(|(name, _)| text.eq_ignore_ascii_case(name));
     known.map(|(_, mode)| *mode).ok_or_else(|| {
         let names: Vec<_> = Mode::ALL.iter().map(|(name, _)| *name).collect();
-        Error::config("WORKER_MODE", format!("{text:?} is none of {}", names.join(", ")))
+        Error::config("WORKER_MODE", format!("{text:?} is not one of {}", names.join(", ")))
     })
 }
 
@@ -170,11 +170,11 @@ fn check_mode(mode: Mode, job_types: &[String], priorities: &[u32]) -> Result<()
         )),
         Mode::Thin if !job_types.is_empty() => Err(Error::config(
             "WORKER_JOB_TYPES",
-            "mode thin takes every job type; use job-specialized",
+            "mode thin handles every job type; use job-specialized",
         )),
         Mode::Thin if !priorities.is_empty() => Err(Error::config(
             "WORKER_PRIORITIES",
-            "mode thin takes every priority; use specialized",
+            "mode thin handles every priority; use specialized",
         )),
         _ => Ok(()),
     }
@@ -198,7 +198,7 @@ fn priorities_of(text: &str) -> Result<Vec<u32>, Error> {
             (Some(band), _) => levels.extend(band.levels()),
             (None, Ok(level @ 1..=9)) => levels.push(level),
             _ => {
-                let problem = format!("{part:?} is none of high, normal, low and no level from 1 to 9");
+                let problem = format!("{part:?} is not high, normal, low or a level from 1 to 9");
                 return Err(Error::config("WORKER_PRIORITIES", problem));
             }
         }

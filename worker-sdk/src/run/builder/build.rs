@@ -29,11 +29,11 @@ impl WorkerBuilder {
         let job_types = if idle { Vec::new() } else { self.job_types()? };
         let selector = self.selector(job_types)?;
         if !idle && !(1..=10_000).contains(&self.config.concurrency) {
-            let problem = format!("{} is not within 1 to 10,000", self.config.concurrency);
+            let problem = format!("{} is not between 1 and 10,000", self.config.concurrency);
             return Err(Error::config("concurrency", problem));
         }
         if !(Duration::from_secs(5)..=Duration::from_hours(12)).contains(&self.lease_duration) {
-            return Err(Error::config("lease_duration", "not within 5 s to 12 h"));
+            return Err(Error::config("lease_duration", "not between 5 s and 12 h"));
         }
         #[cfg(not(feature = "metrics"))]
         if self.config.metrics_listen.is_some() {
@@ -119,7 +119,7 @@ impl WorkerBuilder {
         routing_keys.iter().try_for_each(|key| check_name("routing key", key))?;
         let priorities = self.config.priorities.clone();
         if let Some(level) = priorities.iter().find(|level| !(1..=9).contains(*level)) {
-            return Err(Error::config("priorities", format!("{level} is not within 1 to 9")));
+            return Err(Error::config("priorities", format!("{level} is not between 1 and 9")));
         }
         let weights = self.weights.clone().unwrap_or_default();
         if !weights.is_empty() && weights.len() != routing_keys.len() {
