@@ -1,8 +1,8 @@
 //! Producer and admin client of the Bananas job queue.
 //!
 //! [`Client`] enqueues jobs and manages queues. Every call has a deadline. The client retries calls that are safe to
-//! repeat, with the same ids, until that deadline. An [`Error`] is data that a program can act on. To run jobs, use the crate
-//! `bananas-worker`.
+//! repeat, with the same ids, until that deadline. An [`Error`] is data that a program can act on. To run jobs, use the
+//! crate `bananas-worker`.
 //!
 //! ```no_run
 //! # async fn run() -> bananas_client::Result<()> {

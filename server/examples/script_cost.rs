@@ -1,7 +1,8 @@
-//! What the scripts cost Redis: microseconds per job and call size, bytes per job and state. Prints the tables of docs/redis.md.
+//! What the scripts cost Redis: microseconds per job and call size, bytes per job and state. Prints the tables of
+//! docs/redis.md.
 //!
-//! `cargo run --release -p bananas-broker --example script_cost`, on a machine that does nothing else. With `-- --large`: what jobs of
-//! 64 KiB and 1 MiB cost, a look for a thousand of them included (takes 3 GiB of memory).
+//! `cargo run --release -p bananas-broker --example script_cost`, on a machine that does nothing else. With `--
+//! --large`: what jobs of 64 KiB and 1 MiB cost, a fetch of a thousand of them included (takes 3 GiB of memory).
 
 use std::{
     process::{Child, Command, Stdio},
@@ -125,7 +126,7 @@ impl Bench {
     }
 
     async fn lease(&self, jobs: usize) -> Result<LeaseBatch> {
-        let claims = [Demand {
+        let demands = [Demand {
             owner: Owner::NONE,
             holder: "0190b5a0-e0f4-7d1c-8f2a-0c1d2e3f4a5b".into(),
             jobs: jobs as u32,
@@ -137,7 +138,7 @@ impl Bench {
             priorities: "",
             job_types: &[],
             lease_ms: LONG_MS,
-            demands: &claims,
+            demands: &demands,
             requests: &[],
         };
         Ok(self.store.lease(&self.keys, &ask).await?)
@@ -255,8 +256,8 @@ async fn cost(group: usize) -> Result<[(f64, f64); 6]> {
                 1 => {
                     held.clear();
                     while held.len() < WAVE.0 {
-                        let look = bench.lease(group).await?;
-                        held.extend(look.jobs.iter().map(|job| (job.job_id, look.nonce)));
+                        let batch = bench.lease(group).await?;
+                        held.extend(batch.jobs.iter().map(|job| (job.job_id, batch.nonce)));
                     }
                 }
                 _ => {
@@ -335,8 +336,8 @@ async fn memory(place: Place) -> Result<f64> {
         if matches!(place, Place::Ready | Place::Unique | Place::Scheduled) {
             continue;
         }
-        let look = bench.lease(100).await?;
-        let leases: Vec<_> = look.jobs.iter().map(|job| (job.job_id, look.nonce)).collect();
+        let batch = bench.lease(100).await?;
+        let leases: Vec<_> = batch.jobs.iter().map(|job| (job.job_id, batch.nonce)).collect();
         match place {
             Place::Retried => bench.nack(&leases, NackAction::Retry).await?,
             Place::Dead => bench.nack(&leases, NackAction::DeadLetter).await?,
@@ -349,8 +350,8 @@ async fn memory(place: Place) -> Result<f64> {
     Ok((bench.used_memory().await? - before) / MEMORY_JOBS as f64 - payload as f64)
 }
 
-/// Looks at large jobs: how many each brings, what it costs, and what Redis takes for it beside what is stored.
-struct LargeLook {
+/// Fetches of large jobs: jobs per fetch, cost, and the memory that Redis takes for it beside what is stored.
+struct LargeFetch {
     jobs: usize,
     calls: usize,
     script_micros_per_job: f64,
@@ -360,7 +361,7 @@ struct LargeLook {
 
 impl Bench {
     /// Leases `jobs` jobs of that size, asking for `ask` at a time.
-    async fn large_look(payload_bytes: usize, jobs: usize, ask: usize) -> Result<LargeLook> {
+    async fn large_fetch(payload_bytes: usize, jobs: usize, ask: usize) -> Result<LargeFetch> {
         let bench = Self::start().await?;
         for _ in 0..jobs {
             bench.enqueue(&[job_of(payload_bytes, |_, _| {})]).await?;
@@ -382,7 +383,7 @@ impl Bench {
             calls += 1;
         }
         let peak = bench.info("memory", "used_memory_peak:").await?;
-        Ok(LargeLook {
+        Ok(LargeFetch {
             jobs,
             calls,
             script_micros_per_job: (bench.script_micros().await? - before.0) / jobs as f64,
@@ -413,7 +414,8 @@ impl Bench {
 
 async fn large() -> Result<()> {
     println!(
-        "| payload | jobs asked for | looks | µs of script per job | longest call, ms | peak of Redis over what is stored, MiB |"
+        "| payload | jobs asked for | fetches | µs of script per job | longest call, ms | \
+         peak of Redis over what is stored, MiB |"
     );
     println!("|---|---|---|---|---|---|");
     for (payload_bytes, jobs, ask) in [
@@ -424,15 +426,15 @@ async fn large() -> Result<()> {
         (1 << 20, 100, 100),
         (1 << 20, 1_000, 1_000),
     ] {
-        let look = Bench::large_look(payload_bytes, jobs, ask).await?;
+        let fetch = Bench::large_fetch(payload_bytes, jobs, ask).await?;
         println!(
             "| {} KiB | {ask} of {} | {} | {:.1} | {:.1} | {:.1} |",
             payload_bytes >> 10,
-            look.jobs,
-            look.calls,
-            look.script_micros_per_job,
-            look.longest_micros as f64 / 1e3,
-            look.peak_bytes / f64::from(1 << 20),
+            fetch.jobs,
+            fetch.calls,
+            fetch.script_micros_per_job,
+            fetch.longest_micros as f64 / 1e3,
+            fetch.peak_bytes / f64::from(1 << 20),
         );
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! How many no-op jobs per second the library receives, runs and settles, with a broker in the same process that does no
-//! work either. It measures this library, tonic on both sides, and the pipe between them.
+//! How many no-op jobs per second the library receives, runs and settles, with a broker in the same process that does
+//! no work either. It measures this library, tonic on both sides, and the pipe between them.
 //!
 //! ```text
 //! cargo bench -p bananas-worker --bench throughput -- 1000000

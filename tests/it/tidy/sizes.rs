@@ -40,7 +40,7 @@ fn long_functions(source: &Source) -> Vec<Offence> {
 }
 
 pub(super) fn lines(sources: &[Source]) -> Vec<Offence> {
-    let kinds = ["rs", "lua", "proto", "sh", "py", "md", "toml", "yaml"];
+    let kinds = ["rs", "lua", "proto", "sh", "py", "md"];
     let sources = sources.iter().filter(|source| kinds.contains(&source.kind()));
     let sources = sources.filter(|source| !GENERATED.contains(&&*source.path));
     sources.flat_map(lines_of).collect()

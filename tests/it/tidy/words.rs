@@ -27,12 +27,14 @@ const REPLACED: &[Replaced] = &[
     Replaced {
         forms: &["look", "looks"],
         instead: "lease call, fetch; get; check, poll",
+        within: &["server/", "client/", "worker-sdk/", "cli/", "tests/"],
         not_before: &["at", "up", "like", "alike"],
         ..ANYWHERE
     },
     Replaced {
         forms: &["a look", "one look", "the look", "next look", "looked after"],
         instead: "lease call, fetch; maintain",
+        not_before: &["up"],
         ..ANYWHERE
     },
     Replaced {
@@ -84,7 +86,12 @@ const REPLACED: &[Replaced] = &[
     Replaced {
         forms: &["hands"],
         instead: "consumers",
-        within: &["server/"],
+        within: &[
+            "server/src/store/",
+            "server/src/queue/",
+            "server/src/dispatch/",
+            "server/tests/",
+        ],
         not_before: &["out", "over"],
         ..ANYWHERE
     },
@@ -107,7 +114,13 @@ const REPLACED: &[Replaced] = &[
     Replaced {
         forms: &["round", "rounds"],
         instead: "run",
-        within: &["server/", "ARCHITECTURE.md"],
+        within: &[
+            "server/src/store/",
+            "server/src/maintenance/",
+            "server/src/queue/",
+            "server/tests/",
+            "ARCHITECTURE.md",
+        ],
         not_before: &["trip", "trips", "up", "down", "robin"],
         ..ANYWHERE
     },
@@ -135,6 +148,14 @@ const REPLACED: &[Replaced] = &[
     Replaced {
         forms: &["keeper", "keepers"],
         instead: "owner",
+        within: &[
+            "server/src/store/",
+            "server/src/session/",
+            "server/src/domain/",
+            "server/tests/",
+            "tests/",
+            "docs/",
+        ],
         ..ANYWHERE
     },
     Replaced {
@@ -173,10 +194,11 @@ fn in_file(source: &Source) -> Vec<Offence> {
         .iter()
         .filter(|rule| rule.within.is_empty() || rule.within.iter().any(|within| source.path.starts_with(within)))
         .collect();
+    let mut last = String::new();
     for (number, line) in source.text.lines().enumerate() {
         let words = words(line);
         for rule in &rules {
-            for form in rule.forms.iter().filter(|form| has(&words, form, rule)) {
+            for form in rule.forms.iter().filter(|form| has(&words, &last, form, rule)) {
                 found.push(Offence {
                     path: source.path.clone(),
                     line: number + 1,
@@ -184,14 +206,18 @@ fn in_file(source: &Source) -> Vec<Offence> {
                 });
             }
         }
+        if let Some(word) = words.last() {
+            last.clone_from(word);
+        }
     }
     found
 }
 
-fn has(words: &[String], form: &str, rule: &Replaced) -> bool {
+/// Whether a line of these words has the form; `last` is the last word of the line above.
+fn has(words: &[String], last: &str, form: &str, rule: &Replaced) -> bool {
     let form: Vec<&str> = form.split(' ').collect();
     (0..words.len()).any(|at| {
-        let before = at.checked_sub(1).map_or("", |before| &words[before]);
+        let before = at.checked_sub(1).map_or(last, |before| &words[before]);
         let behind = words.get(at + form.len()).map_or("", String::as_str);
         words[at..].len() >= form.len()
             && words[at..].iter().zip(&form).all(|(word, wanted)| word == wanted)
@@ -242,6 +268,7 @@ mod tests {
     fn another_meaning_is_left_alone() {
         for text in [
             "calls in flight",
+            "calls in\nflight",
             "IN_FLIGHT",
             "a round trip",
             "look up the id",
