@@ -34,7 +34,7 @@
 // - `lease` leases jobs with single calls, settles them and extends their leases (`settle`).
 // - `admin` reads and manages jobs, queues and the fleet.
 // - `retry` decides whether and when a call is sent again; `deadline` bounds each attempt.
-// - `error` and `reason` turn gRPC statuses and items' errors into one type.
+// - `error` turns gRPC statuses (`status`) and failures of the `transport` into one type; `reason` has its reasons.
 // - `connection` resolves addresses and opens channels; the worker library uses it too.
 // - `id`, `priority` and `duration` are the values that the calls carry.
 
