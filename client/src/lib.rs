@@ -29,10 +29,10 @@
 // The map, from the calls down to the wire:
 //
 // - `client` is the connection and its settings (`builder`), and what every call has: deadline and retries (`call`).
-// - `produce` enqueues: a job is built (`new_job`), encoded once (`wire`), and sent alone, in a batch (`batch`) or
-//   together with the jobs of other tasks (`combine`).
+// - `produce` enqueues jobs: one (built in `new_job`), many (`batch`), or all or none.
 // - `lease` leases jobs with single calls, settles them and extends their leases (`settle`).
 // - `admin` reads and manages jobs, queues and the fleet.
+// - `wire` has encoded jobs and the RPCs that enqueue them (`calls`), and combines the jobs of many tasks (`combine`).
 // - `retry` decides whether and when a call is sent again; `deadline` bounds each attempt.
 // - `error` turns gRPC statuses (`status`) and failures of the `transport` into one type; `reason` has its reasons.
 // - `connection` resolves addresses and opens channels; the worker library uses it too.
@@ -50,6 +50,7 @@ mod priority;
 mod produce;
 mod reason;
 mod retry;
+mod wire;
 
 pub use admin::job::{Detail, Waited};
 pub use bananas_proto::v1 as proto;

@@ -15,8 +15,8 @@ use tonic::transport::Channel;
 
 use crate::{
     connection::{Addresses, ConnectionSettings, GrpcChannel},
-    produce::combine::Combiner,
     retry::Budget,
+    wire::combine::Combiner,
 };
 
 /// A connection to a broker. Cheap to clone; all clones share the connection. It reconnects on its own.

@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::{Enqueued, calls::results_missing, enqueued, new_job::NewJob, wire::EncodedJobs};
+use super::{Enqueued, enqueued, new_job::NewJob};
 use crate::{
     client::Client,
     connection::Backoff,
     error::{Error, Result},
     id::JobId,
     reason::Reason,
+    wire::{EncodedJobs, calls::results_missing},
 };
 
 /// The most jobs and bytes of one call: what a broker with default limits accepts.

@@ -1,10 +1,7 @@
 //! Enqueue one job, many, or all or none.
 
 mod batch;
-mod calls;
-pub(crate) mod combine;
 pub(crate) mod new_job;
-mod wire;
 
 use std::time::Duration;
 
@@ -19,13 +16,14 @@ use crate::{
     client::Client,
     error::Result,
     id::JobId,
-    produce::{
+    produce::new_job::NewJob,
+    retry::Repeat,
+    wire::{
+        EncodedJobs,
         calls::{EnqueueCalls, results_missing},
         combine::Combiner,
-        new_job::NewJob,
-        wire::{EncodedJobs, encode_job},
+        encode_job,
     },
-    retry::Repeat,
 };
 
 /// A job that is stored.

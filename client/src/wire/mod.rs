@@ -1,5 +1,8 @@
 //! Encoded jobs. The task that enqueues a job encodes it once; batching, sending and retrying only pass the bytes on.
 
+pub(crate) mod calls;
+pub(crate) mod combine;
+
 use bananas_proto::v1::JobSpec;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tonic::{Response, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::wire::EncodedJobs;
+use super::EncodedJobs;
 use crate::{
     connection::GrpcChannel,
     deadline::{request, within},

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
+    EncodedJobs,
     calls::{EnqueueCalls, results_missing},
-    wire::EncodedJobs,
 };
 use crate::{
     error::{Error, Result},
