@@ -203,7 +203,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long a job may wait here for a slot before the worker releases it for other workers. Default 2 s.
+    /// How long a job may wait here for a slot before the worker releases it for other workers: this long, or a quarter
+    /// of the job's attempt timeout if that is less. Default 2 s.
     pub const fn prefetch_patience(mut self, patience: Duration) -> Self {
         self.max_wait = patience;
         self
