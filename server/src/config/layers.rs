@@ -3,44 +3,8 @@
 use super::environment::Environment;
 use super::settings::SECTIONS;
 use super::table::Setting;
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::{Path, PathBuf};
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// Nobody said anything.
-    Default,
-    /// The configuration file.
-    File(PathBuf),
-    /// An environment variable.
-    Environment(String),
-    /// A file that holds one secret, named by another source.
-    SecretFile(PathBuf),
-    /// The command line.
-    Flag(String),
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Environment(name) => write!(f, "environment {name}"),
-            Self::SecretFile(path) => write!(f, "secret file {}", path.display()),
-            Self::Flag(name) => write!(f, "flag {name}"),
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Layered {
-    pub(super) text: String,
-    pub(super) source: Source,
-}
-
-pub(super) type Values = BTreeMap<String, Layered>;
+use super::values::{Layered, Source, Values};
+use std::path::Path;
 
 /// A value from the command line: key, text, and the flag as the user wrote it.
 #[derive(Debug, Clone)]

@@ -7,15 +7,17 @@ mod settings;
 mod show;
 mod table;
 mod value;
+mod values;
 
 pub use documentation::{DEFAULT_FILE, default_file, page};
 pub use environment::Environment;
-pub use layers::{Override, Source};
+pub use layers::Override;
 pub use settings::{
     Config, Dead, Drain, Grpc, Http, Jobs, Limits, Log, Redis, Results, Runtime, SECTIONS, Stream, Tracing,
 };
 pub use table::{Section, Setting};
 pub use value::{ByteSize, LogFormat, LogLevel, LogOutput, RedisUrl, Value};
+pub use values::Source;
 
 use layers::Layers;
 use std::path::{Path, PathBuf};

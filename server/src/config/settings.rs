@@ -1,8 +1,8 @@
 //! Every setting of the broker: type, default, bounds, reason. The file of defaults and docs/configuration.md are made from this.
 
-use super::layers::Values;
 use super::table::{self, Section, Setting, sections};
 use super::value::{ByteSize, LogFormat, LogLevel, LogOutput, RedisUrl, Value};
+use super::values::Values;
 use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
