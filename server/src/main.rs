@@ -1,8 +1,9 @@
 //! The `bananas-broker` program.
 
+use std::process::ExitCode;
+
 use bananas_broker::{app, app::Cli, config::Environment};
 use clap::Parser;
-use std::process::ExitCode;
 
 /// Many small allocations of many sizes from many threads is what a broker does, and what this allocator is made for.
 #[global_allocator]

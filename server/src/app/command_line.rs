@@ -1,11 +1,10 @@
 //! The command line.
 
-use crate::config::Override;
-use crate::dev;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::{config::Override, dev};
 
 const ABOUT: &str = "A job-queue broker: gRPC in front, Redis behind";
 
@@ -248,9 +247,10 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
     use crate::config::{Config, Environment};
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

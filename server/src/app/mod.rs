@@ -7,15 +7,16 @@ mod reload;
 mod serve;
 mod signals;
 
-use crate::config::{self, Config, Environment};
-use crate::dev;
+use std::{io::Write, path::Path, process::ExitCode, time::Duration};
+
 use clap::CommandFactory;
-pub use command_line::{Cli, Command};
-use command_line::{ConfigCommand, Output};
-use std::io::Write;
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::Duration;
+
+pub use self::command_line::{Cli, Command};
+use self::command_line::{ConfigCommand, Output};
+use crate::{
+    config::{self, Config, Environment},
+    dev,
+};
 
 /// The configuration is not valid (EX_CONFIG of sysexits.h, which systemd shows by name).
 const INVALID_CONFIG: u8 = 78;

@@ -1,13 +1,16 @@
 //! From the configuration to the options of each part: no part knows the configuration.
 
-use crate::config::{self, Config};
-use crate::edge;
-use crate::store::{self, Endpoint};
-use crate::{broker, domain};
+use std::{path::PathBuf, time::Duration};
+
 use anyhow::Context;
 use secrecy::ExposeSecret;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::{
+    broker,
+    config::{self, Config},
+    domain, edge,
+    store::{self, Endpoint},
+};
 
 /// What the edge is bounded by.
 pub(super) fn edge(config: &Config) -> edge::Options {
@@ -117,8 +120,10 @@ fn policy(config: &Config) -> domain::Policy {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Config, Environment};
-    use crate::domain::{Limits, Policy};
+    use crate::{
+        config::{Config, Environment},
+        domain::{Limits, Policy},
+    };
 
     #[test]
     fn the_defaults_of_the_configuration_are_the_defaults_of_the_domain() {

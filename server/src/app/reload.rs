@@ -1,8 +1,11 @@
 //! SIGHUP: the configuration is read again, and what can change while the broker runs takes effect.
 
-use crate::config::{Config, ConfigError};
-use crate::telemetry::Telemetry;
 use std::collections::BTreeMap;
+
+use crate::{
+    config::{Config, ConfigError},
+    telemetry::Telemetry,
+};
 
 /// Settings that take effect at once; all others do at the next start.
 const AT_ONCE: [&str; 1] = ["log.level"];

@@ -1,24 +1,26 @@
 //! The life of a broker process: start, ready, drain, end.
 
-use super::options;
-use super::reload::Reloading;
-use super::signals::{Asked, Signals};
-use crate::broker::{self, Broker};
-use crate::config::{Config, ConfigError, Environment, RedisUrl, Value};
-use crate::metrics::Metrics;
-use crate::ops::{self, Readiness};
-use crate::store::OpenError;
-use crate::telemetry::{self, Telemetry};
-use crate::{dev, maintenance};
-use crate::{edge, grpc};
+use std::{pin::pin, process::ExitCode, sync::Arc, time::Duration};
+
 use anyhow::Context;
 use sd_notify::NotifyState;
-use std::pin::pin;
-use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::{
+    options,
+    reload::Reloading,
+    signals::{Asked, Signals},
+};
+use crate::{
+    broker::{self, Broker},
+    config::{Config, ConfigError, Environment, RedisUrl, Value},
+    dev, edge, grpc, maintenance,
+    metrics::Metrics,
+    ops::{self, Readiness},
+    store::OpenError,
+    telemetry::{self, Telemetry},
+};
 
 /// Waits between attempts to reach a Redis at the start.
 const RECONNECT_SECONDS: [u64; 5] = [2, 4, 8, 16, 30];

@@ -1,6 +1,7 @@
 //! The signals that a broker listens to.
 
 use std::io;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.

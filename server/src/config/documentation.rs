@@ -1,8 +1,8 @@
 //! The file of defaults and docs/configuration.md, both made from the table of settings.
 
-use super::settings::SECTIONS;
-use super::table::Setting;
 use std::fmt::Write;
+
+use super::{settings::SECTIONS, table::Setting};
 
 /// The commented file of defaults, as `config defaults` prints it. A test keeps it equal to [`default_file`].
 pub const DEFAULT_FILE: &str = include_str!("../../config.default.toml");

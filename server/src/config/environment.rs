@@ -1,7 +1,6 @@
 //! The environment of the process as values: the only code that reads it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Environment variables, of the process or made up by a test.
 #[derive(Debug, Default, Clone)]

@@ -1,10 +1,13 @@
 //! From file, environment and flags to one value per setting: the strongest source wins, every mistake is reported at once.
 
-use super::environment::Environment;
-use super::settings::SECTIONS;
-use super::table::Setting;
-use super::values::{Layered, Source, Values};
 use std::path::Path;
+
+use super::{
+    environment::Environment,
+    settings::SECTIONS,
+    table::Setting,
+    values::{Layered, Source, Values},
+};
 
 /// A value from the command line: key, text, and the flag as the user wrote it.
 #[derive(Debug, Clone)]

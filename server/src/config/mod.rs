@@ -9,18 +9,20 @@ mod table;
 mod value;
 mod values;
 
-pub use documentation::{DEFAULT_FILE, default_file, page};
-pub use environment::Environment;
-pub use layers::Override;
-pub use settings::{
-    Config, Dead, Drain, Grpc, Http, Jobs, Limits, Log, Redis, Results, Runtime, SECTIONS, Stream, Tracing,
-};
-pub use table::{Section, Setting};
-pub use value::{ByteSize, LogFormat, LogLevel, LogOutput, RedisUrl, Value};
-pub use values::Source;
-
-use layers::Layers;
 use std::path::{Path, PathBuf};
+
+use self::layers::Layers;
+pub use self::{
+    documentation::{DEFAULT_FILE, default_file, page},
+    environment::Environment,
+    layers::Override,
+    settings::{
+        Config, Dead, Drain, Grpc, Http, Jobs, Limits, Log, Redis, Results, Runtime, SECTIONS, Stream, Tracing,
+    },
+    table::{Section, Setting},
+    value::{ByteSize, LogFormat, LogLevel, LogOutput, RedisUrl, Value},
+    values::Source,
+};
 
 /// Read if no `--config` was given and it exists.
 pub const DEFAULT_PATH: &str = "/etc/bananas/broker.toml";

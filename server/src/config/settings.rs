@@ -1,12 +1,14 @@
 //! Every setting of the broker: type, default, bounds, reason. The file of defaults and docs/configuration.md are made from this.
 
-use super::table::{self, Section, Setting, sections};
-use super::value::{ByteSize, LogFormat, LogLevel, LogOutput, RedisUrl, Value};
-use super::values::Values;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
 use secrecy::SecretString;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use super::{
+    table::{self, Section, Setting, sections},
+    value::{ByteSize, LogFormat, LogLevel, LogOutput, RedisUrl, Value},
+    values::Values,
+};
 
 sections! {
     /// The gRPC port: producers, workers and operators.

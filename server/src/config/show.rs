@@ -1,8 +1,10 @@
 //! `config show`: the effective values, each with its source, secrets redacted.
 
-use super::Config;
-use serde_json::{Map, Value as Json, json};
 use std::fmt::Write;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::Config;
 
 impl Config {
     /// A table for people.

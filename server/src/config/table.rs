@@ -1,7 +1,6 @@
 //! What is known about each setting, and the macro that makes from one declaration both the typed sections and the table.
 
-use super::value::Value;
-use super::values::Values;
+use super::{value::Value, values::Values};
 
 /// One setting: everything that reading, showing and documenting it needs.
 #[derive(Debug)]

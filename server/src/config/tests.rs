@@ -1,8 +1,10 @@
 //! What the configuration accepts, prefers and refuses.
 
-use super::*;
-use secrecy::ExposeSecret;
 use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::*;
 
 fn flag(key: &str, text: &str) -> Override {
     Override {

@@ -1,10 +1,9 @@
 //! Kinds of values that a setting can have: how each is read from text and shown again.
 
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
 use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
 /// A type that a setting can have. Every source (file, environment, flag) yields text, so there is one way in.
 pub trait Value: Sized {

@@ -1,14 +1,17 @@
 //! The redis-server process: started so that it does not outlive us, ended so that its data is on disk.
 
-use super::directory::Directory;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 use tokio::process::{Child, Command};
+
+use super::directory::Directory;
 
 const POLL: Duration = Duration::from_millis(20);
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(10);

@@ -1,11 +1,14 @@
 //! The directory of a dev broker: one broker at a time, Redis's files below it.
 
+use std::{
+    fs::{self, File, TryLockError},
+    io::{Read, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
 use anyhow::{Context, bail};
-use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Longest path of a unix socket, with a byte to spare for its end and for platforms with a little less.
 const MAX_SOCKET_PATH_BYTES: usize = 100;

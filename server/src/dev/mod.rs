@@ -3,14 +3,17 @@
 mod child;
 mod directory;
 
-use crate::config::Environment;
+use std::{path::PathBuf, time::Duration};
+
 use anyhow::{Context, bail};
-use child::{Server, read_log_tail};
-use directory::Directory;
-use std::path::PathBuf;
-use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use self::{
+    child::{Server, read_log_tail},
+    directory::Directory,
+};
+use crate::config::Environment;
 
 /// Between the end of a child that nobody stopped and its next start.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);

@@ -1,31 +1,36 @@
 //! One call: admitted, bounded in time, guarded against a panic, counted. Streams and long polls pass through here as well.
 
-use super::Edge;
-use super::admission::Class;
-use super::deadline;
-use super::methods;
-use super::unsent::{Held, Unsent, Weight};
-use crate::domain::Error;
-use crate::metrics::{MethodMetrics, Metrics};
-use crate::status::{refused_by_tonic, status};
-use crate::telemetry;
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
 use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::body::Body;
-use tonic::transport::server::TcpConnectInfo;
-use tonic::{Code, Status};
+use tonic::{Code, Status, body::Body, transport::server::TcpConnectInfo};
 use tower::Service;
 use tracing::Instrument;
+
+use super::{
+    Edge,
+    admission::Class,
+    deadline, methods,
+    unsent::{Held, Unsent, Weight},
+};
+use crate::{
+    domain::Error,
+    metrics::{MethodMetrics, Metrics},
+    status::{refused_by_tonic, status},
+    telemetry,
+};
 
 /// Answers one request. Never fails: what goes wrong is a gRPC status.
 pub(super) async fn handle(

@@ -1,15 +1,13 @@
 //! One connection, from its first byte to its end.
 
-use super::{Edge, Options, call, preface, unsent::Unsent};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tonic::transport::server::TcpConnectInfo;
+
+use super::{Edge, Options, call, preface, unsent::Unsent};
 
 /// Serves a connection until it ends, or until the edge's hard end.
 pub(super) async fn run(stream: TcpStream, peer: SocketAddr, edge: &Arc<Edge>) {
@@ -98,8 +96,9 @@ fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
 
     /// Serves one connection that begins with a valid preface and these bytes, and yields how it ended.
     async fn ended(rest: &[u8]) -> Option<String> {

@@ -1,9 +1,11 @@
 //! The end of a call's time: the caller's `grpc-timeout` or the broker's own limit, whichever comes first.
 
-use super::admission::Class;
-use http::HeaderMap;
 use std::time::Duration;
+
+use http::HeaderMap;
 use tokio::time::Instant;
+
+use super::admission::Class;
 
 /// When the caller stops waiting; in the extensions of each request that has such a time.
 #[derive(Debug, Clone, Copy)]

@@ -12,20 +12,20 @@ mod preface;
 mod tests;
 mod unsent;
 
-pub use deadline::Deadline;
-pub use unsent::Weight;
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::metrics::Metrics;
-use admission::Admission;
-use peers::Peers;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::service::Routes;
+
+use self::{admission::Admission, peers::Peers};
+pub use self::{deadline::Deadline, unsent::Weight};
+use crate::metrics::Metrics;
 
 /// Bounds of the edge; what each is for is said in the configuration.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! How many connections each IP address has open.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
+
+use parking_lot::Mutex;
 
 /// Counts per address, and the limit.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Peers {
                 peer: None,
             });
         }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         let count = open.entry(peer).or_default();
         if *count >= self.limit {
             return None;
@@ -51,7 +51,7 @@ impl Peers {
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(peer) = self.peer else { return };
-        let mut open = self.peers.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.peers.open.lock();
         if let Some(count) = open.get_mut(&peer) {
             *count -= 1;
             if *count == 0 {

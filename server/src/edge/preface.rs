@@ -1,8 +1,11 @@
 //! The first bytes of a connection: read before HTTP/2 sees them, so that a silent or foreign client can be sent away in time.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// What every HTTP/2 client sends first.

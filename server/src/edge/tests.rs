@@ -1,14 +1,20 @@
 //! The edge against real sockets: what a client may do wrong, and what the end looks like.
 
-use super::*;
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::convert::Infallible;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
-use tonic::body::Body;
-use tonic::codegen::http::{Request, Response};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+};
+use tonic::{
+    body::Body,
+    codegen::http::{Request, Response},
+};
+
+use super::*;
 
 fn options() -> Options {
     Options {

@@ -1,9 +1,11 @@
 //! Answers that the client has not taken yet: how much of them a connection may hold, and what is undone when one is never taken.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
+
+use parking_lot::Mutex;
 
 /// Bytes of weighed answers that one connection may hold. A client that reads takes them in milliseconds; one that does not gets no more.
 const MAX_BYTES: usize = 64 << 20;
@@ -38,12 +40,12 @@ impl Weight {
     /// The same, with what to do if the answer is dropped before all of it was sent.
     #[must_use]
     pub fn or_else(self, undo: impl FnOnce() + Send + 'static) -> Self {
-        *self.undo.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(undo));
+        *self.undo.lock() = Some(Box::new(undo));
         self
     }
 
     fn take_undo(&self) -> Option<Undo> {
-        self.undo.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.undo.lock().take()
     }
 }
 

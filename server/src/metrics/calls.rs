@@ -1,11 +1,11 @@
 //! Rate, errors and duration of gRPC calls, by method and code, without a lock on the way.
 
-use super::histogram::{CALL_SECONDS, Histogram};
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
+
 use prost::Message;
-use std::collections::HashMap;
-use std::sync::OnceLock;
-use std::time::Duration;
 use tonic::Code;
+
+use super::histogram::{CALL_SECONDS, Histogram};
 
 /// The label value of a method that this broker does not have: what a caller sends must not become a series.
 const OTHER: &str = "_OTHER";

@@ -1,7 +1,8 @@
 //! docs/metrics.md, made from the table.
 
-use super::table::TABLE;
 use std::fmt::Write;
+
+use super::table::TABLE;
 
 /// The whole page. A test compares it with the file in the tree and rewrites that with `BANANAS_WRITE_DOCS=1`.
 pub fn page() -> String {

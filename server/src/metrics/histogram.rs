@@ -1,9 +1,14 @@
 //! A histogram whose cost on the hot path is two relaxed atomic additions: prometheus-client's own takes a lock.
 
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+};
 
 /// Upper bounds of the buckets of a histogram, and how many recorded units make one exposed unit.
 #[derive(Debug)]

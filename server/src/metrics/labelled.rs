@@ -1,7 +1,8 @@
 //! A metric with one label whose values are few and known in the code.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
 
 /// One metric per label value, made when first asked for. Keep the handle where it is bumped often.
 #[derive(Debug)]
@@ -20,15 +21,15 @@ impl<M> Labelled<M> {
 
     /// The handle for this label value.
     pub fn get(&self, value: &'static str) -> Arc<M> {
-        if let Some(child) = self.children.read().unwrap_or_else(PoisonError::into_inner).get(value) {
+        if let Some(child) = self.children.read().get(value) {
             return child.clone();
         }
-        let mut children = self.children.write().unwrap_or_else(PoisonError::into_inner);
+        let mut children = self.children.write();
         children.entry(value).or_insert_with(|| Arc::new((self.make)())).clone()
     }
 
     pub(super) fn all(&self) -> Vec<(&'static str, Arc<M>)> {
-        let children = self.children.read().unwrap_or_else(PoisonError::into_inner);
+        let children = self.children.read();
         children.iter().map(|(value, child)| (*value, child.clone())).collect()
     }
 }

@@ -9,18 +9,19 @@ mod queue;
 mod render;
 pub mod table;
 
-pub use calls::{CallMetrics, MethodMetrics};
-pub use histogram::Histogram;
-pub use labelled::Labelled;
-pub use queue::{BANDS, BandMetrics, QueueDepths, QueueMetrics, band};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use histogram::{GROUP_ITEMS, SCRIPT_SECONDS};
-pub use prometheus_client::metrics::counter::Counter;
-pub use prometheus_client::metrics::gauge::Gauge;
+use parking_lot::RwLock;
+pub use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use prometheus_client::registry::Registry;
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+
+use self::histogram::{GROUP_ITEMS, SCRIPT_SECONDS};
+pub use self::{
+    calls::{CallMetrics, MethodMetrics},
+    histogram::Histogram,
+    labelled::Labelled,
+    queue::{BANDS, BandMetrics, QueueDepths, QueueMetrics, band},
+};
 
 /// Queues that get a `routing_key` label value of their own; the rest is counted under `_other`.
 pub const MAX_ROUTING_KEYS: usize = 1_000;
@@ -126,16 +127,11 @@ impl Metrics {
     /// The metrics of one queue. Takes a lock: keep the handle. Above [`MAX_ROUTING_KEYS`] the queue that has been unused and empty for longest gives up its
     /// label; if there is none, the shared `_other` is returned.
     pub fn queue(&self, routing_key: &str) -> Arc<QueueMetrics> {
-        if let Some(queue) = self
-            .queues
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(routing_key)
-        {
+        if let Some(queue) = self.queues.read().get(routing_key) {
             queue.back_in_use();
             return queue.clone();
         }
-        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.write();
         if let Some(queue) = queues.get(routing_key) {
             queue.back_in_use();
             return queue.clone();
@@ -159,30 +155,24 @@ impl Metrics {
 
     /// Whether a queue that is not counted yet would get a label of its own.
     pub fn has_free_labels(&self) -> bool {
-        self.queues.read().unwrap_or_else(PoisonError::into_inner).len() < self.max_routing_keys
+        self.queues.read().len() < self.max_routing_keys
     }
 
     /// Forgets queues that nobody has used for this long and in which nothing is.
     pub fn forget_unused(&self, longest: Duration) {
-        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.queues.write();
         queues.retain(|_, queue| queue.unused_for().is_none_or(|unused| unused < longest));
     }
 
     /// Every queue with a label of its own.
     pub fn own_queues(&self) -> Vec<Arc<QueueMetrics>> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        let queues = self.queues.read();
         queues.values().cloned().collect()
     }
 
     /// Every known queue by name, and `_other` once something was counted there.
     fn queues(&self) -> Vec<Arc<QueueMetrics>> {
-        let mut queues: Vec<Arc<QueueMetrics>> = self
-            .queues
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
+        let mut queues: Vec<Arc<QueueMetrics>> = self.queues.read().values().cloned().collect();
         queues.sort_by(|a, b| a.routing_key().cmp(b.routing_key()));
         if self.routing_keys_dropped.get() > 0 {
             queues.push(self.other.clone());

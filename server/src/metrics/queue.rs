@@ -1,10 +1,14 @@
 //! The metrics of one queue: handles that are looked up once and bumped without a lock.
 
-use super::histogram::{Histogram, JOB_SECONDS};
+use std::{
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+
+use super::histogram::{Histogram, JOB_SECONDS};
 
 /// Names of the priority bands, by the index that [`band`] yields.
 pub const BANDS: [&str; 3] = ["low", "normal", "high"];
@@ -121,17 +125,17 @@ impl QueueMetrics {
 
     /// Nobody uses the queue at the moment: its label may go to another when nothing is in it.
     pub fn retire(&self) {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut retired = self.retired.lock();
         retired.get_or_insert_with(Instant::now);
     }
 
     pub(super) fn back_in_use(&self) {
-        *self.retired.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.retired.lock() = None;
     }
 
     /// How long nobody has used the queue, if nothing is in it.
     pub(super) fn unused_for(&self) -> Option<Duration> {
-        let retired = *self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = *self.retired.lock();
         let is_empty = self.depths() == (0, 0, 0) && self.bands.iter().all(|band| band.depth() == 0);
         retired.filter(|_| is_empty).map(|since| since.elapsed())
     }

@@ -1,13 +1,17 @@
 //! Metrics as text: one pass over the table's metrics at each scrape.
 
-use super::table::{self, Metric};
-use super::{Histogram, Labelled, Metrics, QueueMetrics, process};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use std::fmt::Error;
-use std::sync::Arc;
+use std::{fmt::Error, sync::Arc};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{
+    Histogram, Labelled, Metrics, QueueMetrics, process,
+    table::{self, Metric},
+};
 
 /// Renders a [`Metrics`]; the registry owns this.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! Every metric of the broker: name, kind, labels, help. The only place where a metric's name is written; docs/metrics.md is made from it.
 
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
+use prometheus_client::{metrics::MetricType, registry::Unit};
 
 /// What a metric is called and what it means.
 #[derive(Debug)]

@@ -2,17 +2,21 @@
 
 mod readiness;
 
-use crate::metrics::{self, Metrics};
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use prometheus_client::registry::Registry;
-pub use readiness::Readiness;
 use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+pub use self::readiness::Readiness;
+use crate::metrics::{self, Metrics};
 
 #[derive(Clone)]
 struct Shared {
@@ -77,10 +81,13 @@ async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
     use super::*;
     use crate::store::Condition;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     async fn get(address: std::net::SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();

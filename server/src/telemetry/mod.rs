@@ -5,19 +5,16 @@ pub mod names;
 pub mod propagation;
 mod traces;
 
-pub use enabled::is_tracing;
-pub(crate) use traces::call_span;
+use std::{io::IsTerminal, time::Duration};
 
-use crate::config::{self, LogFormat, LogOutput};
 use anyhow::Context;
 use bananas_log::{JsonLine, NonBlocking, TextLine, WorkerGuard};
-use std::io::IsTerminal;
-use std::time::Duration;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+pub use self::enabled::is_tracing;
+pub(crate) use self::traces::call_span;
+use crate::config::{self, LogFormat, LogOutput};
 
 /// Keeps the exporter of traces alive, and changes the level of log lines.
 #[derive(Debug)]
@@ -112,8 +109,9 @@ fn log_filter(level: &str) -> anyhow::Result<Targets> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use tracing::Level;
+
+    use super::*;
 
     #[test]
     fn a_level_is_ours_and_directives_are_taken_as_they_are() {

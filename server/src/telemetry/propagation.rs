@@ -1,13 +1,18 @@
 //! W3C trace context on its way: from the caller's metadata, into the headers of a job, and out of them again.
 
-use super::enabled::is_tracing;
-use super::names::{TRACEPARENT, TRACESTATE};
 use http::HeaderMap;
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::TraceContextExt;
+use opentelemetry::{
+    propagation::{Extractor, TextMapPropagator},
+    trace::TraceContextExt,
+};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::{
+    enabled::is_tracing,
+    names::{TRACEPARENT, TRACESTATE},
+};
 
 /// Longest tracestate that is carried; the standard asks for 512 bytes at least.
 const MAX_TRACESTATE_BYTES: usize = 512;

@@ -1,20 +1,23 @@
 //! Traces over OTLP. Nothing here runs unless an endpoint is configured.
 
-use super::enabled::{is_tracing, set_tracing};
-use super::names::{RPC_METHOD, RPC_SYSTEM};
-use super::propagation;
-use crate::config;
+use std::time::Duration;
+
 use http::HeaderMap;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use std::time::Duration;
-use tracing::Span;
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::registry::LookupSpan;
+use opentelemetry_sdk::{
+    Resource,
+    trace::{Sampler, SdkTracerProvider},
+};
+use tracing::{Span, level_filters::LevelFilter};
+use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
+
+use super::{
+    enabled::{is_tracing, set_tracing},
+    names::{RPC_METHOD, RPC_SYSTEM},
+    propagation,
+};
+use crate::config;
 
 /// Target of the spans of calls: in traces, never in the log.
 pub(super) const CALLS: &str = "bananas_broker::calls";

@@ -7,7 +7,6 @@
 mod fields;
 
 use bytes::{BufMut, Bytes, BytesMut};
-
 pub use fields::{SpecFields, is_shared};
 
 use super::{JobId, JobType, RoutingKey};
