@@ -1,8 +1,8 @@
-//! The broker's own clock: for display and for plausibility. It decides nothing; what is due or over is decided by the clock of Redis.
+//! Local time, for display and sanity checks only. All deadlines use the clock of Redis.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Milliseconds since 1970.
+/// Milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,8 +1,8 @@
-//! Tests that keep generated pages of the tree equal to the code they are made from.
+//! For tests that keep generated pages equal to the code that renders them.
 
 use std::path::Path;
 
-/// Compares a file of the tree with what it should be; with `BANANAS_WRITE_DOCS=1` writes it instead.
+/// Compares a file of the repository with the rendered text; with `BANANAS_WRITE_DOCS=1` writes it instead.
 #[track_caller]
 pub(crate) fn compare_or_write(path: &str, expected: &str) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -13,6 +13,6 @@ pub(crate) fn compare_or_write(path: &str, expected: &str) {
     let found = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
         found == expected,
-        "{path} is not what the code says: run the tests once with BANANAS_WRITE_DOCS=1"
+        "{path} differs from what the code renders: run the tests once with BANANAS_WRITE_DOCS=1"
     );
 }

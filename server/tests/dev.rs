@@ -120,7 +120,7 @@ async fn a_redis_server_that_is_not_there_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let said = refused(directory.path(), &[("REDIS_SERVER", "/nowhere/valkey-server")]).await;
     assert!(
-        said.contains("REDIS_SERVER=/nowhere/valkey-server: there is no such program"),
+        said.contains("REDIS_SERVER=/nowhere/valkey-server: no such program"),
         "{said}"
     );
 }

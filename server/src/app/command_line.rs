@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: commands, flags, help texts, and the settings that the flags override.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -10,10 +10,10 @@ const ABOUT: &str = "A job-queue broker: gRPC in front, Redis behind";
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   ended after a drain, or the answer is yes
-  1   failed while starting or running, or the answer is no
-  2   wrong use of the command line
-  3   healthcheck: the broker cannot be reached
+  0   success: ended after a drain, or the check passed
+  1   failure while starting or running, or the check did not pass
+  2   invalid command line
+  3   healthcheck: the broker is unreachable
   78  the configuration is not valid";
 
 const SERVE_EXAMPLES: &str = "\
@@ -23,16 +23,16 @@ Examples:
   bananas-broker serve --config /etc/bananas/broker.toml --set jobs.max_attempts=5
 
 Signals:
-  SIGTERM, SIGINT, SIGQUIT   drain and end within drain.grace; a second one ends at once
-  SIGHUP                     read the configuration again; log.level takes effect at once, other settings at the next start";
+  SIGTERM, SIGINT, SIGQUIT   drain and exit within drain.grace; a second one exits at once
+  SIGHUP                     reload the configuration; log.level takes effect at once, other settings at the next start";
 
 const DEV_EXAMPLES: &str = "\
 Examples:
   bananas-broker dev                       keeps its jobs in ~/.local/share/bananas/dev
-  bananas-broker dev --fresh               begins without the jobs of last time
+  bananas-broker dev --fresh               deletes the jobs of the last run first
   bananas-broker dev --port 18080 --data-dir ./dev --set http.listen=127.0.0.1:19090
 
-Ctrl-C, SIGTERM, SIGQUIT or a closed terminal (SIGHUP) drains and ends, the private Redis too.";
+Ctrl-C, SIGTERM, SIGQUIT or a closed terminal (SIGHUP) stops the broker and the private Redis.";
 
 const HEALTH_EXAMPLES: &str = "\
 Examples:
@@ -43,27 +43,27 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "bananas-broker", version, about = ABOUT, after_help = EXIT_CODES, max_term_width = 120)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve; needs a Redis
+    /// Serve on an existing Redis
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Serve),
-    /// Serve on a private Redis that is started and stopped with the broker
+    /// Serve on a private Redis that starts and stops with the broker
     #[command(after_help = DEV_EXAMPLES)]
     Dev(Dev),
-    /// Look at the configuration
+    /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Ask a running broker whether it serves
+    /// Check whether a running broker serves
     #[command(after_help = HEALTH_EXAMPLES)]
     Healthcheck(Healthcheck),
-    /// Print the completions of a shell
+    /// Print shell completions
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -76,16 +76,16 @@ pub enum Command {
     },
 }
 
-/// Where settings come from, beside the environment.
+/// Sources of settings other than the environment.
 #[derive(Debug, Args)]
 pub struct Settings {
     /// Configuration file (TOML); default /etc/bananas/broker.toml if it exists
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Set one setting; may be repeated
+    /// Set one setting; repeatable
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = parse_assignment)]
     assignments: Vec<(String, String)>,
-    /// Least level of log lines: error, warn, info, debug, trace (log.level)
+    /// Lowest level that is logged: error, warn, info, debug, trace (log.level)
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -98,10 +98,10 @@ pub struct Serve {
     /// Address and port for gRPC (grpc.listen)
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Where Redis is (redis.url); a password belongs into REDIS_PASSWORD, not here
+    /// Address of Redis (redis.url); put a password into REDIS_PASSWORD, not here
     #[arg(long, value_name = "URL")]
     redis_url: Option<String>,
-    /// Start even where Redis may lose jobs (redis.allow_unsafe)
+    /// Start even if Redis may lose jobs (redis.allow_unsafe)
     #[arg(long)]
     allow_unsafe: bool,
 }
@@ -114,7 +114,7 @@ pub struct Dev {
     /// Directory of the private Redis; default bananas/dev in $XDG_DATA_HOME or ~/.local/share
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Begin without the jobs of last time
+    /// Delete the jobs of the last run first
     #[arg(long)]
     fresh: bool,
     /// Port for gRPC on 127.0.0.1
@@ -125,18 +125,18 @@ pub struct Dev {
 /// Subcommands of `config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print what is in force and where each value came from, secrets redacted
+    /// Print each value in force and its source, secrets redacted
     Show {
-        /// Where settings come from
+        /// Sources of settings
         #[command(flatten)]
         settings: Settings,
-        /// How to print it
+        /// Output format
         #[arg(short, long, default_value = "table")]
         output: Output,
     },
-    /// Check every source; print nothing if all is well
+    /// Check every source; print nothing if all are valid
     Check {
-        /// Where settings come from
+        /// Sources of settings
         #[command(flatten)]
         settings: Settings,
     },
@@ -144,7 +144,7 @@ pub enum ConfigCommand {
     Defaults,
 }
 
-/// How to print.
+/// Output formats.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Output {
     /// For people
@@ -161,7 +161,7 @@ pub struct Healthcheck {
     /// Address of the broker; default: grpc.listen of the configuration
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) address: Option<SocketAddr>,
-    /// Ask for one service instead of the whole broker
+    /// Check one service instead of the whole broker
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) service: String,
     /// How long to wait for the answer
@@ -184,7 +184,7 @@ impl Settings {
 }
 
 impl Command {
-    /// The file and the overrides that this command was given.
+    /// The configuration file and the overrides of this command.
     pub fn sources(&self) -> (Option<PathBuf>, Vec<Override>) {
         let (settings, more) = match self {
             Self::Serve(serve) => (&serve.settings, serve.overrides()),
@@ -223,7 +223,7 @@ impl Dev {
             .collect()
     }
 
-    /// What concerns the private Redis.
+    /// The options of the private Redis.
     pub fn options(&self) -> dev::Options {
         dev::Options {
             data_dir: self.data_dir.clone(),

@@ -1,4 +1,4 @@
-//! `healthcheck`: what a container's health check runs, as its image has no other tool for gRPC.
+//! The `healthcheck` command, for containers whose image has no other gRPC client.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus,
 
 const UNREACHABLE: u8 = 3;
 
-/// 0 if it serves, 1 if it says that it does not, 3 if it cannot be reached.
+/// Exit code 0 if the broker serves, 1 if it reports that it does not, 3 if it is unreachable.
 pub(super) async fn check(address: SocketAddr, service: String, timeout: Duration) -> ExitCode {
     match tokio::time::timeout(timeout, ask(reachable(address), service)).await {
         Ok(Ok(ServingStatus::Serving)) => ExitCode::SUCCESS,
@@ -43,7 +43,7 @@ async fn ask(address: SocketAddr, service: String) -> anyhow::Result<ServingStat
     }
 }
 
-/// A broker that listens everywhere is asked over loopback.
+/// The loopback address for a broker that listens on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => (Ipv4Addr::LOCALHOST, v4.port()).into(),

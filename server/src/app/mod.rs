@@ -1,4 +1,4 @@
-//! From a command to an exit code. What a broker is made of and in which order it starts and ends stands in `serve`.
+//! Runs a command and returns its exit code. `serve` has the parts of a broker and the order of start and stop.
 
 mod command_line;
 mod health;
@@ -20,10 +20,10 @@ use crate::{
 
 /// The configuration is not valid (EX_CONFIG of sysexits.h, which systemd shows by name).
 const INVALID_CONFIG: u8 = 78;
-/// Tasks that have not ended when the program has are given this long.
+/// How long tasks that still run at the end may take to finish.
 const RUNTIME_END: Duration = Duration::from_millis(500);
 
-/// Does what the command says.
+/// Runs the command.
 pub fn run(command: Command, environment: &Environment) -> ExitCode {
     match execute(command, environment) {
         Ok(code) => code,
@@ -86,7 +86,8 @@ fn serve(
 ) -> anyhow::Result<ExitCode> {
     let config = load()?;
     let threads = match config.runtime.worker_threads {
-        // Redis works on one core; a broker needs less than that for the same jobs, and threads that share work cost more than they bring.
+        // Redis uses one core, and the broker needs less for the same jobs: more threads cost more in coordination than
+        // they add.
         0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
         threads => threads,
     };
@@ -108,7 +109,7 @@ fn write_manual(directory: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A reader that stopped reading (`| head`) is no failure of ours.
+/// Prints to stdout. A closed pipe (`| head`) is not an error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -116,7 +117,7 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The error and its causes, without those that the one above has quoted already.
+/// The error and its causes, without causes that its text already contains.
 fn explain(error: &anyhow::Error) -> String {
     error
         .chain()

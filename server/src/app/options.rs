@@ -1,4 +1,4 @@
-//! From the configuration to the options of each part: no part knows the configuration.
+//! Builds the options of each part from the configuration. No part reads the configuration itself.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     store::{self, Endpoint},
 };
 
-/// What the edge is bounded by.
+/// The bounds of the edge.
 pub(super) fn edge(config: &Config) -> edge::Options {
     let grpc = &config.grpc;
     let window = |size: config::ByteSize| u32::try_from(size.0).unwrap_or(u32::MAX);
@@ -32,7 +32,7 @@ pub(super) fn edge(config: &Config) -> edge::Options {
     }
 }
 
-/// What the broker itself is told.
+/// The options of the broker.
 pub(super) fn broker(config: &Config) -> anyhow::Result<broker::Options> {
     Ok(broker::Options {
         store: store(config)?,
@@ -51,7 +51,7 @@ pub(super) fn broker(config: &Config) -> anyhow::Result<broker::Options> {
     })
 }
 
-/// Streams get four fifths of the time: the rest is for giving back what they still hold, and for the connections.
+/// Streams get four fifths of the time; the rest is for releasing the jobs they still hold and for closing connections.
 pub(super) fn stream_drain_grace(grace: Duration) -> Duration {
     grace.mul_f64(0.8)
 }
@@ -69,7 +69,7 @@ fn store(config: &Config) -> anyhow::Result<store::Options> {
         connections: redis.connections,
         response_timeout: redis.response_timeout,
         allow_unsafe: redis.allow_unsafe,
-        // One is refused at the start so far.
+        // Redis Cluster is refused at the start.
         cluster: false,
         policy: policy(config),
     })

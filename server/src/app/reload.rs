@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read again, and what can change while the broker runs takes effect.
+//! SIGHUP: reads the configuration again and applies the settings that can change at run time.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// Settings that take effect at once; all others do at the next start.
+/// Settings that take effect at once; all others take effect at the next start.
 const AT_ONCE: [&str; 1] = ["log.level"];
 
-/// What is in force, and where to read it again.
+/// The values in force, and how to read new ones.
 pub(super) struct Reloading<'a> {
     in_force: BTreeMap<String, String>,
     read: &'a dyn Fn() -> Result<Config, ConfigError>,
@@ -30,17 +30,17 @@ impl<'a> Reloading<'a> {
         }
     }
 
-    /// Reads it again. A configuration that is not valid changes nothing.
+    /// Reads the configuration again. If it is not valid, nothing changes.
     pub(super) fn reload(&mut self) {
         let config = match (self.read)() {
             Ok(config) => config,
             Err(error) => {
-                tracing::error!(%error, "SIGHUP: nothing was reloaded");
+                tracing::error!(%error, "SIGHUP: not reloaded, the configuration stays as it was");
                 return;
             }
         };
         if let Err(error) = self.telemetry.set_level(&config.log.level.0) {
-            tracing::error!(%error, "SIGHUP: nothing was reloaded");
+            tracing::error!(%error, "SIGHUP: not reloaded, the configuration stays as it was");
             return;
         }
         let new = values(&config);

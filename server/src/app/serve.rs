@@ -22,23 +22,24 @@ use crate::{
     telemetry::{self, Telemetry},
 };
 
-/// Waits between attempts to reach a Redis at the start.
+/// Waits between attempts to connect to Redis at the start.
 const RECONNECT_SECONDS: [u64; 5] = [2, 4, 8, 16, 30];
-/// Beyond drain.grace: for what ends after the connections.
+/// Time after drain.grace for the steps that follow the connections.
 const HARD_END: Duration = Duration::from_secs(2);
-/// For script calls that are under way when everybody is gone, if nothing is left of drain.grace.
+/// Time for script calls in flight after all clients have left, if drain.grace is used up.
 const LAST_CALLS: Duration = Duration::from_millis(500);
-/// File descriptors for everything but connections of clients.
+/// File descriptors for everything except client connections.
 const OWN_FDS: usize = 100;
 
-/// Serves until a signal asks for the end and the drain is over. A second signal, or the hard end, ends at once. `reload` reads the configuration again.
+/// Serves until a signal stops the broker and the drain is over. A second signal, or the hard end, exits at once.
+/// `reload` reads the configuration again.
 pub(super) async fn until_signalled(
     config: Config,
     reload: &dyn Fn() -> Result<Config, ConfigError>,
     dev: Option<dev::Options>,
     environment: &Environment,
 ) -> anyhow::Result<ExitCode> {
-    // The only provider in the tree; a second one that crept in would make TLS fail at run time.
+    // Installed explicitly: with a second provider in the dependency tree, TLS would fail at run time.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut signals = Signals::install(dev.is_some())?;
     let telemetry = telemetry::install(&config.log, &config.tracing)?;
@@ -52,14 +53,16 @@ pub(super) async fn until_signalled(
     let ended = tokio::select! {
         ended = &mut life => ended,
         signal = asked_to_end(&mut signals, &mut reloading) => {
-            tracing::info!(signal, grace_seconds = grace.as_secs_f64(), "draining; a second signal ends at once");
+            tracing::info!(signal, grace_seconds = grace.as_secs_f64(), "draining; a second signal exits at once");
             stop.cancel();
             tokio::select! {
                 ended = life => ended,
                 signal = asked_to_end(&mut signals, &mut reloading) => {
-                    Err(anyhow::anyhow!("ended by a second {signal}, before the drain was over"))
+                    Err(anyhow::anyhow!("stopped by a second {signal} before the drain was over"))
                 }
-                () = tokio::time::sleep(grace + HARD_END) => Err(anyhow::anyhow!("ended by force: the drain was not over in time")),
+                () = tokio::time::sleep(grace + HARD_END) => {
+                    Err(anyhow::anyhow!("stopped by force: the drain took longer than drain.grace"))
+                },
             }
         }
     };
@@ -68,7 +71,7 @@ pub(super) async fn until_signalled(
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-/// Reloads as often as that is asked for, until a signal asks for the end.
+/// Handles SIGHUP until a signal asks the broker to stop; returns its name.
 async fn asked_to_end(signals: &mut Signals, reloading: &mut Reloading<'_>) -> &'static str {
     loop {
         match signals.next().await {
@@ -98,7 +101,7 @@ async fn live(
         Some(options) => Some(start_private_redis(options, environment, &mut config).await?),
         None => None,
     };
-    // On the heap: the start of a broker is a large future, and this one lives as long as the process.
+    // Boxed: the start of a broker is a large future, and the enclosing one lives as long as the process.
     let served = match Box::pin(start_broker(&config, &metrics, &readiness, &stop)).await? {
         Some(broker) => serve(&config, &broker, &metrics, &readiness, &stop, private_redis.as_ref()).await,
         None => Ok(()),
@@ -108,7 +111,7 @@ async fn live(
     }
     second_port_end.cancel();
     if let Some(second_port) = second_port {
-        // Scrapes that hang must not hold up the end.
+        // A scrape that hangs must not delay the exit.
         let _ = tokio::time::timeout(Duration::from_millis(200), second_port).await;
     }
     served
@@ -120,11 +123,11 @@ fn raise_fd_limit(max_connections: usize) {
             tracing::warn!(
                 limit,
                 max_connections,
-                "fewer file descriptors than connections allowed: raise LimitNOFILE or ulimit -n"
+                "the file descriptor limit is below grpc.max_connections: raise LimitNOFILE or ulimit -n"
             );
         }
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
+        Err(error) => tracing::warn!(%error, "cannot raise the file descriptor limit"),
     }
 }
 
@@ -158,8 +161,8 @@ async fn start_private_redis(
     Ok(redis)
 }
 
-/// A Redis that cannot be reached is waited for, as both may be starting at the same time; one that is not fit is refused. `None` if asked to
-/// stop meanwhile.
+/// Connects to Redis and starts the broker. Retries while Redis is unreachable, because both may be starting at the
+/// same time; fails if Redis is unfit. `None` if the broker is stopped meanwhile.
 async fn start_broker(
     config: &Config,
     metrics: &Arc<Metrics>,
@@ -185,7 +188,7 @@ async fn start_broker(
                 let address = config.redis.url.show();
                 tracing::error!(
                     %error, address, retry_in_seconds = wait.as_secs(),
-                    "Redis is not there; is redis.url right? (bananas-broker dev starts a Redis of its own)"
+                    "cannot connect to Redis: check redis.url (bananas-broker dev starts a private Redis)"
                 );
             }
             Some(Err(error)) => return Err(error.into()),
@@ -214,11 +217,11 @@ async fn serve(
         edge_end.clone(),
     )?;
     readiness.set_started();
-    tell_service_manager(NotifyState::Ready);
+    notify_service_manager(NotifyState::Ready);
     tracing::info!(grpc = %edge.address(), version = env!("CARGO_PKG_VERSION"), "ready");
     if !edge.address().ip().is_loopback() {
         tracing::warn!(
-            "grpc.listen is open to the network, without encryption and without authentication: keep it inside"
+            "grpc.listen is open to the network without encryption or authentication: restrict access to it"
         );
     }
     if let Some(redis) = private_redis {
@@ -229,11 +232,11 @@ async fn serve(
 
     let deadline = Instant::now() + config.drain.grace;
     readiness.set_draining();
-    tell_service_manager(NotifyState::Stopping);
+    notify_service_manager(NotifyState::Stopping);
     broker.set_draining().await;
-    // Until then whoever has not heard yet that this broker is not ready is served.
+    // Load balancers that still send calls here, because readiness changed only now, are served during the delay.
     tokio::time::sleep(config.drain.delay).await;
-    // No new connection, and no new call on those that are open; what runs may end, and streams stay until their workers have moved.
+    // No new connections, no new calls on open ones. Running calls finish; streams stay until their workers have moved.
     edge_end.cancel();
     broker.drain(deadline).await;
     edge.end_streams();
@@ -241,7 +244,7 @@ async fn serve(
     if dropped > 0 {
         tracing::warn!(
             connections = dropped,
-            "connections were still open at the end of drain.grace"
+            "dropped the connections that were still open at the end of drain.grace"
         );
     }
     broker.finish_calls(deadline.max(Instant::now() + LAST_CALLS)).await;
@@ -249,10 +252,10 @@ async fn serve(
     Ok(())
 }
 
-fn tell_service_manager(state: NotifyState<'_>) {
-    // Does nothing unless systemd asked to be told.
+fn notify_service_manager(state: NotifyState<'_>) {
+    // Does nothing unless NOTIFY_SOCKET is set.
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd cannot be told");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
@@ -269,15 +272,15 @@ fn welcome(address: std::net::SocketAddr, config: &Config, redis: &dev::Redis) -
         "off (http.enabled)".into()
     };
     format!(
-        "\n  Bananas is ready, for development: a private Redis, one broker, nobody asked who they are.\n\
+        "\n  Bananas is ready in development mode: private Redis, one broker, no authentication.\n\
          \n    gRPC      http://{address}\
          \n    metrics   {metrics}\
-         \n    data      {}  (kept; --fresh begins anew)\n\
+         \n    data      {}  (kept; --fresh deletes it)\n\
          \n  Try, in other terminals, in this order:\n\
          \n    bananas worker{flag} --queue demo --exec 'wc -c'\
          \n    bananas enqueue{flag} demo/count --payload 'hello' --wait\
          \n    grpcurl -plaintext {address} bananas.v1.QueueService/ListQueues\n\
-         \n  Ctrl-C drains and stops, the private Redis too.\n\n",
+         \n  Ctrl-C drains and stops the broker and its Redis.\n\n",
         redis.data_dir().display()
     )
 }

@@ -1,20 +1,21 @@
-//! The signals that a broker listens to.
+//! The signals that the broker handles.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// The request that a signal makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// To drain and end; the name of the signal.
+    /// Drain and exit; the name of the signal.
     End(&'static str),
-    /// To read the configuration again.
+    /// Read the configuration again.
     Reload,
 }
 
-/// SIGTERM, SIGINT and SIGQUIT, of the orchestrator and of the keyboard, ask for the end. SIGHUP asks to reload; where the broker belongs to a terminal, it says
-/// that the terminal was closed, and ends it too.
+/// SIGTERM, SIGINT and SIGQUIT (from an orchestrator or the keyboard) stop the broker. SIGHUP reloads the
+/// configuration, except in a broker that belongs to a terminal (`dev`): there it means that the terminal was closed,
+/// and stops the broker too.
 #[derive(Debug)]
 pub(super) struct Signals {
     terminate: Signal,
@@ -25,7 +26,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on these signals no longer kill the process.
+    /// Installs the handlers: from now on these signals no longer kill the process.
     pub(super) fn install(of_terminal: bool) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -36,7 +37,7 @@ impl Signals {
         })
     }
 
-    /// The next one of them.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.terminate.recv() => Asked::End("SIGTERM"),

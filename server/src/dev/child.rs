@@ -1,4 +1,4 @@
-//! The redis-server process: started so that it does not outlive us, ended so that its data is on disk.
+//! The redis-server process: started so that it does not outlive the broker, stopped so that its data is on disk.
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use super::directory::Directory;
 const POLL: Duration = Duration::from_millis(20);
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How to start it.
+/// How to start redis-server.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) program: PathBuf,
@@ -25,7 +25,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// In a process group of its own: Ctrl-C in the terminal is for us, and we stop it when we are done with it.
+    /// Starts it in its own process group: Ctrl-C in the terminal goes to the broker only, which then stops Redis
+    /// itself.
     pub(super) fn spawn(&self) -> anyhow::Result<Child> {
         let mut command = match &self.death_signal {
             Some(setpriv) => {
@@ -47,12 +48,12 @@ impl Server {
     }
 }
 
-/// Waits until it answers anything at all, be it that it is still loading; an error if it ends before that.
+/// Waits until it answers, also if only that it is still loading. An error if it exits before that.
 pub(super) async fn wait_until_it_answers(process: &mut Child, url: &str) -> anyhow::Result<()> {
     let client = redis::Client::open(url).context("the private Redis")?;
     loop {
         tokio::select! {
-            ended = process.wait() => bail!("redis-server ended at once ({}); its log says:", ended?),
+            ended = process.wait() => bail!("redis-server exited at once ({}); the end of its log:", ended?),
             connected = client.get_multiplexed_async_connection() => match connected {
                 Ok(_) => return Ok(()),
                 Err(error) if error.code() == Some("LOADING") => return Ok(()),
@@ -63,10 +64,10 @@ pub(super) async fn wait_until_it_answers(process: &mut Child, url: &str) -> any
     }
 }
 
-/// Asks it to stop, waits, and kills it if it does not.
+/// Sends SIGTERM, waits, and kills it after `limit`.
 pub(super) async fn end(process: &mut Child, limit: Duration) {
     if let Some(pid) = process.id().and_then(pid) {
-        // It may have ended by itself in this moment.
+        // It may have exited just now.
         let _ = kill_process(pid, Signal::TERM);
     }
     if tokio::time::timeout(limit, process.wait()).await.is_err() {
@@ -75,12 +76,13 @@ pub(super) async fn end(process: &mut Child, limit: Duration) {
     }
 }
 
-/// Ends the server of a broker that was killed without warning; it may be about to end by itself. Two on one directory would destroy it.
+/// Stops the redis-server of a broker that was killed; it may already be stopping. Two servers on one directory would
+/// destroy its data.
 pub(super) async fn end_leftovers(directory: &Directory) -> anyhow::Result<()> {
     for leftover in working_in(directory) {
         tracing::info!(
             pid = leftover.as_raw_nonzero().get(),
-            "stopping the redis-server that the last dev broker left behind"
+            "stopping the redis-server of the previous dev broker"
         );
         let _ = kill_process(leftover, Signal::TERM);
     }
@@ -92,14 +94,14 @@ pub(super) async fn end_leftovers(directory: &Directory) -> anyhow::Result<()> {
     if tokio::time::timeout(LEFTOVER_LIMIT, gone).await.is_err() {
         for leftover in working_in(directory) {
             kill_process(leftover, Signal::KILL)
-                .context("the redis-server that the last dev broker left behind does not stop")?;
+                .context("the redis-server of the previous dev broker does not stop")?;
         }
     }
     Ok(())
 }
 
-/// The servers whose working directory is the one that we have locked: certainly ours. Their pid file would not do, because it is removed before they
-/// are gone.
+/// The servers whose working directory is the one that this process has locked, so they are its own. The pid file is
+/// not enough: redis-server removes it before it exits.
 fn working_in(directory: &Directory) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbered =
@@ -110,8 +112,8 @@ fn working_in(directory: &Directory) -> Vec<Pid> {
         .collect()
 }
 
-/// By its usual name, or by the append-only file that it keeps open: REDIS_SERVER may have named a program of another name. A shell that somebody has open
-/// in the directory is neither.
+/// Recognized by its usual name or by its open append-only file, because REDIS_SERVER may name any program. A shell in
+/// that directory has neither.
 fn is_server_in(process: &Path, directory: &Path) -> bool {
     if fs::read_link(process.join("cwd")).ok().as_deref() != Some(directory) {
         return false;
@@ -129,7 +131,7 @@ fn pid(number: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(number).ok()?)
 }
 
-/// The last lines of a log, for a message.
+/// The last lines of a log, for an error message.
 pub(super) fn read_log_tail(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_else(|error: io::Error| format!("({}: {error})", path.display()));
     let lines: Vec<&str> = text.lines().collect();

@@ -1,4 +1,4 @@
-//! The directory of a dev broker: one broker at a time, Redis's files below it.
+//! The data directory of a dev broker: a lock for one broker at a time, and Redis's files.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// Longest path of a unix socket, with a byte to spare for its end and for platforms with a little less.
+/// Longest path of a unix socket. Linux allows 107 bytes, other platforms a few less.
 const MAX_SOCKET_PATH_BYTES: usize = 100;
 
-/// A directory that belongs to this process as long as the value lives.
+/// A directory that this process has locked until the value is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Directory {
     root: PathBuf,
@@ -21,10 +21,10 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes it if necessary and locks it. The lock goes with the process, however that ends.
+    /// Creates it if necessary and locks it. The lock ends with the process, also if that is killed.
     pub(super) fn open(root: &Path) -> anyhow::Result<Self> {
         let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        make(&root.join("redis")).with_context(|| format!("cannot make {}", root.display()))?;
+        make(&root.join("redis")).with_context(|| format!("cannot create {}", root.display()))?;
         let root = root
             .canonicalize()
             .with_context(|| format!("cannot read {}", root.display()))?;
@@ -78,14 +78,15 @@ impl Directory {
         self.redis().join("redis.log")
     }
 
-    /// Removes Redis's files, and with them every job.
+    /// Removes Redis's files and with them all jobs.
     pub(super) fn clear(&self) -> anyhow::Result<()> {
         fs::remove_dir_all(self.redis())?;
         fs::DirBuilder::new().mode(0o700).create(self.redis())?;
         Ok(())
     }
 
-    /// Writes the configuration of Redis and yields its URL: a unix socket, or a free TCP port with a password where the path is too long for one.
+    /// Writes the configuration of Redis and returns its URL: a unix socket, or a free TCP port with a password if the
+    /// path is too long.
     pub(super) fn write_config(&self) -> anyhow::Result<String> {
         let socket = self.redis().join("redis.sock");
         let (listen, url) = if socket.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
@@ -111,13 +112,13 @@ impl Directory {
     }
 }
 
-/// A path as redis.conf reads it.
+/// A path quoted for redis.conf.
 fn quoted(path: &Path) -> anyhow::Result<String> {
     let text = path
         .to_str()
         .context("the path of the data directory must be valid UTF-8")?;
     if text.contains(char::is_control) {
-        bail!("the path of the data directory holds a control character");
+        bail!("the path of the data directory contains a control character");
     }
     Ok(format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")))
 }

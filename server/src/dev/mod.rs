@@ -1,4 +1,5 @@
-//! The private Redis of `bananas-broker dev`: a redis-server child with a directory of its own, durable across restarts, gone when we are.
+//! The private Redis of `bananas-broker dev`: a redis-server child process with its own directory. Its data survives
+//! restarts; the process ends with the broker.
 
 mod child;
 mod directory;
@@ -15,46 +16,50 @@ use self::{
 };
 use crate::config::Environment;
 
-/// Between the end of a child that nobody stopped and its next start.
+/// Pause before a child that exited unexpectedly is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(300);
-/// A child that was asked to stop writes its last data first; then it is killed.
+/// A child that gets SIGTERM writes its last data; after this time it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-const NO_REDIS: &str = "redis-server is not on the PATH, and REDIS_SERVER does not name one. Install it (Debian and Ubuntu: apt install redis-server; Fedora: dnf install redis; \
-                        macOS: brew install redis), or start the broker on a Redis elsewhere: bananas-broker serve --redis-url redis://HOST:6379";
+const NO_REDIS: &str = "redis-server is not on the PATH, and REDIS_SERVER is not set. Install it (Debian and Ubuntu: \
+    apt install redis-server; Fedora: dnf install redis; macOS: brew install redis), or use an existing Redis: \
+    bananas-broker serve --redis-url redis://HOST:6379";
 
-/// What `dev` was asked for.
+/// Options of `dev`.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where data lives; `None` is `bananas/dev` in the user's data directory.
+    /// The data directory; `None` means `bananas/dev` in the user's data directory.
     pub data_dir: Option<PathBuf>,
-    /// Begin without the jobs of last time.
+    /// Delete the jobs of the last run first.
     pub fresh: bool,
 }
 
-/// The server to start: the program that `REDIS_SERVER` names (a Valkey, or a Redis outside the PATH), else redis-server of the PATH.
+/// The program to start: the one that `REDIS_SERVER` names (Valkey, or a Redis outside the PATH), else redis-server
+/// from the PATH.
 fn server_program(environment: &Environment) -> anyhow::Result<PathBuf> {
     let Some(named) = environment.get("REDIS_SERVER") else {
         return environment.find_program("redis-server").context(NO_REDIS);
     };
     let program = if named.contains('/') {
-        // It starts in a directory of its own, where a relative path would mean another file.
+        // It starts in another directory, where a relative path would name another file.
         std::path::absolute(named).ok().filter(|path| path.is_file())
     } else {
         environment.find_program(named)
     };
     program.with_context(|| {
-        format!("REDIS_SERVER={named}: there is no such program; set it to the path of a redis-server or valkey-server, or unset it")
+        format!(
+            "REDIS_SERVER={named}: no such program; set it to the path of a redis-server or valkey-server, or unset it"
+        )
     })
 }
 
-/// A running private Redis. It is started again if it ends while nobody asked it to.
+/// A running private Redis. It is restarted if it exits unexpectedly.
 #[derive(Debug)]
 pub struct Redis {
     url: String,
     directory: Directory,
     stop: CancellationToken,
-    keeper: JoinHandle<()>,
+    supervisor: JoinHandle<()>,
 }
 
 impl Redis {
@@ -69,7 +74,7 @@ impl Redis {
         if options.fresh {
             directory.clear()?;
         }
-        // If we are killed without warning, the kernel asks the child to end, where the tool to arrange that is there.
+        // With setpriv, the kernel sends the child SIGTERM if this process is killed.
         let death_signal = environment.find_program("setpriv");
         let server = Server {
             program,
@@ -82,21 +87,21 @@ impl Redis {
             bail!("{error}\n{}", read_log_tail(&server.directory.log()));
         }
         let stop = CancellationToken::new();
-        let keeper = tokio::spawn(keep(server, process, stop.clone()));
+        let supervisor = tokio::spawn(supervise(server, process, stop.clone()));
         Ok(Self {
             url: address,
             directory,
             stop,
-            keeper,
+            supervisor,
         })
     }
 
-    /// Where it listens.
+    /// Its URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where its data lives.
+    /// Its data directory.
     pub fn data_dir(&self) -> &std::path::Path {
         self.directory.root()
     }
@@ -104,13 +109,13 @@ impl Redis {
     /// Stops it, with all data on disk.
     pub async fn stop(self) {
         self.stop.cancel();
-        if let Err(error) = self.keeper.await {
-            tracing::error!(%error, "the keeper of the private redis-server failed");
+        if let Err(error) = self.supervisor.await {
+            tracing::error!(%error, "the task that supervises the private redis-server failed");
         }
     }
 }
 
-async fn keep(server: Server, mut process: tokio::process::Child, stop: CancellationToken) {
+async fn supervise(server: Server, mut process: tokio::process::Child, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
@@ -120,14 +125,14 @@ async fn keep(server: Server, mut process: tokio::process::Child, stop: Cancella
             }
             ended = process.wait() => {
                 let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-                tracing::warn!(how, "the private redis-server ended; starting it again on the same data");
+                tracing::warn!(how, "the private redis-server exited; restarting it on the same data");
             }
         }
         tokio::time::sleep(RESTART_PAUSE).await;
         process = match server.spawn() {
             Ok(process) => process,
             Err(error) => {
-                tracing::error!(%error, "the private redis-server cannot be started again");
+                tracing::error!(%error, "cannot restart the private redis-server");
                 return;
             }
         };

@@ -1,4 +1,4 @@
-//! Admission: how many calls of each class run at the same time. No class takes the places of another.
+//! Admission: a bound on the calls of each class that run at the same time. The classes do not share places.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use crate::metrics::{Counter, Gauge, Metrics};
 pub enum Class {
     /// Ends or extends a lease. If it is refused, a job may run twice.
     Settle,
-    /// May wait for long, at no cost.
+    /// A long poll: open for a long time, cheap while it waits.
     Wait,
     /// Any other unary call.
     Call,
@@ -36,7 +36,7 @@ pub(super) struct Admission {
     call: Places,
 }
 
-/// The place of one call; free again when dropped.
+/// The place of one call, freed on drop.
 #[derive(Debug)]
 pub(super) struct Place<'a>(Option<&'a Places>);
 
@@ -56,7 +56,7 @@ impl Admission {
         }
     }
 
-    /// A place for a call of this class, if there is one.
+    /// A place for a call of this class, or `None` if the class is full.
     pub(super) fn enter(&self, class: Class) -> Option<Place<'_>> {
         let places = match class {
             Class::Settle => &self.settle,
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_class_refuses_and_leaves_the_others_alone() {
+    fn a_full_class_refuses_calls_and_the_other_classes_do_not() {
         let metrics = Metrics::new();
         let admission = Admission::new(1, &metrics);
         let place = admission.enter(Class::Call);

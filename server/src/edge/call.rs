@@ -1,4 +1,4 @@
-//! One call: admitted, bounded in time, guarded against a panic, counted. Streams and long polls pass through here as well.
+//! Handles one call: admission, deadline, panic guard, metrics. Streams and long polls take the same path.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ use crate::{
     telemetry,
 };
 
-/// Answers one request. Never fails: what goes wrong is a gRPC status.
+/// Answers one request. Every failure becomes a gRPC status.
 pub(super) async fn handle(
     mut request: Request<Incoming>,
     info: TcpConnectInfo,
@@ -41,7 +41,7 @@ pub(super) async fn handle(
 ) -> Result<Response<CountedBody>, Infallible> {
     let class = methods::find(request.uri().path()).map_or(Class::Call, |method| method.class);
     let count = Count::begin(request.uri().path(), class, &edge.metrics);
-    // Settlements and streams are never refused for what the client does not read: their answers are not weighed.
+    // Settlements and streams do not count towards the unsent responses, so these do not refuse them.
     let has_room = matches!(class, Class::Settle | Class::Stream) || unsent.has_room();
     let Some(place) = edge.admission.enter(class).filter(|_| has_room) else {
         return Ok(count.answered(status(&Error::Overloaded).into_http(), None, None));
@@ -75,7 +75,7 @@ pub(super) async fn handle(
             }
         },
         Ok(Ok(Err(never))) => match never {},
-        // The panic hook has written what happened.
+        // The panic hook has logged the panic.
         Ok(Err(_panic)) => status(&Error::Bug("a handler panicked".into())).into_http(),
         Err(_elapsed) => status(&Error::DeadlineExceeded).into_http(),
     };
@@ -83,7 +83,7 @@ pub(super) async fn handle(
     Ok(count.answered(response, end, held))
 }
 
-/// Where tonic refused the call by itself, the caller is told in our words: with a reason, like everything else that fails.
+/// If tonic itself refused the call, replaces its status by one of ours, which has a reason as every error does.
 fn explained(response: Response<Body>) -> Response<Body> {
     let headers = response.headers();
     let Some(code) = headers.get(Status::GRPC_STATUS) else {
@@ -99,7 +99,7 @@ fn explained(response: Response<Body>) -> Response<Body> {
     error.map_or(response, |error| status(&error).into_http())
 }
 
-/// Counts one call when it ends, however it ends.
+/// Counts one call at its end, also if it is dropped.
 struct Count {
     method: Arc<MethodMetrics>,
     started: Instant,
@@ -121,7 +121,7 @@ impl Count {
         }
     }
 
-    /// The headers are there. A failed call has its status in them; otherwise it comes after the body.
+    /// Called with the response headers. A failed call has its status there; any other has it in the trailers.
     fn answered(
         mut self,
         response: Response<Body>,
@@ -154,7 +154,7 @@ impl Count {
 
 impl Drop for Count {
     fn drop(&mut self) {
-        // Dropped without a status: the caller is gone.
+        // Dropped without a status: the caller went away.
         self.record(Code::Cancelled);
         if let Some(metrics) = &self.open_stream {
             metrics.open_streams.dec();
@@ -162,22 +162,23 @@ impl Drop for Count {
     }
 }
 
-/// The moment at which a stream that is still open is ended by us.
+/// Resolves when the broker ends the streams that are still open.
 type StreamEnd = Pin<Box<WaitForCancellationFutureOwned>>;
 
-/// A response body that looks at its trailers as they pass. A stream that does not end by itself (a watch of health, a forgotten
-/// reflection) is ended when the streams of workers have moved; otherwise one of them would hold up the drain to its hard end.
+/// A response body that reads the status from its trailers. It also ends a stream that never ends on its own (a health
+/// watch, an open reflection call) once the workers' streams have moved to other brokers; otherwise that stream would
+/// delay the drain until its hard end.
 pub(super) struct CountedBody {
     inner: Body,
     count: Count,
     end: Option<StreamEnd>,
     held: Option<Held>,
-    /// Of a weighed message, what the client has no room for yet.
+    /// The part of a weighed message that the client has no window for yet.
     rest: Bytes,
 }
 
-/// A weighed message is handed to HTTP/2 in pieces, each when the client has room for it. In one piece, the whole message would be in the buffer of a connection
-/// that nobody reads, and would count as sent.
+/// Largest piece of a weighed message that goes to HTTP/2 at once, when the client has window for it. In one piece, the
+/// whole message would sit in the buffer of a connection that its client does not read, and would count as sent.
 const PIECE_BYTES: usize = 128 << 10;
 
 impl CountedBody {
@@ -195,7 +196,7 @@ impl CountedBody {
         let status = status(&Error::ShuttingDown);
         self.count.record(status.code());
         let mut trailers = HeaderMap::new();
-        // Fails only for a message that is no header value, and this one is.
+        // Fails only if the message is not a valid header value; this one is valid.
         let _ = status.add_header(&mut trailers);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
@@ -216,7 +217,7 @@ impl HttpBody for CountedBody {
             Some(Ok(frame)) => {
                 if let Some(trailers) = frame.trailers_ref() {
                     self.count.record_status_in(trailers);
-                    // Trailers are asked for when the client has room for all that comes before them.
+                    // HTTP/2 polls for the trailers when the client has window for everything before them.
                     if let Some(held) = &self.held {
                         held.is_sent();
                     }

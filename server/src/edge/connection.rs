@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its end.
+//! One connection: preface, HTTP/2, end of age, graceful shutdown.
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -39,22 +39,23 @@ async fn serve(stream: TcpStream, peer: SocketAddr, edge: &Arc<Edge>) {
         () = edge.shutdown.cancelled() => {}
         () = end_of_age(edge.options.max_connection_age) => {}
     }
-    // GOAWAY: no new calls here; those that are open may end.
+    // GOAWAY: no new calls on this connection; open calls may finish.
     connection.as_mut().graceful_shutdown();
     log_end(connection.await, peer);
 }
 
-/// A client that breaks the protocol, or is taken for an attack, loses all its calls at once: the operator should see why.
+/// Logs a warning if HTTP/2 closed the connection because of the client: all its calls failed at once, and the operator
+/// needs the reason.
 fn log_end(ended: hyper::Result<()>, peer: SocketAddr) {
     let Err(error) = ended else { return };
     if let Some(reason) = misbehaviour(&error) {
-        tracing::warn!(%peer, reason, "a connection was closed because of what its client sent");
+        tracing::warn!(%peer, reason, "connection closed: its client broke the HTTP/2 protocol or its limits");
     } else {
         tracing::debug!(%error, %peer, "connection ended");
     }
 }
 
-/// The reason, if it was our side of HTTP/2 that closed the connection.
+/// The reason, if our side of HTTP/2 closed the connection.
 fn misbehaviour(error: &hyper::Error) -> Option<String> {
     let protocol = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
     (protocol.is_library() && protocol.is_go_away()).then(|| protocol.to_string())
@@ -68,7 +69,7 @@ async fn end_of_age(age: Duration) {
 }
 
 fn set_tcp_options(stream: &TcpStream) {
-    // A socket on which an option cannot be set is about to fail anyway, and says so when it is read.
+    // A socket that refuses an option is about to fail; the next read returns the error.
     let _ = stream.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_mins(1))
@@ -83,11 +84,12 @@ fn builder(options: &Options) -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(options.keepalive_interval)
         .keep_alive_timeout(options.keepalive_timeout)
         .max_concurrent_streams(options.max_streams_per_connection)
-        // All calls of a connection may be cancelled at once, which is what clients do whose work has ended; h2 takes 20 of them for an attack.
+        // A client that stops cancels all calls of its connection at once; by default h2 treats 20 resets as an attack.
         .max_pending_accept_reset_streams(options.max_streams_per_connection as usize)
         .max_local_error_reset_streams(options.max_streams_per_connection as usize)
         .max_header_list_size(options.max_header_bytes)
-        // Static windows: the adaptive one begins at 64 KiB, and h2 takes a peer for an attacker by a budget that is half the window.
+        // Static windows: an adaptive window begins at 64 KiB, and the budget of tiny frames after which h2 assumes an
+        // attack is half the window.
         .initial_connection_window_size(options.connection_window)
         .initial_stream_window_size(options.stream_window)
         .auto_date_header(false);
@@ -100,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// Serves one connection that begins with a valid preface and these bytes, and yields how it ended.
+    /// Serves one connection that sends a valid preface and these bytes; returns the reason if our side closed it.
     async fn ended(rest: &[u8]) -> Option<String> {
         let (mut client, server) = tokio::io::duplex(64 << 10);
         client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
@@ -118,8 +120,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_was_closed_for_what_it_sent_has_a_reason_and_one_that_broke_has_none() {
-        // A frame of settings, and one of 0xffffff bytes.
+    async fn a_connection_closed_for_a_protocol_error_has_a_reason_and_a_broken_one_has_none() {
+        // A SETTINGS frame, then a frame of 0xffffff bytes.
         let reason = ended(b"\0\0\0\x04\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff\xff").await;
         assert!(reason.is_some_and(|reason| reason.contains("frame")), "no reason");
         assert_eq!(ended(b"").await, None);

@@ -1,4 +1,4 @@
-//! The end of a call's time: the caller's `grpc-timeout` or the broker's own limit, whichever comes first.
+//! The deadline of a call: the caller's `grpc-timeout` or the broker's own limit, whichever is shorter.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 use super::admission::Class;
 
-/// When the caller stops waiting; in the extensions of each request that has such a time.
+/// When the caller stops waiting. A request that has a deadline carries it in its extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(pub Instant);
 
-/// The deadline of a call that begins now. A stream has one only if its caller said so, and only until it is open.
+/// The deadline of a call that begins now. A stream has one only if its caller set one, and only until the stream is
+/// open.
 pub(super) fn of(headers: &HeaderMap, class: Class, longest: Duration) -> Option<Deadline> {
     let asked = headers.get("grpc-timeout").and_then(|value| parse(value.as_bytes()));
     let limit = if class == Class::Stream {
@@ -22,7 +23,7 @@ pub(super) fn of(headers: &HeaderMap, class: Class, longest: Duration) -> Option
     limit.map(|limit| Deadline(Instant::now() + limit))
 }
 
-/// At most eight digits and a unit, as the gRPC specification says. Anything else counts as no deadline.
+/// At most eight digits and a unit, as in the gRPC specification. Anything else counts as no deadline.
 fn parse(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_the_specification_says() {
+    fn timeouts_are_parsed_as_specified() {
         assert_eq!(parse(b"3H"), Some(Duration::from_hours(3)));
         assert_eq!(parse(b"1M"), Some(Duration::from_mins(1)));
         assert_eq!(parse(b"42S"), Some(Duration::from_secs(42)));
@@ -59,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_shorter_of_callers_and_brokers_time_counts_and_streams_have_only_the_callers() {
+    async fn the_shorter_deadline_counts_and_a_stream_has_only_its_callers() {
         let longest = Duration::from_secs(90);
         let headers = |value: Option<&'static str>| {
             value

@@ -1,4 +1,4 @@
-//! The table of every RPC that the broker serves. What the broker decides per RPC is a column here.
+//! The table of every RPC that the broker serves. A decision that depends on the RPC is a column here.
 
 use super::admission::Class;
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_services_are_those_of_the_api() {
+    fn the_own_services_are_the_services_of_the_api() {
         let services: Vec<&str> = own_services().collect();
         let expected = ["BrokerService", "FleetService", "JobService", "QueueService"];
         assert_eq!(services, expected.map(|name| format!("bananas.v1.{name}")));

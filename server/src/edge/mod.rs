@@ -1,5 +1,5 @@
-//! The gRPC edge: an accept loop of our own around tonic's routes, because tonic's server has no limit of connections, no timeout for the
-//! preface, no pause when file descriptors run out, no jitter in the age of connections and no end of its drain.
+//! The gRPC edge: our own accept loop around tonic's routes. Tonic's server has no connection limit, no timeout for the
+//! preface, no pause when file descriptors run out, no jitter in the age of connections and no bound on its drain.
 
 mod admission;
 mod call;
@@ -27,7 +27,7 @@ use self::{admission::Admission, peers::Peers};
 pub use self::{deadline::Deadline, unsent::Weight};
 use crate::metrics::Metrics;
 
-/// Bounds of the edge; what each is for is said in the configuration.
+/// Bounds of the edge. `config/settings.rs` explains each.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Open connections.
@@ -40,13 +40,13 @@ pub struct Options {
     pub max_in_flight: usize,
     /// Request headers in bytes.
     pub max_header_bytes: u32,
-    /// Connect to HTTP/2 preface.
+    /// Time from the connect to the HTTP/2 preface.
     pub preface_timeout: Duration,
-    /// Ping after this much silence.
+    /// Silence before a ping.
     pub keepalive_interval: Duration,
-    /// Ping to answer.
+    /// Time from a ping to its answer.
     pub keepalive_timeout: Duration,
-    /// Age at which a connection is asked to go, give or take a tenth; zero is never.
+    /// Age at which a connection gets GOAWAY, plus or minus 10 %; zero means never.
     pub max_connection_age: Duration,
     /// Flow control window of a connection in bytes.
     pub connection_window: u32,
@@ -56,18 +56,18 @@ pub struct Options {
     pub max_call_duration: Duration,
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Edge {
     options: Options,
     routes: Routes,
     metrics: Arc<Metrics>,
     admission: Admission,
     peers: Arc<Peers>,
-    /// Stop accepting; ask connections to go.
+    /// Stop accepting; send GOAWAY.
     shutdown: CancellationToken,
-    /// End the streams that do not end by themselves.
+    /// End the streams that are still open.
     streams_end: CancellationToken,
-    /// Drop what is still there.
+    /// Drop the connections that are left.
     hard_end: CancellationToken,
 }
 
@@ -80,10 +80,10 @@ pub struct Handle {
     hard_end: CancellationToken,
 }
 
-/// Connections waiting for accept(): enough for all clients of a broker that comes back.
+/// Connections that may wait for accept(): enough for all clients to reconnect at once after a restart.
 const BACKLOG: i32 = 1_024;
 
-/// Opens the port. `SO_REUSEADDR` is set, so a broker can come back at once after a crash.
+/// Opens the port. `SO_REUSEADDR` is set, so that a broker can restart at once after a crash.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
@@ -94,8 +94,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves until `shutdown` is cancelled; then accepts nothing more and asks every connection to go: calls and streams that are open may end.
-/// [`Handle::drain`] waits for that.
+/// Serves until `shutdown` is cancelled; then accepts no connection and sends GOAWAY on the open ones: open calls and
+/// streams may finish. [`Handle::drain`] waits for that.
 pub fn serve(
     listener: TcpListener,
     routes: Routes,
@@ -127,7 +127,7 @@ pub fn serve(
 }
 
 impl Handle {
-    /// The address that is listened on, with the port that was chosen if 0 was asked for.
+    /// The bound address, with the chosen port if port 0 was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -137,7 +137,8 @@ impl Handle {
         self.streams_end.cancel();
     }
 
-    /// After shutdown: waits until every connection has ended by itself, at most until `deadline`, then drops the rest. Returns how many were dropped.
+    /// After shutdown: waits until every connection has closed, at most until `deadline`, then drops the rest. Returns
+    /// how many were dropped.
     pub async fn drain(&self, deadline: Instant) -> usize {
         self.connections.close();
         let left = match tokio::time::timeout_at(deadline.into(), self.connections.wait()).await {
@@ -167,17 +168,18 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, connections: TaskTracker
             Err(error) => {
                 edge.metrics.accept_errors.inc();
                 if !failing {
-                    tracing::error!(%error, "no connection can be accepted; retrying every 100 ms");
+                    tracing::error!(%error, "cannot accept connections; retrying every 100 ms");
                 }
                 failing = true;
-                // Out of file descriptors, accept() fails at once and forever: without a pause this loop would take a whole core.
+                // Without file descriptors accept() fails immediately, again and again: without a pause this loop would
+                // use a whole core.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-/// The peer went away between its SYN and our accept(): says nothing about the listener.
+/// The peer went away between its SYN and our accept(). The listener is fine.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
@@ -186,7 +188,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Begins to serve a connection, unless there are too many; then it is closed.
+/// Serves a connection in a task of its own, or closes it if a limit is reached.
 fn admit(stream: TcpStream, peer: SocketAddr, edge: &Arc<Edge>, connections: &TaskTracker) {
     // The tracker also counts connections that are about to end; the gauge is what the operator sees.
     if connections.len() >= edge.options.max_connections {

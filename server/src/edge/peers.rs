@@ -1,17 +1,17 @@
-//! How many connections each IP address has open.
+//! Counts and bounds the open connections of each IP address.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// Counts per address, and the limit.
+/// The open connections per address, and the limit.
 #[derive(Debug)]
 pub(super) struct Peers {
     limit: usize,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection of one address; given back when dropped.
+/// One connection of one address; its place is freed on drop.
 #[derive(Debug)]
 pub(super) struct Place {
     peers: Arc<Peers>,
@@ -19,7 +19,7 @@ pub(super) struct Place {
 }
 
 impl Peers {
-    /// `limit` 0 is no limit, and then nothing is counted.
+    /// With `limit` 0 there is no limit and no count.
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -27,7 +27,7 @@ impl Peers {
         })
     }
 
-    /// A place for one more connection of this address, if it has not too many.
+    /// A place for one more connection of this address, or `None` if it has too many.
     pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
         if self.limit == 0 {
             return Some(Place {

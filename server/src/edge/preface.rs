@@ -1,4 +1,5 @@
-//! The first bytes of a connection: read before HTTP/2 sees them, so that a silent or foreign client can be sent away in time.
+//! Reads the HTTP/2 preface before the HTTP/2 library does, so that a silent client or one of another protocol is
+//! refused in time.
 
 use std::{
     io,
@@ -8,14 +9,14 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-/// What every HTTP/2 client sends first.
+/// The first bytes of every HTTP/2 client.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The answer to a browser or to curl without --http2-prior-knowledge.
 const WRONG_PROTOCOL: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 85\r\n\r\n\
 This port speaks gRPC (HTTP/2 without TLS). Metrics and health are on the other one.\n";
 
-/// Reads the preface. A client that sends something else gets a line of explanation if it spoke HTTP/1, and an error here.
+/// Reads the preface. Anything else is an error; an HTTP/1 client also gets a response that explains it.
 pub(super) async fn read<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> io::Result<Prefaced<S>> {
     let mut received = [0; PREFACE.len()];
     let mut length = 0;
@@ -38,16 +39,17 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, received: &[u
         .iter()
         .any(|method| received.starts_with(method))
     {
-        // The connection ends in any case.
+        // The connection ends either way.
         let _ = stream.write_all(WRONG_PROTOCOL).await;
         let _ = stream.shutdown().await;
-        // Closing with bytes unread would reset the connection and take the answer with it. The preface timeout bounds this.
+        // A close with unread bytes would reset the connection and could lose the answer. The preface timeout bounds
+        // this loop.
         let mut rest = [0; 512];
         while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
     }
 }
 
-/// A stream that yields the preface again and then what follows it.
+/// A stream that replays the preface, then continues with the socket.
 #[derive(Debug)]
 pub(super) struct Prefaced<S> {
     stream: S,

@@ -1,4 +1,4 @@
-//! The edge against real sockets: what a client may do wrong, and what the end looks like.
+//! The edge on real sockets: misbehaving clients, limits, and the drain.
 
 use std::convert::Infallible;
 
@@ -33,12 +33,12 @@ fn options() -> Options {
     }
 }
 
-/// Paths that end the way their names say.
+/// A service whose methods answer, fail, panic or wait, by the end of their path.
 #[derive(Clone)]
 struct Fake {
     gate: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
-    /// Answers that were never taken.
+    /// Responses that were dropped unsent.
     undone: Arc<Semaphore>,
 }
 
@@ -80,10 +80,10 @@ impl tower::Service<Request<Body>> for Fake {
     }
 }
 
-/// More than a client takes before it reads.
+/// More than the window of a client that does not read.
 const LARGE: usize = 16 << 20;
 
-/// A message, and then the trailers of a call that went well.
+/// A message, then the trailers of a successful call.
 struct WithTrailers(Option<Bytes>, bool);
 
 impl http_body::Body for WithTrailers {
@@ -155,7 +155,7 @@ async fn subscribed(sender: &mut Sender) -> Response<hyper::body::Incoming> {
     sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap()
 }
 
-/// Calls a method and yields the value of grpc-status.
+/// Calls a method and returns the value of grpc-status.
 async fn call(sender: &mut Sender, method: &str, timeout: Option<&str>) -> String {
     let mut request = Request::builder()
         .uri(format!("http://broker/bananas.v1.BrokerService/{method}"))
@@ -176,7 +176,7 @@ async fn read_to_close(stream: &mut TcpStream) -> Vec<u8> {
     received
 }
 
-/// Waits until so many connections were rejected for this reason: they are counted just after they are closed.
+/// Waits until `count` connections were rejected for this reason: the edge counts them just after it closes them.
 async fn rejected(running: &Running, reason: &'static str, count: u64) {
     while running.metrics.connections_rejected.get(reason).get() != count {
         tokio::task::yield_now().await;
@@ -184,7 +184,7 @@ async fn rejected(running: &Running, reason: &'static str, count: u64) {
 }
 
 #[tokio::test]
-async fn garbage_and_http1_are_cut_at_once_and_the_next_client_is_served() {
+async fn garbage_and_http1_are_closed_at_once_and_the_next_client_is_served() {
     let running = start(options());
     let mut garbage = TcpStream::connect(running.handle.address()).await.unwrap();
     garbage.write_all(&[0xff; 64]).await.unwrap();
@@ -206,7 +206,7 @@ async fn garbage_and_http1_are_cut_at_once_and_the_next_client_is_served() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_nothing_is_cut_after_the_preface_timeout() {
+async fn a_silent_client_is_closed_after_the_preface_timeout() {
     let running = start(Options {
         preface_timeout: Duration::from_millis(20),
         ..options()
@@ -220,7 +220,7 @@ async fn a_client_that_says_nothing_is_cut_after_the_preface_timeout() {
 }
 
 #[tokio::test]
-async fn connections_above_the_limits_are_closed_and_those_within_go_on() {
+async fn connections_above_the_limits_are_closed_and_the_others_stay() {
     for (options, reason) in [
         (
             Options {
@@ -255,7 +255,7 @@ async fn a_panicking_handler_is_an_internal_error_and_the_connection_lives() {
     assert_eq!(call(&mut sender, "Ack", None).await, "0");
 }
 
-/// Sends raw bytes to a method and yields how it refuses them.
+/// Sends raw bytes to a method and returns the status of the refusal.
 async fn refusal(running: &Running, path: &str, message: &'static [u8]) -> tonic::Status {
     let stream = TcpStream::connect(running.handle.address()).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -272,11 +272,11 @@ async fn refusal(running: &Running, path: &str, message: &'static [u8]) -> tonic
 }
 
 #[tokio::test]
-async fn what_is_refused_before_a_service_sees_it_has_a_reason_too() {
+async fn a_refusal_before_the_service_has_a_reason_too() {
     use tonic::Code;
     use tonic_types::StatusExt as _;
     let running = start(options());
-    // Five bytes begin a message: not compressed, and its length.
+    // A message begins with five bytes: a zero (not compressed) and its length.
     let cases: [(&str, &'static [u8], Code, &str); 4] = [
         (
             "grpc.health.v1.Health/Check",
@@ -331,7 +331,7 @@ async fn a_full_broker_refuses_calls_but_not_settlements() {
 }
 
 #[tokio::test]
-async fn drain_lets_open_calls_end_and_cuts_the_silent() {
+async fn drain_lets_open_calls_finish_and_closes_silent_connections() {
     let running = start(options());
     let mut sender = connect(&running).await;
     let waiting = tokio::spawn(async move { call(&mut sender, "Enqueue", None).await });
@@ -346,7 +346,7 @@ async fn drain_lets_open_calls_end_and_cuts_the_silent() {
 }
 
 #[tokio::test]
-async fn at_shutdown_the_port_is_closed_and_streams_stay_until_they_are_ended() {
+async fn shutdown_closes_the_port_and_streams_stay_until_they_are_ended() {
     let running = start(options());
     let mut sender = connect(&running).await;
     let response = subscribed(&mut sender).await;
@@ -362,7 +362,7 @@ async fn at_shutdown_the_port_is_closed_and_streams_stay_until_they_are_ended() 
     assert_eq!(running.metrics.open_streams.get(), 0);
 }
 
-/// An HTTP/2 connection whose frames are in the test's hands.
+/// An HTTP/2 connection on which the test controls the frames.
 async fn raw(running: &Running) -> h2::client::SendRequest<Bytes> {
     let stream = TcpStream::connect(running.handle.address()).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -379,7 +379,7 @@ fn request(method: &str) -> Request<()> {
 }
 
 #[tokio::test]
-async fn calls_that_are_cancelled_together_take_nothing_else_down() {
+async fn calls_cancelled_together_leave_the_connection_and_its_other_calls_alone() {
     let running = start(Options {
         max_streams_per_connection: 1_024,
         ..options()
@@ -388,7 +388,7 @@ async fn calls_that_are_cancelled_together_take_nothing_else_down() {
     let (held, _open) = sender.send_request(request("Subscribe"), false).unwrap();
     held.await.unwrap();
     for _ in 0..3 {
-        // All of them leave in one piece, so that no call has begun when its end arrives.
+        // All frames go out together, so that no call has begun when its reset arrives.
         for _ in 0..300 {
             let (_, mut stream) = sender.send_request(request("Enqueue"), false).unwrap();
             stream.send_reset(h2::Reason::CANCEL);
@@ -397,11 +397,11 @@ async fn calls_that_are_cancelled_together_take_nothing_else_down() {
         let (answer, _) = sender.send_request(request("Ack"), true).unwrap();
         assert_eq!(answer.await.unwrap().headers()["grpc-status"], "0");
     }
-    assert_eq!(running.metrics.open_streams.get(), 1, "the stream is still there");
+    assert_eq!(running.metrics.open_streams.get(), 1, "the stream is still open");
 }
 
 #[tokio::test]
-async fn an_answer_that_is_never_taken_is_undone_and_one_that_is_taken_is_not() {
+async fn a_response_that_is_never_read_is_undone_and_one_that_is_read_is_not() {
     let running = start(options());
     let mut sender = connect(&running).await;
     let lease = || {
@@ -413,13 +413,13 @@ async fn an_answer_that_is_never_taken_is_undone_and_one_that_is_taken_is_not() 
     let response = sender.send_request(lease()).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), LARGE);
     assert_eq!(running.fake.undone.available_permits(), 0);
-    // The caller goes away while most of it has not been sent.
+    // The caller goes away before most of the response was sent.
     drop(sender.send_request(lease()).await.unwrap());
     running.fake.undone.acquire().await.unwrap().forget();
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_refused_at_some_point() {
+async fn a_client_that_reads_nothing_is_refused_once_its_unsent_responses_reach_the_bound() {
     let running = start(options());
     let mut sender = raw(&running).await.ready().await.unwrap();
     let mut unread = Vec::new();
@@ -430,10 +430,10 @@ async fn a_client_that_reads_nothing_is_refused_at_some_point() {
             break status.clone();
         }
         unread.push(answer);
-        assert!(unread.len() < 50, "it takes everything");
+        assert!(unread.len() < 50, "nothing is refused");
     };
     assert_eq!((refused.as_bytes(), unread.len()), (&b"8"[..], 4));
-    // Settlements are taken nevertheless.
+    // Settlements are still accepted.
     let (answer, _) = sender.send_request(request("Ack"), true).unwrap();
     assert_eq!(answer.await.unwrap().headers()["grpc-status"], "0");
     drop(unread);
@@ -443,7 +443,7 @@ async fn a_client_that_reads_nothing_is_refused_at_some_point() {
 }
 
 #[tokio::test]
-async fn drain_ends_streams_that_do_not_end_by_themselves() {
+async fn drain_ends_streams_that_are_still_open() {
     let running = start(options());
     let mut sender = connect(&running).await;
     let response = subscribed(&mut sender).await;
@@ -471,7 +471,7 @@ async fn drain_is_bounded_when_a_call_never_ends() {
 }
 
 #[tokio::test]
-async fn a_connection_is_asked_to_go_at_its_age() {
+async fn a_connection_gets_goaway_at_its_age() {
     let running = start(Options {
         max_connection_age: Duration::from_millis(20),
         ..options()
@@ -481,6 +481,6 @@ async fn a_connection_is_asked_to_go_at_its_age() {
         hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
-    // Ends by itself, without an error, because of the GOAWAY.
+    // Ends without an error, because of the GOAWAY.
     connection.await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Answers that the client has not taken yet: how much of them a connection may hold, and what is undone when one is never taken.
+//! Unsent responses: a bound on their bytes per connection, and an undo for each one that is never sent.
 
 use std::sync::{
     Arc,
@@ -7,16 +7,17 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-/// Bytes of weighed answers that one connection may hold. A client that reads takes them in milliseconds; one that does not gets no more.
+/// Bytes of weighed responses that one connection may hold. A client that reads takes them in milliseconds; one that
+/// does not gets no more.
 const MAX_BYTES: usize = 64 << 20;
 
 type Undo = Box<dyn FnOnce() + Send>;
 
-/// In the extensions of a response: how large its message is, and what to do if it is never sent.
+/// An extension of a response: the size of its message, and what to do if it is never sent.
 #[derive(Clone)]
 pub struct Weight {
     bytes: usize,
-    // Extensions are Clone and Sync; there is only one of it, and it is done once.
+    // Shared because extensions are Clone; `take_undo` lets it run once.
     undo: Arc<Mutex<Option<Undo>>>,
 }
 
@@ -29,7 +30,7 @@ impl std::fmt::Debug for Weight {
 }
 
 impl Weight {
-    /// An answer that holds so many bytes.
+    /// The weight of a response with this many bytes.
     pub fn new(bytes: usize) -> Self {
         Self {
             bytes,
@@ -37,7 +38,7 @@ impl Weight {
         }
     }
 
-    /// The same, with what to do if the answer is dropped before all of it was sent.
+    /// Runs `undo` if the response is dropped before all of it was sent.
     #[must_use]
     pub fn or_else(self, undo: impl FnOnce() + Send + 'static) -> Self {
         *self.undo.lock() = Some(Box::new(undo));
@@ -49,38 +50,38 @@ impl Weight {
     }
 }
 
-/// The answers of one connection that are not sent yet.
+/// The unsent responses of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Unsent {
     bytes: AtomicUsize,
 }
 
 impl Unsent {
-    /// Whether there is room for another answer.
+    /// Whether there is room for another response.
     pub(super) fn has_room(&self) -> bool {
         self.bytes.load(Relaxed) < MAX_BYTES
     }
 
-    /// Counts an answer, unless there is too much already; then it is undone.
+    /// Counts a response. If the bound is exceeded, undoes the response and returns `None`.
     pub(super) fn hold(self: &Arc<Self>, weight: Weight) -> Option<Held> {
         let before = self.bytes.fetch_add(weight.bytes, Relaxed);
         let held = Held {
             unsent: self.clone(),
             weight,
         };
-        // A single answer may be of any size.
+        // A single response may have any size.
         (before == 0 || before + held.weight.bytes <= MAX_BYTES).then_some(held)
     }
 }
 
-/// An answer that is counted. Dropped before it was sent, it is undone.
+/// A counted response. If it is dropped before it was sent, its undo runs.
 pub(super) struct Held {
     unsent: Arc<Unsent>,
     weight: Weight,
 }
 
 impl Held {
-    /// All of it has left.
+    /// The whole response was sent.
     pub(super) fn is_sent(&self) {
         drop(self.weight.take_undo());
     }
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sent_is_undone_once_and_what_is_sent_is_not() {
+    fn an_unsent_response_is_undone_once_and_a_sent_one_is_not() {
         let (unsent, undone) = (Arc::new(Unsent::default()), Arc::new(AtomicUsize::new(0)));
         let sent = unsent.hold(weight(10, &undone)).unwrap();
         sent.is_sent();
@@ -119,12 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_holds_one_answer_of_any_size_and_otherwise_so_much() {
+    fn a_connection_holds_one_response_of_any_size_or_several_within_the_bound() {
         let (unsent, undone) = (Arc::new(Unsent::default()), Arc::new(AtomicUsize::new(0)));
         let large = unsent.hold(weight(2 * MAX_BYTES, &undone)).unwrap();
         assert!(!unsent.has_room());
         assert!(unsent.hold(weight(1, &undone)).is_none());
-        assert_eq!(undone.load(Relaxed), 1, "what finds no room is undone");
+        assert_eq!(undone.load(Relaxed), 1, "a response over the bound is undone");
         drop(large);
         assert!(unsent.has_room());
     }

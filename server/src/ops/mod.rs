@@ -1,4 +1,5 @@
-//! The second port: /metrics for Prometheus, /livez and /readyz for orchestrators and people. HTTP/1, no secrets, no actions.
+//! The second port: /metrics for Prometheus, /livez and /readyz for orchestrators and people. Plain HTTP/1, read-only,
+//! no secrets.
 
 mod readiness;
 
@@ -42,17 +43,18 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, readiness: Arc<
         .with_graceful_shutdown(stop.cancelled_owned())
         .await;
     if let Err(error) = served {
-        tracing::error!(%error, "the port of metrics and health ended");
+        tracing::error!(%error, "the port for metrics and health failed");
     }
 }
 
 async fn index() -> &'static str {
-    "bananas-broker\n\n/metrics  OpenMetrics\n/livez    whether the process runs\n/readyz   whether it should get traffic\n"
+    "bananas-broker\n\n/metrics  OpenMetrics\n/livez    is the process alive\n/readyz   should it get traffic\n"
 }
 
-/// Many queues are megabytes of text: rendered on a thread of its own, one scrape after the other, so that no call waits.
+/// With many queues the page is megabytes of text: rendered on a blocking thread, one scrape at a time, so that no call
+/// waits for it.
 async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {
-    // Also sets the gauge of readiness.
+    // Sets the readiness gauge.
     shared.readiness.why_not();
     let _turn = shared.scraping.lock().await;
     let registry = shared.registry.clone();
@@ -67,7 +69,7 @@ async fn metrics_page(State(shared): State<Shared>) -> impl IntoResponse {
     }
 }
 
-/// Independent of Redis: a restart of this process would not bring Redis back.
+/// Does not depend on Redis: restarting this process would not bring Redis back.
 async fn live() -> &'static str {
     "ok\n"
 }
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readiness_follows_start_redis_and_drain_while_liveness_stays() {
+    async fn readiness_follows_start_redis_and_drain_and_liveness_does_not() {
         let metrics = Metrics::new();
         let readiness = Readiness::new(metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

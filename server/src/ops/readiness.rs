@@ -1,4 +1,4 @@
-//! Whether this broker should get traffic: reported by /readyz, by gRPC health and by a metric.
+//! Readiness: whether this broker should get traffic. Reported by /readyz, gRPC health and a metric.
 
 use std::sync::{
     Arc, OnceLock,
@@ -14,7 +14,7 @@ use crate::{metrics::Metrics, store::Condition};
 pub struct Readiness {
     started: AtomicBool,
     draining: AtomicBool,
-    /// Why the last try to reach Redis at start failed.
+    /// Why the last attempt to connect to Redis at the start failed.
     start_error: RwLock<Option<String>>,
     redis: OnceLock<Arc<Condition>>,
     metrics: Arc<Metrics>,
@@ -32,14 +32,14 @@ impl Readiness {
         })
     }
 
-    /// The broker could not reach Redis yet.
+    /// Records why Redis could not be reached at the start.
     pub fn waits_for_redis(&self, why: &dyn std::fmt::Display) {
         *self.start_error.write() = Some(why.to_string());
     }
 
-    /// The condition of Redis decides from now on.
+    /// From now on, readiness follows the condition of Redis.
     pub fn watch(&self, redis: Arc<Condition>) {
-        // A broker has one store, so the first one stays.
+        // A broker has one store: only the first call counts.
         let _ = self.redis.set(redis);
     }
 
@@ -49,13 +49,13 @@ impl Readiness {
         self.why_not();
     }
 
-    /// The drain has begun. There is no way back.
+    /// The drain has begun. This is final.
     pub fn set_draining(&self) {
         self.draining.store(true, Relaxed);
         self.why_not();
     }
 
-    /// Why this broker should get no traffic; `None` if it should. Independent of load. Sets the gauge.
+    /// Why this broker should get no traffic, or `None` if it should. Does not depend on load. Sets the gauge.
     pub fn why_not(&self) -> Option<String> {
         let why = self.decide();
         self.metrics.ready.set(i64::from(why.is_none()));
@@ -70,7 +70,7 @@ impl Readiness {
             Some(redis) if self.started.load(Relaxed) => redis.why_not(),
             _ => {
                 let error = self.start_error.read();
-                let error = error.as_deref().unwrap_or("Redis was not reached yet");
+                let error = error.as_deref().unwrap_or("Redis has not been reached yet");
                 Some(format!("starting: {error}"))
             }
         }

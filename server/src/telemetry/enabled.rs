@@ -9,7 +9,7 @@ pub fn is_tracing() -> bool {
     ENABLED.load(Relaxed)
 }
 
-/// Traces are exported from now on, or not any more.
+/// Turns the export of traces on or off.
 pub(super) fn set_tracing(enabled: bool) {
     ENABLED.store(enabled, Relaxed);
 }

@@ -1,4 +1,4 @@
-//! Log lines and traces: how they are written and where they go. Everything that knows OpenTelemetry is in this folder.
+//! Log lines and traces: their format and where they go. Only this folder uses OpenTelemetry.
 
 mod enabled;
 pub mod names;
@@ -16,12 +16,12 @@ pub use self::enabled::is_tracing;
 pub(crate) use self::traces::call_span;
 use crate::config::{self, LogFormat, LogOutput};
 
-/// Keeps the exporter of traces alive, and changes the level of log lines.
+/// Owns the exporter of traces and changes the log level.
 #[derive(Debug)]
 pub struct Telemetry {
     filter: reload::Handle<Targets, Registry>,
     exporter: Option<traces::Exporter>,
-    /// Writes what is left when it is dropped.
+    /// Writes the remaining lines on drop.
     _log: WorkerGuard,
 }
 
@@ -45,12 +45,12 @@ pub fn install(log: &config::Log, tracing: &config::Tracing) -> anyhow::Result<T
 }
 
 impl Telemetry {
-    /// From now on, log lines of this level and above are written.
+    /// Sets the lowest level that is logged.
     pub fn set_level(&self, level: &str) -> anyhow::Result<()> {
         Ok(self.filter.reload(log_filter(level)?)?)
     }
 
-    /// Sends what is left, at most for `limit`.
+    /// Sends the remaining spans, for at most `limit`.
     pub async fn shutdown(self, limit: Duration) {
         if let Some(exporter) = self.exporter {
             exporter.shutdown(limit).await;
@@ -96,7 +96,7 @@ fn writer(log: &config::Log) -> anyhow::Result<(NonBlocking, WorkerGuard)> {
     })
 }
 
-/// A plain level is that of our own code; libraries say no more than info.
+/// A plain level applies to the code of the broker; libraries log at most info.
 fn log_filter(level: &str) -> anyhow::Result<Targets> {
     match level.parse::<LevelFilter>() {
         Ok(level) => Ok(Targets::new()
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_is_ours_and_directives_are_taken_as_they_are() {
+    fn a_level_is_for_the_broker_and_directives_are_used_unchanged() {
         let filter = log_filter("debug").unwrap();
         assert!(filter.would_enable("bananas_broker::dispatch", &Level::DEBUG));
         assert!(!filter.would_enable("h2::proto", &Level::DEBUG));

@@ -1,4 +1,4 @@
-//! W3C trace context on its way: from the caller's metadata, into the headers of a job, and out of them again.
+//! Carries W3C trace context from the caller's metadata into the headers of a job, and links to it from there.
 
 use http::HeaderMap;
 use opentelemetry::{
@@ -14,7 +14,7 @@ use super::{
     names::{TRACEPARENT, TRACESTATE},
 };
 
-/// Longest tracestate that is carried; the standard asks for 512 bytes at least.
+/// Longest tracestate that is carried; the standard requires at least 512 bytes.
 const MAX_TRACESTATE_BYTES: usize = 512;
 
 /// A trace context as text.
@@ -22,12 +22,12 @@ const MAX_TRACESTATE_BYTES: usize = 512;
 pub struct TraceHeaders {
     /// `00-<trace id>-<span id>-<flags>`.
     pub traceparent: String,
-    /// What vendors add, if anything.
+    /// Data of vendors, if any.
     pub tracestate: Option<String>,
 }
 
-/// What a job that is enqueued by this request should carry, unless its own headers say otherwise: the span of the call if the broker traces,
-/// else what the caller sent. `None` where there is no trace.
+/// The trace context for a job that this request enqueues, unless the job's own headers have one: the span of the call
+/// if the broker traces, else the context that the caller sent. `None` without a trace.
 pub fn to_carry(metadata: &HeaderMap) -> Option<TraceHeaders> {
     if is_tracing()
         && let Some(current) = of_current_span()
@@ -63,7 +63,8 @@ pub(super) fn set_parent(span: &Span, metadata: &HeaderMap) {
     }
 }
 
-/// Links a span to the one that enqueued a job, whose headers `header` looks up. Does nothing while the broker does not trace.
+/// Links a span to the span that enqueued a job. `header` returns a header of that job. Does nothing if the broker does
+/// not trace.
 pub fn link_job<'a>(span: &Span, header: impl Fn(&str) -> Option<&'a str>) {
     if !is_tracing() || span.is_disabled() {
         return;
@@ -119,7 +120,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn a_callers_context_is_carried_even_where_the_broker_does_not_trace() {
+    fn a_callers_context_is_carried_even_if_the_broker_does_not_trace() {
         let mut metadata = HeaderMap::new();
         assert_eq!(to_carry(&metadata), None);
         metadata.insert(TRACEPARENT, PARENT.parse().unwrap());
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_context_is_not_carried() {
+    fn a_malformed_traceparent_is_not_carried() {
         for wrong in [
             "",
             "00",

@@ -1,4 +1,4 @@
-//! Traces over OTLP. Nothing here runs unless an endpoint is configured.
+//! Exports traces over OTLP, if an endpoint is configured.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::config;
 
-/// Target of the spans of calls: in traces, never in the log.
+/// Target of the spans of calls. They go into traces, never into the log.
 pub(super) const CALLS: &str = "bananas_broker::calls";
 
-/// The span of one gRPC call, child of the caller's; a disabled span while the broker does not trace.
+/// The span of one gRPC call, a child of the caller's; a disabled span if the broker does not trace.
 pub(crate) fn call_span(path: &str, metadata: &HeaderMap) -> Span {
     if !is_tracing() {
         return Span::none();
@@ -46,7 +46,7 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    /// `None` if no endpoint is configured. Does not connect yet: a collector that is away costs no start.
+    /// `None` if no endpoint is configured. Connects later: the broker starts even if the collector is away.
     pub(super) fn start(config: &config::Tracing) -> anyhow::Result<Option<Self>> {
         if config.otlp_endpoint.is_empty() {
             return Ok(None);
@@ -65,7 +65,8 @@ impl Exporter {
         Ok(Some(Self { provider }))
     }
 
-    /// Turns our spans into OpenTelemetry's. Those of the libraries that export them are left out, or each export would cause the next.
+    /// Turns the broker's spans into OpenTelemetry spans. Spans of the exporting libraries are left out: each export
+    /// would cause the next one.
     pub(super) fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: tracing::Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -80,7 +81,7 @@ impl Exporter {
         set_tracing(false);
         let sent = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(limit)).await;
         if let Ok(Err(error)) = sent {
-            tracing::warn!(%error, "the last traces were not sent");
+            tracing::warn!(%error, "could not send the last traces");
         }
     }
 }
