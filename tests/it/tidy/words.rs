@@ -277,7 +277,7 @@ mod tests {
         ] {
             assert_eq!(said("server/src/a.rs", text), 0, "{text}");
         }
-        assert_eq!(said("server/src/a.rs", "one flight, two rounds"), 2);
+        assert_eq!(said("server/src/store/a.rs", "one flight, two rounds"), 2);
         assert_eq!(said("server/src/app/signals.rs", "a signal"), 0);
         assert_eq!(said("server/src/store/signal.rs", "a signal"), 1);
     }
