@@ -11,7 +11,7 @@ macro_rules! reasons {
         #[non_exhaustive]
         pub enum Reason {
             $($(#[$doc])* $variant,)*
-            /// A reason that this version of the client does not know. [`Error::code`](crate::Error::code) still tells
+            /// A reason that this version of the client does not know. [`Error::code`](crate::Error::code) still has
             /// its kind.
             Unknown,
         }

@@ -28,8 +28,8 @@
 //!   worker adds no wait.
 //! - The worker resumes a broken stream at any broker: running jobs go on, and settlements that were in flight are sent
 //!   again.
-//! - If the worker hears no broker for so long that a lease may have ended, it cancels the job before another worker
-//!   can start it.
+//! - If no frame comes from a broker for so long that a lease may have ended, the worker cancels the job before another
+//!   worker can start it.
 //! - An attempt that takes too long, panics or cannot be decoded becomes a failure with that reason.
 //! - On SIGTERM the worker releases unstarted jobs at once and gives running ones time to finish.
 //!

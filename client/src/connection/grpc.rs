@@ -1,4 +1,4 @@
-//! A channel that tells responses of a broker from those of anything else: a proxy, or a server of another protocol.
+//! A channel that accepts only gRPC responses, and says what else responded: a proxy, or a server of another protocol.
 
 use std::{
     error::Error as StdError,

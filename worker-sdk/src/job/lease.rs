@@ -20,7 +20,7 @@ pub enum CancelReason {
     Requested(String),
     /// The broker ended the lease (EXPIRED, TIMED_OUT, CANCELLED). What the handler returns does not count.
     LeaseLost(String),
-    /// The worker heard no broker for so long that the lease may have ended. What the handler returns does not count.
+    /// No frame came from a broker for so long that the lease may have ended. What the handler returns does not count.
     LeaseExpired,
     /// The attempt took longer than its timeout.
     Timeout,

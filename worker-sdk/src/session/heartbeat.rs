@@ -42,7 +42,7 @@ impl Heartbeat {
     }
 }
 
-/// How long this worker may assume that it holds its leases while it hears no broker.
+/// How long this worker may assume that it holds its leases while no broker sends a frame.
 ///
 /// The broker counts a lease's duration from its last renewal. The worker counts it from the last frame that arrived,
 /// and stops a margin before the end, so that its jobs have stopped before another worker can start them.

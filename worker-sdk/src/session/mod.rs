@@ -247,7 +247,7 @@ impl Session {
             .map(|stream| stream.number)
     }
 
-    /// Cancels the running jobs if the worker has heard no broker for so long that their leases may have ended.
+    /// Cancels the running jobs if no frame has come from a broker for so long that their leases may have ended.
     pub(crate) fn expire_leases(&mut self, now: Instant) {
         if self.lease_clock.ends_at() > now {
             return;
