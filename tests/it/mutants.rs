@@ -1,6 +1,6 @@
 //! Tests of the checks: one rule of the scripts is broken on purpose, and a load with the history checker and the
 //! keyspace audit has to notice it.
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use bananas_harness::{
     api::unique_key,
@@ -72,6 +72,9 @@ macro_rules! mutants {
         async fn $name() {
             assert!(is_noticed($fragment, $replacement).await, "no check noticed the mutant");
         })*
+
+        /// The rules that the mutants break.
+        const RULES: &[&str] = &[$($fragment),*];
     };
 }
 
@@ -101,4 +104,25 @@ mutants! {
         "#ids > 0 and call('MSETNX', unpack(sets)) == 0 then" => "false then";
     a_repeated_enqueue_that_makes_a_second_job_is_caught:
         "call('MSETNX', unpack(sets)) == 0" => "call('MSET', unpack(sets)) == 0";
+}
+
+#[test]
+fn every_rule_that_a_mutant_breaks_is_in_a_script() {
+    let mut scripts = String::new();
+    let mut folders = vec![PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../server/src/store/lua"
+    ))];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                scripts += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let missing: Vec<_> = RULES.iter().filter(|rule| !scripts.contains(**rule)).collect();
+    assert!(missing.is_empty(), "the rules have changed: {missing:#?}");
 }
