@@ -66,7 +66,7 @@ mutate "the consumer that was served last is served first" server/src/dispatch/w
   it equal_streams_get_equal_shares
 mutate "a former owner shortens a lease" server/src/store/lua/extend.lua \
   '(kind == 107 or kind == 101) and sub(value, 24, 31) ~= keeper' 'false' \
-  store a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends
+  store a_lease_that_a_stream_owns_becomes_shorter_only_when_the_stream_ends
 mutate "a fetch has no limit in bytes" server/src/store/lua/lease.lua \
   'taken > 0 and (suspect or size > bytes_left)' 'taken > 0 and suspect' \
   store bounds:: a_fetch_leases_no_more_bytes

@@ -58,7 +58,7 @@ async fn a_batch_is_answered_and_delivered_in_order() {
 }
 
 #[tokio::test]
-async fn what_a_batch_names_twice_is_where_it_was_just_stored() {
+async fn a_repeated_job_of_a_batch_has_the_state_of_the_first() {
     let (_stand, api, key) = arranged("twice").await;
     let job = |delay: Option<i64>, unique: Option<&str>| JobSpec {
         job_id: if unique.is_none() {
@@ -152,7 +152,7 @@ async fn an_atomic_batch_has_one_routing_key() {
 }
 
 #[tokio::test]
-async fn a_batch_over_its_bounds_is_refused_whole() {
+async fn a_batch_over_its_bounds_is_refused_as_a_whole() {
     let (stand, api, key) = arranged("over").await;
     let too_many = enqueue(&api, vec![spec(&key); 1_001], false).await;
     assert_refused(too_many, Code::InvalidArgument, reason::BATCH_TOO_LARGE);
@@ -168,7 +168,7 @@ async fn a_batch_over_its_bounds_is_refused_whole() {
 }
 
 #[tokio::test]
-async fn settlements_are_answered_one_by_one() {
+async fn each_settlement_has_its_own_result() {
     let (stand, api, key) = arranged("settle").await;
     let other = unique_key("settle");
     for queue in [&key, &key, &key, &other] {

@@ -55,7 +55,7 @@ async fn a_command_that_fails_is_a_failure_that_can_be_read() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_takes_too_long_ends_with_the_words_of_its_worker() {
+async fn an_attempt_that_takes_too_long_ends_with_the_error_of_its_worker() {
     let stand = Stand::shared().await;
     let key = unique_key("too-long");
     let _worker = worker(&stand, &key, "sleep 600");
@@ -94,7 +94,7 @@ async fn the_shortest_attempt_is_long_enough_for_a_quick_command() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_killed_has_its_job_done_by_another() {
+async fn the_job_of_a_killed_worker_is_done_by_another() {
     let settings = vec![("stream.grace", "1s".to_owned())];
     let stand = Stand::with(StandOptions {
         settings,

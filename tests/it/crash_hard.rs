@@ -172,7 +172,7 @@ async fn streams_that_move_between_draining_brokers_lose_no_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_is_cut_off_from_redis_says_so_before_somebody_else_has_the_job() {
+async fn a_broker_that_is_cut_off_from_redis_says_so_before_another_worker_has_the_job() {
     let redis = RedisServer::start().await;
     let proxy = FaultProxy::start(redis.port()).await;
     let cut_off = BrokerProcess::start(BrokerOptions {

@@ -21,7 +21,7 @@ async fn pair(grace: &str) -> Stand {
 }
 
 #[tokio::test]
-async fn a_stream_is_told_to_move_and_may_settle_until_it_has() {
+async fn a_draining_stream_may_settle_until_its_worker_has_moved() {
     let mut stand = pair("20s").await;
     let (api, key) = (stand.api(), unique_key("move"));
     api.enqueued(&key).await;

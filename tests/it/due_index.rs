@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use crate::queues::{DUE, NAMES, all_idle, big_endian, command, fill, lease_all, names, own, redis_ms, settle_all};
 
 #[tokio::test]
-async fn what_falls_due_in_a_queue_that_was_idle_is_noticed_soon() {
+async fn a_job_that_falls_due_in_an_idle_queue_is_noticed_soon() {
     let stand = own(&[], 2).await;
     let (api, redis) = (stand.api(), stand.redis.connection().await);
     let keys = names("idle", 30);

@@ -180,7 +180,7 @@ async fn an_answer_does_not_overtake_the_progress_that_was_reported_before_it() 
 
 /// If worker and broker die now, the attempt has begun: a third of the lease is too late to store the confirmation.
 #[tokio::test]
-async fn what_a_worker_has_received_is_soon_known_to_redis() {
+async fn a_confirmation_is_stored_soon() {
     let (stand, api, key) = arranged("known").await;
     let request = Open {
         lease_duration: Some(seconds(250)),
@@ -209,7 +209,7 @@ async fn what_a_worker_has_received_is_soon_known_to_redis() {
 /// A released job may come over the same stream again before the stream knows that its first lease has ended: the
 /// second lease is renewed all the same, and the window loses no place.
 #[tokio::test]
-async fn a_job_that_comes_back_to_the_stream_that_gave_it_back_is_kept() {
+async fn a_job_that_comes_back_to_the_stream_that_released_it_is_renewed() {
     let (stand, api, key) = arranged("back-again").await;
     let many = 20;
     let request = Open {

@@ -23,7 +23,7 @@ use crate::arranged;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
-async fn a_leased_job_is_given_to_nobody_else() {
+async fn a_leased_job_is_leased_to_no_other_worker() {
     let (stand, api, key) = arranged("held").await;
     api.enqueued(&key).await;
     api.leased(&key).await;
@@ -319,7 +319,7 @@ async fn the_same_request_id_gets_the_same_leases_again() {
 
 /// The broker makes them together, which callers must not notice.
 #[tokio::test]
-async fn calls_side_by_side_get_their_own_jobs_and_the_same_ones_again() {
+async fn concurrent_calls_get_their_own_jobs_and_the_same_ones_when_repeated() {
     let (_stand, api, key) = arranged("beside").await;
     for _ in 0..30 {
         api.enqueued(&key).await;
@@ -366,7 +366,7 @@ async fn calls_side_by_side_get_their_own_jobs_and_the_same_ones_again() {
 }
 
 #[tokio::test]
-async fn nothing_to_do_says_why() {
+async fn an_empty_lease_call_says_why() {
     let (_stand, api, key) = arranged("advice").await;
     let answer = api
         .broker

@@ -128,7 +128,7 @@ async fn a_result_is_kept_with_the_job() {
 }
 
 #[tokio::test]
-async fn of_a_job_that_nobody_wants_to_read_only_the_end_is_remembered() {
+async fn only_the_end_of_a_job_without_retention_is_remembered() {
     let (stand, api, key) = arranged("gone").await;
     let unkept = JobSpec {
         retention: None,
@@ -166,7 +166,7 @@ async fn jobs_come_by_priority_and_then_by_age() {
 }
 
 #[tokio::test]
-async fn a_job_type_nobody_asked_for_is_neither_taken_nor_in_the_way() {
+async fn a_job_type_without_a_consumer_is_not_leased_and_blocks_no_other() {
     let (_stand, api, key) = arranged("types").await;
     for job_type in ["other", "other", "wanted"] {
         api.enqueue(JobSpec {
@@ -250,7 +250,7 @@ async fn a_time_in_the_past_means_now() {
 }
 
 #[tokio::test]
-async fn a_job_that_nobody_started_in_time_expires() {
+async fn a_job_that_is_not_started_in_time_expires() {
     let (stand, api, key) = arranged("start-by").await;
     let id = api.enqueued(&key).await;
     let now = api.get(&key, &id).await.unwrap().create_time.unwrap();
@@ -306,7 +306,7 @@ async fn the_first_routing_key_comes_first() {
 }
 
 #[tokio::test]
-async fn weights_starve_nobody() {
+async fn weights_starve_no_queue() {
     let (_stand, api, key) = arranged("weights").await;
     let second = unique_key("weights");
     for _ in 0..60 {
@@ -337,7 +337,7 @@ async fn weights_starve_nobody() {
 }
 
 #[tokio::test]
-async fn weights_of_a_stream_starve_nobody() {
+async fn weights_of_a_stream_starve_no_queue() {
     let (_stand, api, key) = arranged("weights").await;
     let second = unique_key("weights");
     for _ in 0..60 {
@@ -419,7 +419,7 @@ async fn a_queue_without_a_job_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_broker_tells_its_limits_and_its_redis() {
+async fn a_broker_reports_its_limits_and_its_redis() {
     let (_stand, api, _key) = arranged("info").await;
     let info = api
         .fleet

@@ -15,7 +15,7 @@ fn full() -> Stdio {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_does_not_hold_the_broker_up() {
+async fn a_log_that_is_not_read_does_not_block_the_broker() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("log");
     let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
@@ -45,7 +45,7 @@ async fn a_log_that_nobody_reads_does_not_hold_the_broker_up() {
 }
 
 #[tokio::test]
-async fn an_error_that_nobody_reads_ends_the_program_all_the_same() {
+async fn an_error_that_is_not_read_ends_the_program_all_the_same() {
     for (program, arguments, code) in [
         ("bananas-broker", &["serve", "--set", "redis.url=nonsense"][..], 78),
         ("bananas", &["worker", "-q", "", "--exec", "cat"], 2),
@@ -81,7 +81,7 @@ async fn a_worker_whose_log_cannot_be_written_does_its_jobs() {
 }
 
 #[tokio::test]
-async fn a_command_that_can_complain_to_nobody_ends_as_it_would_otherwise() {
+async fn a_command_whose_stderr_is_not_read_ends_as_usual() {
     let stand = Stand::shared().await;
     let key = unique_key("full-stderr");
     let target = format!("{key}/t");

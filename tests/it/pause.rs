@@ -45,7 +45,7 @@ async fn resume(api: &Api, key: &str) -> Queue {
 }
 
 #[tokio::test]
-async fn a_paused_queue_hands_out_nothing_at_any_broker() {
+async fn no_broker_leases_jobs_of_a_paused_queue() {
     let (stand, api, key) = arranged("pause").await;
     api.enqueued(&key).await;
     let queue = pause(&api, &key, false).await;
@@ -67,7 +67,7 @@ async fn a_paused_queue_hands_out_nothing_at_any_broker() {
 }
 
 #[tokio::test]
-async fn what_is_leased_can_be_settled_while_paused() {
+async fn a_leased_job_can_be_settled_while_its_queue_is_paused() {
     let (_stand, api, key) = arranged("settle-paused").await;
     api.enqueued(&key).await;
     let job = api.leased(&key).await;
@@ -104,7 +104,7 @@ async fn a_queue_can_be_paused_before_its_first_job() {
 }
 
 #[tokio::test]
-async fn resuming_wakes_those_who_wait_at_another_broker() {
+async fn resuming_wakes_consumers_at_another_broker() {
     let (stand, api, key) = arranged("wake").await;
     let id = api.enqueued(&key).await;
     pause(&api, &key, false).await;

@@ -98,7 +98,7 @@ async fn a_draining_broker_takes_no_new_connection_while_its_streams_go_on() {
 }
 
 #[tokio::test]
-async fn until_drain_delay_is_over_whoever_comes_is_served_and_readiness_is_false() {
+async fn until_drain_delay_is_over_new_calls_are_served_and_readiness_is_false() {
     let mut stand = with(&[("drain.delay", "5m"), ("drain.grace", "10m")]).await;
     let (port, key) = (stand.brokers[0].http_port(), unique_key("delay"));
     let mut session = Session::on(&stand.api(), &key, 5).await;
@@ -208,7 +208,7 @@ async fn sighup_reloads_the_level_of_the_log_and_never_ends_a_broker() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_at_the_start_is_said_on_readyz_with_the_cause() {
+async fn a_redis_that_is_absent_at_the_start_is_reported_by_readyz_with_the_cause() {
     let (http, nobody) = (ports::free(), ports::free());
     let mut serve = command("bananas-broker");
     serve
@@ -229,7 +229,7 @@ async fn a_redis_that_is_not_there_at_the_start_is_said_on_readyz_with_the_cause
 }
 
 #[tokio::test]
-async fn a_redis_that_becomes_a_replica_is_said_on_readyz_and_in_broker_info() {
+async fn a_redis_that_becomes_a_replica_is_reported_by_readyz_and_broker_info() {
     let stand = with(&[]).await;
     let (api, port) = (stand.api(), stand.brokers[0].http_port());
     let mut redis = stand.redis.connection().await;

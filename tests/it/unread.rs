@@ -45,7 +45,7 @@ async fn unread(api: &Api, caller: Api, key: &str) -> impl Future<Output = ()> +
 }
 
 #[tokio::test]
-async fn jobs_whose_answer_was_not_taken_go_back_at_once_and_count_nothing() {
+async fn jobs_whose_response_was_not_read_are_released_at_once_and_count_nothing() {
     let (stand, api, key) = arranged("unread").await;
     drop(unread(&api, stand.api(), &key).await);
     eventually("they are ready again", || async {

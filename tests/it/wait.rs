@@ -49,7 +49,7 @@ async fn a_wait_at_another_broker_ends_with_the_result() {
 }
 
 #[tokio::test]
-async fn a_wait_for_a_job_of_which_nothing_is_kept_still_ends() {
+async fn a_wait_for_a_job_that_is_not_retained_still_ends() {
     let (stand, api, key) = arranged("unkept").await;
     let id = api
         .enqueue(JobSpec {

@@ -8,12 +8,12 @@ use bananas_broker::{
 use crate::space::{LONG_MS, Space, draft, extend, plain, unique};
 
 crate::facts![
-    a_job_that_nobody_holds_is_cancelled_at_once,
+    a_job_without_a_holder_is_cancelled_at_once,
     a_holder_is_asked_and_loses_the_lease_when_the_grace_is_over,
     a_second_cancel_does_not_prolong_the_grace,
     a_job_that_has_ended_stays_as_it_is,
-    what_is_not_there_cannot_be_cancelled,
-    a_job_that_went_on_and_is_gone_is_not_said_to_wait,
+    an_unknown_job_cannot_be_cancelled,
+    a_job_that_was_settled_and_pruned_is_not_reported_as_waiting,
 ];
 
 async fn cancel(space: &Space, id: JobId, grace_ms: u64) -> Option<JobState> {
@@ -21,7 +21,7 @@ async fn cancel(space: &Space, id: JobId, grace_ms: u64) -> Option<JobState> {
     answer.map(|(state, _)| state)
 }
 
-async fn a_job_that_nobody_holds_is_cancelled_at_once(space: &Space) {
+async fn a_job_without_a_holder_is_cancelled_at_once(space: &Space) {
     let (mut ready, mut scheduled) = (draft(), draft());
     ready.start_by_ms = Some(space.now_ms().await + LONG_MS);
     ready.unique = unique("ready");
@@ -84,13 +84,13 @@ async fn a_job_that_has_ended_stays_as_it_is(space: &Space) {
     space.reached(("cancel", "remembered"));
 }
 
-async fn what_is_not_there_cannot_be_cancelled(space: &Space) {
+async fn an_unknown_job_cannot_be_cancelled(space: &Space) {
     assert_eq!(cancel(space, JobId::new(), 0).await, None);
     space.reached(("cancel", "unknown"));
 }
 
 /// A nack is remembered with the state that it led to. A job that has died and been pruned since did not end as READY.
-async fn a_job_that_went_on_and_is_gone_is_not_said_to_wait(space: &Space) {
+async fn a_job_that_was_settled_and_pruned_is_not_reported_as_waiting(space: &Space) {
     let space = &space
         .with("short", |policy| (policy.max_losses, policy.dead_max) = (1, 0))
         .await;

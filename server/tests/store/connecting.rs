@@ -41,7 +41,7 @@ async fn a_connection_that_redis_closed_while_it_was_idle_costs_no_call_an_error
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_because_redis_is_away_was_not_applied() {
+async fn a_command_that_cannot_be_sent_was_not_applied() {
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     store_one(&space).await.unwrap();
@@ -60,7 +60,7 @@ async fn what_cannot_be_sent_because_redis_is_away_was_not_applied() {
 }
 
 #[tokio::test]
-async fn a_redis_that_becomes_a_replica_is_said_to_be_one_until_it_is_a_primary_again() {
+async fn a_redis_that_becomes_a_replica_is_reported_until_it_is_a_primary_again() {
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let mut raw = space.raw();

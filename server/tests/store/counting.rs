@@ -10,11 +10,11 @@ use crate::space::{LONG_MS, Space, draft, plain};
 
 crate::facts![
     a_job_is_seen_where_it_is,
-    whoever_waits_is_told_at_the_end,
-    nobody_waits_for_what_has_ended_or_never_was,
+    a_waiting_caller_is_notified_at_the_end,
+    a_wait_for_a_job_that_has_ended_or_never_was_returns_at_once,
     a_queue_is_counted_without_what_is_settled,
     every_lane_is_counted,
-    a_pause_says_why_and_since_when,
+    a_pause_has_its_reason_and_its_time,
 ];
 
 async fn a_job_is_seen_where_it_is(space: &Space) {
@@ -46,7 +46,7 @@ async fn a_job_is_seen_where_it_is(space: &Space) {
     space.reached(("get_job", "unknown"));
 }
 
-async fn whoever_waits_is_told_at_the_end(space: &Space) {
+async fn a_waiting_caller_is_notified_at_the_end(space: &Space) {
     let items = plain(2);
     space.fill(&items).await;
     let client = redis::Client::open(space.url()).unwrap();
@@ -68,7 +68,7 @@ async fn whoever_waits_is_told_at_the_end(space: &Space) {
     space.reached(("wait_job", "told at the end"));
 }
 
-async fn nobody_waits_for_what_has_ended_or_never_was(space: &Space) {
+async fn a_wait_for_a_job_that_has_ended_or_never_was_returns_at_once(space: &Space) {
     let wait = |id| space.store.await_settled(&space.keys, id, LONG_MS);
     space.fill(&plain(2)).await;
     let (job, nonce) = space.lease_one().await;
@@ -135,7 +135,7 @@ async fn a_queue_is_counted_without_what_is_settled(space: &Space) {
     space.reached(("counts", "tombstones not counted"));
 }
 
-async fn a_pause_says_why_and_since_when(space: &Space) {
+async fn a_pause_has_its_reason_and_its_time(space: &Space) {
     let counts = || space.store.counts(&space.keys);
     space.store.pause(&space.keys, "lunch", false).await.unwrap();
     let now = counts().await.unwrap();

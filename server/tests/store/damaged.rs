@@ -11,9 +11,9 @@ crate::facts![
     a_record_that_is_missing_or_unreadable_is_set_aside,
     an_unreadable_job_leaves_nothing_behind,
     a_scheduled_job_without_a_record_is_set_aside_by_the_fetch,
-    a_record_that_is_cut_anywhere_stops_nobody,
-    foreign_keys_of_a_job_stop_nobody,
-    what_a_newer_version_stored_is_left_for_it,
+    a_record_that_is_cut_anywhere_stops_no_other_job,
+    foreign_keys_of_a_job_stop_no_other_job,
+    records_of_a_newer_version_are_left_for_it,
     a_full_quarantine_loses_nothing,
 ];
 
@@ -66,7 +66,7 @@ async fn a_scheduled_job_without_a_record_is_set_aside_by_the_fetch(space: &Spac
     space.reached(("lease", "promoted inline without a record"));
 }
 
-async fn a_record_that_is_cut_anywhere_stops_nobody(space: &Space) {
+async fn a_record_that_is_cut_anywhere_stops_no_other_job(space: &Space) {
     let mut job = draft();
     job.policy = Some(OwnPolicy {
         attempt_timeout_ms: 5_000,
@@ -100,7 +100,7 @@ async fn a_record_that_is_cut_anywhere_stops_nobody(space: &Space) {
     }
 }
 
-async fn foreign_keys_of_a_job_stop_nobody(space: &Space) {
+async fn foreign_keys_of_a_job_stop_no_other_job(space: &Space) {
     let mut other_lane = draft();
     other_lane.job_type = "foreign";
     let items = [draft().item(), draft().item(), other_lane.item(), draft().item()];
@@ -134,7 +134,7 @@ async fn foreign_keys_of_a_job_stop_nobody(space: &Space) {
     let () = space.command("DEL", &[&key(b"j", &items[2].id.0)]).await;
 }
 
-async fn what_a_newer_version_stored_is_left_for_it(space: &Space) {
+async fn records_of_a_newer_version_are_left_for_it(space: &Space) {
     let items = plain(3);
     space.fill(&items).await;
     let mut later = draft();

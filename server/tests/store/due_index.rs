@@ -10,8 +10,8 @@ use crate::space::{LONG_MS, Space, draft, plain};
 crate::facts![
     a_queue_is_listed_when_it_is_used,
     a_due_queue_is_taken_once,
-    a_run_plans_the_next_but_not_past_what_was_told_meanwhile,
-    what_falls_due_late_during_a_run_is_not_forgotten,
+    a_run_plans_the_next_but_no_later_than_an_update_since,
+    a_job_that_falls_due_during_a_run_is_not_forgotten,
     a_queue_that_was_used_meanwhile_stays_listed,
     names_are_read_in_order_page_by_page,
     queues_and_lanes_that_are_on_no_list_are_found,
@@ -94,7 +94,7 @@ async fn a_due_queue_is_taken_once(space: &Space) {
     space.reached(("due_index", "due, later than planned"));
 }
 
-async fn a_run_plans_the_next_but_not_past_what_was_told_meanwhile(space: &Space) {
+async fn a_run_plans_the_next_but_no_later_than_an_update_since(space: &Space) {
     let due = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
     let later = |at_ms| {
         Some(NextRun {
@@ -221,7 +221,7 @@ async fn a_report_replaces_or_changes_the_streams_of_a_broker(space: &Space) {
     assert!(fleet().await.is_empty());
 }
 
-async fn what_falls_due_late_during_a_run_is_not_forgotten(space: &Space) {
+async fn a_job_that_falls_due_during_a_run_is_not_forgotten(space: &Space) {
     let due = tell(space, 9, &[("a", DueUpdate::Due(0))]).await;
     // Nothing was due when the run checked. Then a job was leased for longer than a queue is left to the broker that
     // took it.

@@ -10,9 +10,9 @@ use crate::space::{Fetch, LONG_MS, Space, demand, draft, extend, nack, plain};
 crate::facts![
     a_lease_is_prolonged_or_shortened_from_now,
     no_lease_outlives_its_attempt_timeout,
-    a_holder_is_told_of_a_cancel_and_bound_by_its_grace,
-    a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends,
-    a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so,
+    a_holder_learns_of_a_cancel_and_has_its_grace,
+    a_lease_that_a_stream_owns_becomes_shorter_only_when_the_stream_ends,
+    a_lease_without_an_owner_becomes_shorter_if_its_holder_says_so,
     a_lease_that_was_settled_is_not_lost,
     progress_is_kept_with_the_job,
 ];
@@ -59,7 +59,7 @@ async fn no_lease_outlives_its_attempt_timeout(space: &Space) {
     space.reached(("extend", "attempt timeout reached"));
 }
 
-async fn a_holder_is_told_of_a_cancel_and_bound_by_its_grace(space: &Space) {
+async fn a_holder_learns_of_a_cancel_and_has_its_grace(space: &Space) {
     space.fill(&plain(1)).await;
     let (job, nonce) = space.lease_one_for(100_000).await;
     space
@@ -73,7 +73,7 @@ async fn a_holder_is_told_of_a_cancel_and_bound_by_its_grace(space: &Space) {
     space.reached(("extend", "cancel told"));
 }
 
-async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(space: &Space) {
+async fn a_lease_that_a_stream_owns_becomes_shorter_only_when_the_stream_ends(space: &Space) {
     let (first, second) = (Owner(*b"owner--1"), Owner(*b"owner--2"));
     space.fill(&plain(1)).await;
     let mut demand = demand(1, 1 << 20);
@@ -157,7 +157,7 @@ async fn a_lease_that_a_stream_keeps_becomes_shorter_only_when_the_stream_ends(s
     );
 }
 
-async fn a_lease_that_no_stream_keeps_becomes_shorter_if_its_holder_says_so(space: &Space) {
+async fn a_lease_without_an_owner_becomes_shorter_if_its_holder_says_so(space: &Space) {
     space.fill(&plain(1)).await;
     let batch = space.lease(1).await;
     let by = |by, ms| ExtendItem {

@@ -12,8 +12,8 @@ crate::facts![
     waiters_go_when_their_time_is_over,
     an_empty_queue_leaves_no_key,
     a_queue_in_which_something_is_left_is_not_forgotten,
-    what_falls_due_is_seen_without_a_script,
-    an_id_is_free_after_two_windows_even_if_nobody_cleared_it_away,
+    next_due_needs_no_script,
+    an_id_is_free_after_two_windows_even_if_no_maintenance_ran,
 ];
 
 async fn dead_heads_of_a_lane_go_without_a_worker(space: &Space) {
@@ -121,7 +121,7 @@ async fn a_queue_in_which_something_is_left_is_not_forgotten(space: &Space) {
     space.reached(("maintenance", "not forgotten: something is left"));
 }
 
-async fn what_falls_due_is_seen_without_a_script(space: &Space) {
+async fn next_due_needs_no_script(space: &Space) {
     let due = async || space.store.next_due(&space.keys).await.unwrap();
     assert_eq!(due().await, bananas_broker::store::Due::default());
     let (mut later, mut latest) = (draft(), draft());
@@ -138,7 +138,7 @@ async fn what_falls_due_is_seen_without_a_script(space: &Space) {
     space.store.maintain(&space.keys, 0).await.unwrap();
 }
 
-async fn an_id_is_free_after_two_windows_even_if_nobody_cleared_it_away(space: &Space) {
+async fn an_id_is_free_after_two_windows_even_if_no_maintenance_ran(space: &Space) {
     let settled = async |space: &Space| {
         let item = draft().item();
         space.fill(std::slice::from_ref(&item)).await;

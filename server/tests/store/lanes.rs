@@ -10,7 +10,7 @@ crate::facts![
     an_id_used_again_behind_its_own_tombstone_is_delivered_once,
     types_and_priorities_filter,
     many_lanes_are_looked_up_not_walked,
-    a_walk_over_many_lanes_of_tombstones_says_that_there_is_more,
+    a_fetch_over_many_lanes_of_tombstones_says_that_there_is_more,
     types_of_one_priority_go_by_age,
     cancelled_jobs_let_no_lower_priority_pass,
     many_cancelled_jobs_are_passed_in_few_fetches,
@@ -176,7 +176,7 @@ async fn many_lanes_are_looked_up_not_walked(space: &Space) {
     space.reached(("lease", "many lanes, everything"));
 }
 
-async fn a_walk_over_many_lanes_of_tombstones_says_that_there_is_more(space: &Space) {
+async fn a_fetch_over_many_lanes_of_tombstones_says_that_there_is_more(space: &Space) {
     for item in fill_lanes(space, 7).await {
         space.store.cancel(&space.keys, item.id, "", 0).await.unwrap();
     }

@@ -12,18 +12,18 @@ crate::facts![
     a_fetch_from_an_empty_or_paused_queue_leases_nothing,
     a_repeated_request_gets_the_same_leases,
     requests_that_share_a_fetch_are_repeated_alone,
-    a_job_that_was_to_start_by_now_expires,
+    a_job_past_its_start_by_expires,
     due_jobs_are_promoted_by_the_fetch,
     bytes_bound_a_fetch,
     a_large_job_comes_alone_or_not_at_all,
     jobs_go_to_several_demands_in_turn,
-    a_lease_tells_what_came_before,
+    a_lease_has_the_history_of_its_job,
     a_unique_key_until_leased_is_free_at_the_lease,
     the_attempt_timeout_bounds_the_lease,
     a_fetch_leases_no_more_bytes_than_it_may,
     checkpoints_take_room,
     a_request_whose_jobs_were_released_is_made_anew,
-    a_job_that_nobody_confirmed_is_leased_alone,
+    a_job_that_no_worker_confirmed_is_leased_alone,
 ];
 
 async fn a_fetch_from_an_empty_or_paused_queue_leases_nothing(space: &Space) {
@@ -109,7 +109,7 @@ async fn requests_that_share_a_fetch_are_repeated_alone(space: &Space) {
     assert_eq!(space.snapshot().await.ready().len(), 1);
 }
 
-async fn a_job_that_was_to_start_by_now_expires(space: &Space) {
+async fn a_job_past_its_start_by_expires(space: &Space) {
     let mut late = draft();
     late.start_by_ms = Some(1);
     late.unique = unique("report");
@@ -209,7 +209,7 @@ async fn jobs_go_to_several_demands_in_turn(space: &Space) {
     space.reached(("lease", "several demands"));
 }
 
-async fn a_lease_tells_what_came_before(space: &Space) {
+async fn a_lease_has_the_history_of_its_job(space: &Space) {
     space.fill(&plain(1)).await;
     let (job, nonce) = space.lease_one_for(LONG_MS).await;
     assert_eq!((job.attempts, job.losses), (0, 0));
@@ -340,7 +340,7 @@ async fn a_request_whose_jobs_were_released_is_made_anew(space: &Space) {
     space.reached(("lease", "request whose leases are over"));
 }
 
-async fn a_job_that_nobody_confirmed_is_leased_alone(space: &Space) {
+async fn a_job_that_no_worker_confirmed_is_leased_alone(space: &Space) {
     let items = plain(4);
     space.fill(&items).await;
     let batch = space.lease(1).await;

@@ -18,9 +18,9 @@ crate::facts![
     an_attempt_that_takes_too_long_is_a_failure,
     a_lost_lease_counts_apart_from_failures,
     a_timeout_that_the_policy_gives_up_on_is_the_end,
-    a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss,
-    a_cancel_that_nobody_answers_is_carried_out,
-    a_job_that_nobody_leased_in_time_expires,
+    a_lease_that_no_worker_confirmed_counts_neither_as_attempt_nor_as_loss,
+    a_cancel_to_which_no_worker_responds_is_carried_out,
+    a_job_that_is_not_leased_in_time_expires,
     settled_jobs_are_pruned_by_age_and_by_count,
     dead_jobs_are_pruned_by_age_and_by_count,
     a_lease_without_a_deadline_is_brought_to_an_end,
@@ -149,7 +149,7 @@ async fn a_timeout_that_the_policy_gives_up_on_is_the_end(space: &Space) {
     }
 }
 
-async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(space: &Space) {
+async fn a_lease_that_no_worker_confirmed_counts_neither_as_attempt_nor_as_loss(space: &Space) {
     let space = space.with("strict", |policy| policy.max_unconfirmed = 2).await;
     space.fill(&plain(1)).await;
     let fetch = Fetch {
@@ -172,7 +172,7 @@ async fn a_lease_that_nobody_confirmed_counts_neither_as_attempt_nor_as_loss(spa
     assert_eq!(space.job(id).await.hash.text("ft").unwrap(), "Unconfirmed");
 }
 
-async fn a_cancel_that_nobody_answers_is_carried_out(space: &Space) {
+async fn a_cancel_to_which_no_worker_responds_is_carried_out(space: &Space) {
     let mut job = draft();
     job.unique = unique("report");
     space.fill(&[job.item()]).await;
@@ -186,7 +186,7 @@ async fn a_cancel_that_nobody_answers_is_carried_out(space: &Space) {
     space.reached(("maintenance", "cancelled"));
 }
 
-async fn a_job_that_nobody_leased_in_time_expires(space: &Space) {
+async fn a_job_that_is_not_leased_in_time_expires(space: &Space) {
     let (mut ready, mut scheduled, mut leased) = (draft(), draft(), draft());
     let soon = space.now_ms().await + 40;
     for job in [&mut ready, &mut scheduled, &mut leased] {

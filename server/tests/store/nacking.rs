@@ -21,7 +21,7 @@ crate::facts![
     a_snooze_counts_nothing,
     a_dead_letter_and_a_discard_are_final,
     a_job_without_a_record_is_set_aside_by_the_nack,
-    a_repeated_nack_is_told_so,
+    a_repeated_nack_is_already_applied,
     a_nack_of_a_cancelled_job_cancels_it,
 ];
 
@@ -190,7 +190,7 @@ async fn a_job_without_a_record_is_set_aside_by_the_nack(space: &Space) {
     space.reached(("nack", "record missing"));
 }
 
-async fn a_repeated_nack_is_told_so(space: &Space) {
+async fn a_repeated_nack_is_already_applied(space: &Space) {
     space.fill(&plain(4)).await;
     for action in [
         NackAction::Retry,

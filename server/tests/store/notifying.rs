@@ -26,7 +26,7 @@ async fn published(space: &Space, mut incoming: redis::aio::PubSubStream) -> (Ve
 }
 
 #[tokio::test]
-async fn a_new_job_is_told_to_other_brokers_and_not_to_ourselves() {
+async fn other_brokers_are_notified_of_a_new_job_and_its_own_is_not() {
     let server = RedisServer::start().await;
     let space = Space::new(&server).await;
     let sink = redis::Client::open(server.url())

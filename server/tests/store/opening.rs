@@ -30,7 +30,7 @@ async fn refusal(url: &str, user: Option<&str>, password: Option<&str>) -> OpenE
 }
 
 #[tokio::test]
-async fn a_wrong_user_or_password_is_not_a_redis_that_is_away() {
+async fn a_wrong_user_or_password_is_told_apart_from_an_absent_redis() {
     let url = RedisServer::shared().await.url();
     let error = refusal(&url, Some("nobody"), Some("canary")).await;
     assert!(matches!(error, OpenError::Denied(_)), "{error:?}");
@@ -39,7 +39,7 @@ async fn a_wrong_user_or_password_is_not_a_redis_that_is_away() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_may_come() {
+async fn an_absent_redis_may_come() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("redis+unix://{}", directory.path().join("redis.sock").display());
     let error = refusal(&url, None, None).await;
@@ -48,7 +48,7 @@ async fn a_redis_that_is_not_there_may_come() {
 
 /// The grant that the error and docs/redis.md name is enough for everything, and every part of it is needed.
 #[tokio::test]
-async fn a_user_with_the_rights_that_are_documented_can_do_everything_and_with_less_is_told_what_to_grant() {
+async fn the_documented_grant_is_enough_and_a_smaller_one_is_refused_with_what_to_grant() {
     const RULE: &str =
         "~opening:* &opening:* -@all +@read +@write +@scripting +@pubsub +@connection +time -@dangerous +info +role";
     let server = RedisServer::start().await;

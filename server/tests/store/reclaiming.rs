@@ -11,7 +11,7 @@ use crate::space::{Fetch, LONG_MS, Space, demand, extend, plain};
 crate::facts![
     leases_of_a_lost_fetch_are_reclaimed_and_count_nothing,
     the_leases_of_others_are_left_alone,
-    what_a_worker_does_not_name_and_never_confirmed_goes_back,
+    jobs_that_a_worker_never_confirmed_and_does_not_name_are_released,
 ];
 
 async fn leases_of_a_lost_fetch_are_reclaimed_and_count_nothing(space: &Space) {
@@ -35,7 +35,7 @@ async fn the_leases_of_others_are_left_alone(space: &Space) {
     assert_eq!(space.job(job.job_id).await.state, JobState::Leased);
 }
 
-async fn what_a_worker_does_not_name_and_never_confirmed_goes_back(space: &Space) {
+async fn jobs_that_a_worker_never_confirmed_and_does_not_name_are_released(space: &Space) {
     let (before, now) = (Owner(*b"owner--1"), Owner(*b"owner--2"));
     space.fill(&plain(3)).await;
     let mut demand = demand(3, 1 << 20);

@@ -9,8 +9,8 @@ use crate::space::{Space, draft, plain, unique};
 
 crate::facts![
     an_acked_job_is_gone_and_its_id_is_remembered,
-    jobs_of_one_call_are_answered_one_by_one,
-    a_repeated_ack_is_told_so_and_the_first_result_stays,
+    each_job_of_a_call_has_its_own_result,
+    a_repeated_ack_is_already_applied_and_the_first_result_stays,
     an_ack_after_another_outcome_is_refused,
     a_stale_or_foreign_token_changes_nothing,
     a_result_is_kept,
@@ -28,7 +28,7 @@ async fn an_acked_job_is_gone_and_its_id_is_remembered(space: &Space) {
     space.reached(("ack", "applied"));
 }
 
-async fn jobs_of_one_call_are_answered_one_by_one(space: &Space) {
+async fn each_job_of_a_call_has_its_own_result(space: &Space) {
     space.fill(&plain(300)).await;
     let batch = space.lease(300).await;
     let items: Vec<AckItem> = batch
@@ -53,7 +53,7 @@ async fn jobs_of_one_call_are_answered_one_by_one(space: &Space) {
     space.reached(("ack", "applied in a group"));
 }
 
-async fn a_repeated_ack_is_told_so_and_the_first_result_stays(space: &Space) {
+async fn a_repeated_ack_is_already_applied_and_the_first_result_stays(space: &Space) {
     space.fill(&plain(2)).await;
     let (job, nonce) = space.lease_one().await;
     space.ack_with(job.job_id, nonce, Some("first")).await.unwrap();

@@ -132,7 +132,7 @@ async fn enqueue_raw(channel: &Channel, spec: &[u8]) -> Result<String, Status> {
 }
 
 #[tokio::test]
-async fn a_job_that_says_its_fields_again_and_again_is_kept_once() {
+async fn a_job_with_repeated_fields_is_stored_with_each_once() {
     let (stand, api, key) = arranged("again").await;
     let with = |payload: &[u8], header: &str| {
         let mut job = spec(&key);
@@ -177,7 +177,7 @@ async fn a_job_is_bounded_beside_its_payload_too() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_none_is_unimplemented() {
+async fn an_unknown_method_is_unimplemented() {
     let (_stand, api, _key) = arranged("none").await;
     let mut client = Grpc::new(api.channel.clone());
     client.ready().await.unwrap();
