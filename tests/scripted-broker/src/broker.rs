@@ -75,10 +75,18 @@ impl ScriptedBroker {
 
     /// The next stream that a worker opens, with its first frame. Nothing is sent on it yet.
     pub async fn stream(&mut self) -> (Stream, wire::Open) {
-        let mut stream = soon(self.streams.recv()).await.expect("the broker is gone");
+        match soon(self.next_stream()).await {
+            Ok(opening) => opening,
+            Err(first) => panic!("the first frame is {first:?}"),
+        }
+    }
+
+    /// As [`ScriptedBroker::stream`]. The error is a first frame that is not `open`.
+    pub(crate) async fn next_stream(&mut self) -> Result<(Stream, wire::Open), Option<Request>> {
+        let mut stream = self.streams.recv().await.expect("the broker is gone");
         match stream.next().await {
-            Some(Request::Open(open)) => (stream, open),
-            other => panic!("the first frame is {other:?}"),
+            Some(Request::Open(open)) => Ok((stream, open)),
+            other => Err(other),
         }
     }
 

@@ -96,8 +96,9 @@ impl Player<'_> {
     }
 
     async fn accept(&mut self, accept: &Accept) -> anyhow::Result<()> {
-        let arrival = timeout(PATIENCE, self.broker.stream()).await;
-        let (stream, open) = arrival.map_err(|_| anyhow!("the worker opens no stream"))?;
+        let arrival = timeout(PATIENCE, self.broker.next_stream()).await;
+        let arrival = arrival.map_err(|_| anyhow!("the worker opens no stream"))?;
+        let (stream, open) = arrival.map_err(|first| anyhow!("the first frame is {first:?}"))?;
         let mut played = Played {
             name: accept.name.clone().unwrap_or_default(),
             stream,
