@@ -1,13 +1,13 @@
-//! The environment of the process as values: the only code that reads it.
+//! The environment variables of the process. The only code that reads them.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-/// Environment variables, of the process or made up by a test.
+/// Environment variables, of the process or of a test.
 #[derive(Debug, Default, Clone)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The variables of this process. One that is not Unicode cannot be meant for us.
+    /// The variables of this process, without those that are not Unicode.
     pub fn of_process() -> Self {
         let variables = std::env::vars_os();
         Self(
@@ -27,7 +27,8 @@ impl Environment {
         )
     }
 
-    /// A variable that is set to something: an empty one counts as not set, as Compose and Kubernetes write "no value" that way.
+    /// The value of a variable. An empty one counts as not set, because Compose and Kubernetes write "no value" that
+    /// way.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -36,7 +37,7 @@ impl Environment {
         self.0.keys().map(String::as_str)
     }
 
-    /// Where programs of this user keep their data, after the XDG rules: `$XDG_DATA_HOME`, else `~/.local/share`.
+    /// The data directory of this user, by the XDG rules: `$XDG_DATA_HOME`, else `~/.local/share`.
     pub fn data_home(&self) -> Option<PathBuf> {
         let explicit = self
             .get("XDG_DATA_HOME")
@@ -45,7 +46,7 @@ impl Environment {
         explicit.or_else(|| Some(PathBuf::from(self.get("HOME")?).join(".local/share")))
     }
 
-    /// The file at `name` in the first directory of `$PATH` that has it.
+    /// The file `name` in the first directory of `$PATH` that has it.
     pub fn find_program(&self, name: &str) -> Option<PathBuf> {
         std::env::split_paths(self.get("PATH")?)
             .map(|directory| directory.join(name))

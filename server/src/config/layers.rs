@@ -1,4 +1,5 @@
-//! From file, environment and flags to one value per setting: the strongest source wins, every mistake is reported at once.
+//! Merges defaults, file, environment and flags into one value per setting. A later layer overrides an earlier one; all
+//! errors are reported together.
 
 use std::path::Path;
 
@@ -9,18 +10,18 @@ use super::{
     values::{Layered, Source, Values},
 };
 
-/// A value from the command line: key, text, and the flag as the user wrote it.
+/// A value from the command line.
 #[derive(Debug, Clone)]
 pub struct Override {
     /// `section.key`.
     pub key: String,
     /// The value as text.
     pub text: String,
-    /// The flag, for error messages and for `config show`.
+    /// The flag as the user wrote it, for error messages and `config show`.
     pub flag: String,
 }
 
-/// Collects values from the weakest source to the strongest, and what is wrong with them.
+/// Collects values and their errors. Layers are added from the weakest to the strongest.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     pub(super) values: Values,
@@ -154,7 +155,8 @@ impl Layers {
             .push(format!("{key} ({source}): no such setting{}", hint.unwrap_or_default()));
     }
 
-    /// Variables that begin like ours may be somebody else's (Kubernetes makes some for each service), so a misspelt one is no error.
+    /// Warns of unknown variables that resemble a setting. Not an error: Kubernetes makes `BANANAS_…` variables for
+    /// each service.
     fn warn_of_misspelt_variables(&mut self, environment: &Environment) {
         let known: Vec<String> = all_settings().map(Setting::variable).collect();
         for name in environment.names().filter(|name| name.starts_with("BANANAS_")) {
@@ -180,7 +182,7 @@ fn plain_text(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// The known name that a misspelt one most likely meant: at most a third of it wrong.
+/// The known name that is closest to a misspelt one: at most a third of the characters differ.
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let scored = known.map(|known| (strsim::damerau_levenshtein(name, &known), known));
     scored

@@ -1,4 +1,5 @@
-//! Configuration: flags over environment over file over defaults, each value with its source. No other code reads the environment.
+//! Configuration: flags override the environment, which overrides the file, which overrides the defaults. Each value
+//! has its source. No other code reads the environment.
 
 mod documentation;
 mod environment;
@@ -24,16 +25,16 @@ pub use self::{
     values::Source,
 };
 
-/// Read if no `--config` was given and it exists.
+/// The file that is read without `--config`, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/bananas/broker.toml";
 
-/// Everything that is wrong with the configuration, one line each: key, value, source, reason.
+/// Every error in the configuration, one line each: key, value, source, reason.
 #[derive(Debug, thiserror::Error)]
 #[error("the configuration is not valid:\n  {}", .0.join("\n  "))]
 pub struct ConfigError(pub Vec<String>);
 
 impl Config {
-    /// Reads all sources. `path` is a file that must exist; without it the default path is read if it exists.
+    /// Reads all sources. A given `path` must exist; without one, the default path is read if it exists.
     pub fn load(environment: &Environment, path: Option<&Path>, overrides: &[Override]) -> Result<Self, ConfigError> {
         let named = path
             .map(PathBuf::from)
@@ -49,7 +50,7 @@ impl Config {
         }
     }
 
-    /// The same from parts in memory.
+    /// As [`Config::load`], from parts in memory.
     pub fn from_parts(
         environment: &Environment,
         file: Option<(&Path, &str)>,
@@ -82,27 +83,27 @@ impl Config {
         }
     }
 
-    /// Where the value of `section.key` came from.
+    /// The source of the value of `section.key`.
     pub fn source(&self, key: &str) -> &Source {
         self.sources.get(key).unwrap_or(&Source::Default)
     }
 
-    /// What looks like a mistake but is none for sure.
+    /// Likely mistakes that are not errors.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Settings that are fine one by one but not together.
+    /// Settings that are valid one by one but contradict each other.
     fn contradictions(&self) -> Vec<String> {
-        let tls = &self.redis;
+        let redis = &self.redis;
         let rules = [
             (
                 self.limits.max_payload_bytes > self.limits.max_batch_bytes,
-                "limits.max_payload_bytes is above limits.max_batch_bytes: one job would not fit into a batch",
+                "limits.max_payload_bytes is above limits.max_batch_bytes: a single job could exceed a batch",
             ),
             (
                 self.grpc.stream_window > self.grpc.connection_window,
-                "grpc.stream_window is above grpc.connection_window: it could never be used",
+                "grpc.stream_window is above grpc.connection_window: the larger window could never be used",
             ),
             (
                 self.jobs.initial_backoff > self.jobs.max_backoff,
@@ -113,20 +114,22 @@ impl Config {
                 "log.output is \"file\", but log.file is empty",
             ),
             (
-                tls.tls_cert_file.is_some() != tls.tls_key_file.is_some(),
-                "redis.tls_cert_file and redis.tls_key_file go together: one is missing",
+                redis.tls_cert_file.is_some() != redis.tls_key_file.is_some(),
+                "redis.tls_cert_file and redis.tls_key_file must both be set: one is missing",
             ),
             (
-                (tls.tls_ca_file.is_some() || tls.tls_cert_file.is_some()) && !tls.url.is_tls(),
-                "redis.tls_ca_file and redis.tls_cert_file are for a redis.url that begins with rediss://: without TLS they would be ignored",
+                (redis.tls_ca_file.is_some() || redis.tls_cert_file.is_some()) && !redis.url.is_tls(),
+                "redis.tls_ca_file and redis.tls_cert_file need a redis.url that begins with rediss://: \
+                 without TLS they would be ignored",
             ),
             (
-                !tls.username.is_empty() && tls.password.is_none() && !tls.url.has_password(),
-                "redis.username needs a password (redis.password, REDIS_PASSWORD): without one Redis would take the broker for the default user",
+                !redis.username.is_empty() && redis.password.is_none() && !redis.url.has_password(),
+                "redis.username needs a password (redis.password, REDIS_PASSWORD): \
+                 without one the broker would connect as the default user",
             ),
             (
                 self.drain.delay > self.drain.grace,
-                "drain.delay is above drain.grace: the process would end before the drain begins",
+                "drain.delay is above drain.grace: the process would exit before the drain begins",
             ),
             (
                 self.http.enabled && self.http.listen == self.grpc.listen && self.grpc.listen.port() != 0,
@@ -145,7 +148,7 @@ impl Config {
     }
 }
 
-/// No colon and no brace: the prefix stands before the hash tag of every key.
+/// No colon and no brace: the prefix comes before the hash tag of every key.
 fn is_plain_prefix(prefix: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     (1..=32).contains(&prefix.len()) && prefix.bytes().all(plain)

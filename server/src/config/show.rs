@@ -1,4 +1,4 @@
-//! `config show`: the effective values, each with its source, secrets redacted.
+//! `config show`: the values in force, each with its source, secrets redacted.
 
 use std::fmt::Write;
 

@@ -1,27 +1,27 @@
-//! What is known about each setting, and the macro that makes from one declaration both the typed sections and the table.
+//! The description of a setting, and the macro that turns one declaration into the typed sections and the table.
 
 use super::{value::Value, values::Values};
 
-/// One setting: everything that reading, showing and documenting it needs.
+/// One setting, with all that reading, showing and documenting it needs.
 #[derive(Debug)]
 pub struct Setting {
     /// Section of the file.
     pub section: &'static str,
     /// Name within the section.
     pub name: &'static str,
-    /// Meaning and reason, line by line.
+    /// Its doc comment, line by line.
     pub doc: &'static [&'static str],
-    /// What to write.
+    /// Which values are valid, in words.
     pub kind: &'static str,
     /// The default as text; empty means none.
     pub default: &'static str,
     /// Smallest and largest value.
     pub bounds: Option<(&'static str, &'static str)>,
-    /// Environment variables that mean the same, beside the regular one.
+    /// Other environment variables that set it, besides the regular one.
     pub aliases: &'static [&'static str],
-    /// Environment variable that replaces only the port of the address.
+    /// Environment variable that sets only the port of the address.
     pub port_alias: Option<&'static str>,
-    /// Kept out of everything shown; also read from the file that `<name>_file` names.
+    /// Never shown; can also be read from the file that `<name>_file` names.
     pub secret: bool,
     /// Written in TOML without quotes.
     pub bare: bool,
@@ -50,7 +50,7 @@ impl Setting {
 pub struct Section {
     /// Name in the file.
     pub name: &'static str,
-    /// What it is about.
+    /// Its doc comment, line by line.
     pub doc: &'static [&'static str],
     /// Its settings.
     pub settings: &'static [Setting],
@@ -104,7 +104,7 @@ macro_rules! sections {
             pub(super) warnings: Vec<String>,
         }
 
-        /// Every setting there is.
+        /// Every setting.
         pub const SECTIONS: &[Section] = &[$(
             Section {
                 name: stringify!($section),

@@ -1,4 +1,4 @@
-//! What the configuration accepts, prefers and refuses.
+//! Which values the configuration accepts, which source wins, and what it refuses.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn flags_win_over_environment_over_file_over_defaults() {
 }
 
 #[test]
-fn every_mistake_is_reported_at_once_with_key_value_source_and_remedy() {
+fn all_errors_are_reported_together_with_key_value_source_and_remedy() {
     let file = "[redis]\nresponse_timout = \"2s\"\n[jobs]\nmax_attempts = 0\n[grpc]\nlisten = [1]\n[nonsense]\nx = 1\n";
     let environment = Environment::from_pairs([("LOG_OUTPUT", "elasticsearch"), ("API_PORT", "tcp://10.0.0.1:80")]);
     let errors = errors(&environment, file, &[flag("drain.grace", "soon")]);
@@ -60,7 +60,7 @@ fn every_mistake_is_reported_at_once_with_key_value_source_and_remedy() {
 }
 
 #[test]
-fn the_variables_of_the_seed_documents_work_as_written_there() {
+fn the_well_known_variable_names_work() {
     let environment = Environment::from_pairs([
         ("REDIS_URL", "redis://username:password@host:6379/0"),
         ("RESULT_BACKEND_ENABLED", "false"),
@@ -92,7 +92,7 @@ fn the_variables_of_the_seed_documents_work_as_written_there() {
 }
 
 #[test]
-fn a_port_variable_keeps_the_address_of_the_file_and_a_full_address_wins_over_it() {
+fn a_port_variable_keeps_the_host_of_the_file_and_a_full_address_overrides_it() {
     let file = "[grpc]\nlisten = \"[::]:7000\"\n";
     let environment = Environment::from_pairs([("API_PORT", "7001")]);
     let config = Config::from_parts(&environment, Some((Path::new("f"), file)), &[]).unwrap();
@@ -103,7 +103,7 @@ fn a_port_variable_keeps_the_address_of_the_file_and_a_full_address_wins_over_it
 }
 
 #[test]
-fn a_password_with_characters_of_urls_comes_from_variable_or_file_and_is_never_shown() {
+fn a_password_with_url_characters_is_read_from_a_variable_or_file_and_never_shown() {
     let password = "p@ss:w/rd#%?$(x) ";
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("password");
@@ -157,7 +157,7 @@ fn settings_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn a_misspelt_variable_is_warned_of_and_one_that_kubernetes_made_is_not() {
+fn a_misspelt_variable_gives_a_warning_and_one_of_kubernetes_does_not() {
     let environment = Environment::from_pairs([
         ("BANANAS_GRPC_LISTN", "x"),
         ("BANANAS_SERVICE_HOST", "10.0.0.1"),
@@ -171,7 +171,7 @@ fn a_misspelt_variable_is_warned_of_and_one_that_kubernetes_made_is_not() {
 }
 
 #[test]
-fn the_file_of_defaults_says_what_the_code_does() {
+fn the_file_of_defaults_has_the_defaults_of_the_code() {
     let active: String = DEFAULT_FILE
         .lines()
         .map(|line| {
@@ -193,7 +193,7 @@ fn the_file_of_defaults_says_what_the_code_does() {
 }
 
 #[test]
-fn a_file_that_was_named_must_exist_and_be_valid_toml() {
+fn a_given_file_must_exist_and_be_valid_toml() {
     let error = Config::load(&Environment::default(), Some(Path::new("/nonexistent.toml")), &[]).unwrap_err();
     assert!(error.to_string().contains("/nonexistent.toml"));
     assert!(errors(&Environment::default(), "[grpc\n", &[])[0].contains("broker.toml"));

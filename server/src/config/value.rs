@@ -1,21 +1,21 @@
-//! Kinds of values that a setting can have: how each is read from text and shown again.
+//! The types of settings: how each is read from text and shown as text.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use redis::IntoConnectionInfo;
 use secrecy::{ExposeSecret, SecretString};
 
-/// A type that a setting can have. Every source (file, environment, flag) yields text, so there is one way in.
+/// A type that a setting can have. Every source (file, environment, flag) gives text.
 pub trait Value: Sized {
-    /// What to write, as said in error messages and in the documentation.
+    /// Which values are valid, for error messages and documentation.
     const KIND: &'static str;
-    /// Whether the value is kept out of everything that is shown, and may come from a file that `<name>_file` names.
+    /// Whether the value is never shown, and can be read from the file that `<name>_file` names.
     const SECRET: bool = false;
-    /// Whether it is written in TOML without quotes.
+    /// Whether TOML writes it without quotes.
     const BARE: bool = false;
-    /// Reads it; the error says what is wrong, without repeating the value.
+    /// Reads it. The error gives the reason without repeating the value.
     fn parse(text: &str) -> Result<Self, String>;
-    /// Writes it so that [`Value::parse`] reads the same, unless it is secret.
+    /// Writes it so that [`Value::parse`] returns the same value, unless it is secret.
     fn show(&self) -> String;
 }
 
@@ -82,7 +82,8 @@ impl Value for Duration {
             return Ok(Self::ZERO);
         }
         let duration = humantime::parse_duration(text).map_err(|_| format!("not {}", Self::KIND))?;
-        // Redis and the clients count in milliseconds: what is finer would become zero, which often means something else.
+        // Redis and the clients count in milliseconds: a finer duration could become zero, which often has another
+        // meaning.
         if duration.subsec_nanos() % 1_000_000 == 0 {
             Ok(duration)
         } else {
@@ -99,7 +100,7 @@ impl Value for Duration {
 pub struct ByteSize(pub u64);
 
 impl ByteSize {
-    /// As an index type. A size beyond it is as good as none.
+    /// As `usize`; saturates.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
@@ -139,7 +140,7 @@ impl Value for ByteSize {
     }
 }
 
-/// A path, or nothing.
+/// A path, or none.
 impl Value for Option<PathBuf> {
     const KIND: &'static str = "a path, or empty for none";
     fn parse(text: &str) -> Result<Self, String> {
@@ -150,7 +151,7 @@ impl Value for Option<PathBuf> {
     }
 }
 
-/// A secret, or nothing. Never shown.
+/// A secret, or none. Never shown.
 impl Value for Option<SecretString> {
     const KIND: &'static str = "a secret, or empty for none";
     const SECRET: bool = true;
@@ -166,23 +167,23 @@ impl Value for Option<SecretString> {
     }
 }
 
-/// Where Redis is. May carry a password, which is never shown.
+/// The URL of Redis. It may contain a password, which is never shown.
 #[derive(Debug, Clone)]
 pub struct RedisUrl(SecretString);
 
 impl RedisUrl {
-    /// Whether it leads over TLS.
+    /// Whether it uses TLS.
     pub fn is_tls(&self) -> bool {
         self.expose().starts_with("rediss://")
     }
 
-    /// Whether a password is part of it.
+    /// Whether it contains a password.
     pub fn has_password(&self) -> bool {
         let info = self.expose().into_connection_info();
         info.is_ok_and(|info| info.redis_settings().password().is_some())
     }
 
-    /// The whole URL, with a password if one was written there.
+    /// The whole URL, including its password if it has one.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
@@ -193,18 +194,22 @@ impl Value for RedisUrl {
     const SECRET: bool = true;
     fn parse(text: &str) -> Result<Self, String> {
         if text.contains("$(") || text.contains("${") {
-            return Err("holds a variable that was never expanded: set the password apart, as REDIS_PASSWORD".into());
+            return Err(
+                "contains a variable that was not expanded: set the password separately, as REDIS_PASSWORD".into(),
+            );
         }
         let schemes = ["redis://", "rediss://", "unix://", "redis+unix://"];
         if !schemes.iter().any(|scheme| text.starts_with(scheme)) {
             return Err(format!("not {}", Self::KIND));
         }
-        // An @ or # behind the host is one of a password that was cut there, and what stands before it is not the host that was meant.
+        // An @ or # after the host is part of a password that was not encoded: the URL parser cut it there and found
+        // the wrong host.
         let rest = text.split_once("://").map_or("", |(_, rest)| rest);
-        let (_, behind_host) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        let is_cut = !rest.starts_with('/') && behind_host.contains(['@', '#']);
+        let (_, after_host) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let is_cut = !rest.starts_with('/') && after_host.contains(['@', '#']);
         if is_cut || text.into_connection_info().is_err() {
-            let hint = "a password with characters that mean something in a URL goes apart, into REDIS_PASSWORD, or is percent-encoded (/ as %2F, @ as %40, # as %23)";
+            let hint = "put a password with characters that are special in a URL into REDIS_PASSWORD, \
+                        or percent-encode it (/ as %2F, @ as %40, # as %23)";
             return Err(format!("not {}; {hint}", Self::KIND));
         }
         Ok(Self(text.into()))
@@ -222,7 +227,7 @@ impl Value for RedisUrl {
     }
 }
 
-/// A unix URL may carry `?pass=`: nothing after the question mark is shown.
+/// A unix URL may contain `?pass=`: nothing after the question mark is shown then.
 fn without_query_secrets(url: &str) -> String {
     match url.split_once('?') {
         Some((url, query)) if query.contains("pass") => format!("{url}?[redacted]"),
@@ -231,7 +236,11 @@ fn without_query_secrets(url: &str) -> String {
 }
 
 macro_rules! choice {
-    ($(#[$attribute:meta])* $name:ident { $($(#[$variant_attribute:meta])* $variant:ident = $text:literal),* } $other:expr) => {
+    (
+        $(#[$attribute:meta])*
+        $name:ident { $($(#[$variant_attribute:meta])* $variant:ident = $text:literal),* }
+        $other:expr
+    ) => {
         $(#[$attribute])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$variant_attribute])* $variant),* }
@@ -274,7 +283,10 @@ choice! {
         /// The file that log.file names.
         File = "file"
     } |text| {
-        (text == "elasticsearch").then_some("the broker does not ship logs: write JSON to a file (log.output = \"file\") and let Filebeat or Vector ship it")
+        (text == "elasticsearch").then_some(
+            "the broker does not ship logs: write JSON to a file (log.output = \"file\") \
+             and let Filebeat or Vector ship it",
+        )
     }
 }
 
@@ -307,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_durations_are_shown_as_they_are_read() {
+    fn sizes_and_durations_are_shown_as_text_that_reads_the_same() {
         for (text, bytes) in [
             ("0", 0),
             ("512", 512),
@@ -350,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_url_that_cannot_work_is_refused_with_the_remedy() {
+    fn an_invalid_redis_url_is_refused_with_the_remedy() {
         for url in [
             "redis://:$(REDIS_PASSWORD)@redis:6379",
             "redis://:p#ss/w@rd@host:6379",
