@@ -1,4 +1,4 @@
-//! Rate, errors and duration of gRPC calls, by method and code, without a lock on the way.
+//! Rate, errors and duration of gRPC calls, by method and code, without locks.
 
 use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
@@ -7,10 +7,10 @@ use tonic::Code;
 
 use super::histogram::{CALL_SECONDS, Histogram};
 
-/// The label value of a method that this broker does not have: what a caller sends must not become a series.
+/// The label value of methods that this broker does not have: a caller must not be able to create time series.
 const OTHER: &str = "_OTHER";
 
-/// Methods of the standard services, which are not in our own descriptors.
+/// Methods of the standard services, which are not in the broker's own descriptors.
 const STANDARD: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
@@ -73,7 +73,7 @@ impl MethodMetrics {
     }
 }
 
-/// All methods that this broker can have.
+/// The metrics of every method.
 #[derive(Debug)]
 pub struct CallMetrics {
     methods: HashMap<Box<str>, usize>,
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_declared_method_has_its_own_metrics_and_a_foreign_one_shares_other() {
+    fn every_declared_method_has_its_own_metrics_and_unknown_methods_share_other() {
         let calls = CallMetrics::new();
         assert_eq!(
             calls.method("/bananas.v1.BrokerService/Enqueue").name(),

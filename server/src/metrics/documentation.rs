@@ -1,19 +1,21 @@
-//! docs/metrics.md, made from the table.
+//! Renders docs/metrics.md from the table.
 
 use std::fmt::Write;
 
 use super::table::TABLE;
 
-/// The whole page. A test compares it with the file in the tree and rewrites that with `BANANAS_WRITE_DOCS=1`.
+/// The whole page. A test compares it with the file; with `BANANAS_WRITE_DOCS=1` the test writes the file.
 pub fn page() -> String {
     let mut page = String::from(
         "# Metrics\n\n\
-         Made from `server/src/metrics/table.rs`; do not edit. Served as OpenMetrics text at `/metrics` of the second port (`http.listen`).\n\n\
-         Labels: `priority` is the band of a job's priority, `low` (1-3), `normal` (4-6) or `high` (7-9); a band appears once it held a job.\n\
-         `routing_key` is the queue; after 1,000 queues further ones share the value `_other`, without gauges.\n\
-         Durations are in seconds, sizes in bytes. A histogram has `_bucket`, `_sum` and `_count`.\n\
-         A worker has gauges of its own that are called `bananas_worker_total`, `_active` and `_utilization`: they count its slots\n\
-         ([worker.md](worker.md#the-workers-port)). Tell them apart by `job`, or whatever label your scrape adds.\n",
+         Rendered from `server/src/metrics/table.rs`; do not edit.\n\
+         Served as OpenMetrics text at `/metrics` of the second port (`http.listen`).\n\n\
+         Labels: `priority` is the band of a job's priority, `low` (1-3), `normal` (4-6) or `high` (7-9); a band\n\
+         appears when it first holds a job. `routing_key` is the queue; queues above 1,000 share the value `_other`,\n\
+         without gauges. Durations are in seconds, sizes in bytes. A histogram has `_bucket`, `_sum` and `_count`.\n\n\
+         Workers have gauges with the same names, `bananas_worker_total`, `_active` and `_utilization`, which\n\
+         count the slots of the worker ([worker.md](worker.md#the-workers-port)). Use the `job` label, or another\n\
+         label of your scrape configuration, to tell them from the metrics of a broker.\n",
     );
     for (section, metric) in TABLE {
         if let Some(section) = section {
@@ -38,7 +40,7 @@ pub fn page() -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_page_in_the_tree_is_the_one_made_from_the_table() {
+    fn the_rendered_page_is_up_to_date() {
         crate::documents::compare_or_write("docs/metrics.md", &super::page());
     }
 }

@@ -1,4 +1,4 @@
-//! A histogram whose cost on the hot path is two relaxed atomic additions: prometheus-client's own takes a lock.
+//! A histogram that costs two relaxed atomic additions per value. The one of prometheus-client takes a lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,7 +10,7 @@ use prometheus_client::{
     metrics::MetricType,
 };
 
-/// Upper bounds of the buckets of a histogram, and how many recorded units make one exposed unit.
+/// Upper bounds of the buckets, and how many recorded units are one exposed unit.
 #[derive(Debug)]
 pub(super) struct Buckets {
     bounds: &'static [u64],
@@ -22,7 +22,7 @@ const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000_000_000;
 const PER_SECOND: f64 = 1e9;
 
-/// Work of handlers and time in the queue: a millisecond to an hour.
+/// For handlers and time in the queue: 1 ms to 1 h.
 pub(super) const JOB_SECONDS: Buckets = Buckets {
     bounds: &[
         MILLISECOND,
@@ -44,7 +44,7 @@ pub(super) const JOB_SECONDS: Buckets = Buckets {
     per_unit: PER_SECOND,
 };
 
-/// One gRPC call: 100 microseconds to half a minute.
+/// For gRPC calls: 100 µs to 30 s.
 pub(super) const CALL_SECONDS: Buckets = Buckets {
     bounds: &[
         100 * MICROSECOND,
@@ -65,7 +65,7 @@ pub(super) const CALL_SECONDS: Buckets = Buckets {
     per_unit: PER_SECOND,
 };
 
-/// One script call, round trip included: 50 microseconds to the response deadline.
+/// For script calls with their round trip: 50 µs to the response timeout.
 pub(super) const SCRIPT_SECONDS: Buckets = Buckets {
     bounds: &[
         50 * MICROSECOND,
@@ -85,13 +85,13 @@ pub(super) const SCRIPT_SECONDS: Buckets = Buckets {
     per_unit: PER_SECOND,
 };
 
-/// Calls that travelled together in one script call.
+/// For the items of one script call.
 pub(super) const GROUP_ITEMS: Buckets = Buckets {
     bounds: &[1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
     per_unit: 1.0,
 };
 
-/// Counts of values by size. Recording never locks and never allocates; a reader may see a value's bucket before its sum.
+/// Recording a value neither locks nor allocates. A reader may see a value in its bucket before it is in the sum.
 #[derive(Debug)]
 pub struct Histogram {
     buckets: &'static Buckets,
@@ -100,7 +100,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty histogram with these bucket bounds and one more bucket above the last of them.
+    /// An empty histogram with these bounds and a last bucket without one.
     pub(super) fn new(buckets: &'static Buckets) -> Self {
         let counts = (0..=buckets.bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Self {
@@ -122,7 +122,7 @@ impl Histogram {
         self.record(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// How many values were recorded.
+    /// The number of recorded values.
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Relaxed)).sum()
     }
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_on_a_bound_belongs_to_that_bucket_and_one_above_the_last_is_kept() {
+    fn a_value_on_a_bound_is_in_that_bucket_and_one_above_all_bounds_is_counted() {
         let histogram = Histogram::new(&GROUP_ITEMS);
         for value in [1, 2, 3, 4, 1024, 1025, u64::MAX / 2] {
             histogram.record(value);

@@ -1,10 +1,10 @@
-//! A metric with one label whose values are few and known in the code.
+//! A metric with one label whose few values are known at compile time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 
-/// One metric per label value, made when first asked for. Keep the handle where it is bumped often.
+/// One metric per label value, made on first use. Code that updates it often keeps the handle.
 #[derive(Debug)]
 pub struct Labelled<M> {
     children: RwLock<BTreeMap<&'static str, Arc<M>>>,

@@ -1,4 +1,5 @@
-//! What the broker counts: one struct of atomics that the code bumps and `/metrics` renders. Names and help are in `table`.
+//! The metrics of a broker: one struct of atomics that the code updates and `/metrics` renders. Names and help texts
+//! are in `table`.
 
 mod calls;
 pub mod documentation;
@@ -23,12 +24,12 @@ pub use self::{
     queue::{BANDS, BandMetrics, QueueDepths, QueueMetrics, band},
 };
 
-/// Queues that get a `routing_key` label value of their own; the rest is counted under `_other`.
+/// Queues with their own value of the `routing_key` label; further queues are counted under `_other`.
 pub const MAX_ROUTING_KEYS: usize = 1_000;
 
 const OTHER: &str = "_other";
 
-/// All metrics of one broker. Fields are handles: bump them directly. What each means is said in [`table`].
+/// All metrics of one broker. Fields are handles: update them directly. [`table`] says what each means.
 #[derive(Debug)]
 pub struct Metrics {
     queues: RwLock<HashMap<Box<str>, Arc<QueueMetrics>>>,
@@ -37,7 +38,7 @@ pub struct Metrics {
     start_time: f64,
     /// Calls by method and code.
     pub calls: CallMetrics,
-    /// Queues that had to be counted under `_other`.
+    /// Times a queue was counted under `_other`.
     pub routing_keys_dropped: Counter,
     /// Open Subscribe streams.
     pub worker_total: Gauge,
@@ -47,7 +48,7 @@ pub struct Metrics {
     pub worker_held_jobs: Gauge,
     /// Sum of the windows of Subscribe streams.
     pub worker_window_jobs: Gauge,
-    /// Streams ended because the worker went silent.
+    /// Streams that ended because the worker was silent.
     pub heartbeat_timeouts: Counter,
     /// Lease calls that wait.
     pub lease_waiters: Gauge,
@@ -63,25 +64,25 @@ pub struct Metrics {
     pub connections_accepted: Counter,
     /// Connections closed at once, by reason.
     pub connections_rejected: Labelled<Counter>,
-    /// Failures of accept().
+    /// Failed accept() calls.
     pub accept_errors: Counter,
     /// Items per script call, by operation (enqueue, ack, nack, extend, lease).
     pub group_size: Labelled<Histogram>,
     /// Items that wait for the script call in flight, by operation.
     pub commit_queue: Labelled<Gauge>,
-    /// 1 if Redis answered last time.
+    /// 1 if the last command got a reply.
     pub redis_up: Gauge,
-    /// Commands in a row without an answer.
+    /// Consecutive commands without a reply.
     pub redis_consecutive_failures: Gauge,
-    /// Sets of connections built so far.
+    /// Sets of Redis connections built since the start.
     pub redis_generation: Gauge,
     /// Failed commands, by class of error.
     pub redis_errors: Labelled<Counter>,
     /// Script calls, by script.
     pub script_duration: Labelled<Histogram>,
-    /// Damaged records set aside.
+    /// Records moved to the quarantine.
     pub quarantined: Counter,
-    /// 1 while /readyz says yes.
+    /// 1 while the broker is ready.
     pub ready: Gauge,
 }
 
@@ -124,8 +125,8 @@ impl Metrics {
         }
     }
 
-    /// The metrics of one queue. Takes a lock: keep the handle. Above [`MAX_ROUTING_KEYS`] the queue that has been unused and empty for longest gives up its
-    /// label; if there is none, the shared `_other` is returned.
+    /// The metrics of one queue. Takes a lock: keep the handle. Above [`MAX_ROUTING_KEYS`] the queue that has been
+    /// unused and empty for longest loses its label; if there is none, returns the shared `_other`.
     pub fn queue(&self, routing_key: &str) -> Arc<QueueMetrics> {
         if let Some(queue) = self.queues.read().get(routing_key) {
             queue.back_in_use();
@@ -153,24 +154,24 @@ impl Metrics {
         queue
     }
 
-    /// Whether a queue that is not counted yet would get a label of its own.
+    /// Whether a new queue would get its own label value.
     pub fn has_free_labels(&self) -> bool {
         self.queues.read().len() < self.max_routing_keys
     }
 
-    /// Forgets queues that nobody has used for this long and in which nothing is.
+    /// Removes queues that are empty and have been unused for this long.
     pub fn forget_unused(&self, longest: Duration) {
         let mut queues = self.queues.write();
         queues.retain(|_, queue| queue.unused_for().is_none_or(|unused| unused < longest));
     }
 
-    /// Every queue with a label of its own.
+    /// Every queue with its own label value.
     pub fn own_queues(&self) -> Vec<Arc<QueueMetrics>> {
         let queues = self.queues.read();
         queues.values().cloned().collect()
     }
 
-    /// Every known queue by name, and `_other` once something was counted there.
+    /// Every known queue by name, then `_other` if a queue was counted there.
     fn queues(&self) -> Vec<Arc<QueueMetrics>> {
         let mut queues: Vec<Arc<QueueMetrics>> = self.queues.read().values().cloned().collect();
         queues.sort_by(|a, b| a.routing_key().cmp(b.routing_key()));
@@ -200,10 +201,10 @@ impl Metrics {
 /// The content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics as OpenMetrics text, which every Prometheus since 2.5 asks for first.
+/// All metrics as OpenMetrics text, the format that Prometheus prefers since 2.5.
 pub fn render(registry: &Registry) -> String {
     let mut text = String::with_capacity(64 * 1024);
-    // Writing into a String cannot fail.
+    // Writing to a String cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, registry);
     text
 }
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_every_metric_of_the_table_with_the_names_of_the_table() {
+    fn the_page_has_every_metric_of_the_table_and_no_other() {
         let metrics = Metrics::new();
         let queue = metrics.queue("email");
         let band = queue.band(8);
@@ -252,12 +253,12 @@ mod tests {
         assert_eq!(
             page.matches("# TYPE").count(),
             table::TABLE.len(),
-            "a metric is rendered that the table lacks"
+            "a rendered metric is missing in the table"
         );
     }
 
     #[test]
-    fn a_queue_that_is_unused_and_empty_gives_its_label_to_another() {
+    fn an_unused_and_empty_queue_frees_its_label_value() {
         let metrics = Arc::new(Metrics::with_max_routing_keys(2));
         let (first, second) = (metrics.queue("a"), metrics.queue("b"));
         first.set_depths(&QueueDepths {
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_without_a_value_takes_no_line() {
+    fn an_empty_histogram_is_not_rendered() {
         let metrics = Metrics::new();
         metrics.queue("email").band(8).enqueued.inc();
         let page = render(&metrics.registry());

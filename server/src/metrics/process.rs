@@ -1,8 +1,8 @@
-//! What the kernel says about this process, read when somebody scrapes.
+//! CPU, memory and file descriptors of this process, read from the kernel at each scrape.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// One reading of `/proc/self`. What could not be read is zero.
+/// One reading of `/proc/self`. A value that could not be read is zero.
 #[derive(Debug, Default)]
 pub(super) struct ProcessReading {
     pub(super) cpu_seconds: f64,
@@ -11,7 +11,7 @@ pub(super) struct ProcessReading {
     pub(super) max_fds: u64,
 }
 
-/// Ticks per second of the times in `/proc/self/stat`: 100 on every Linux since 2.6, whatever the kernel's own rate.
+/// Ticks per second in `/proc/self/stat`: 100 on every Linux since 2.6, independent of the kernel's timer rate.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub(super) fn read() -> ProcessReading {
@@ -26,7 +26,7 @@ pub(super) fn read() -> ProcessReading {
     }
 }
 
-/// Seconds since 1970, now: taken once, when the metrics are made.
+/// Now, in seconds since the Unix epoch. Read once, when the metrics are made.
 pub(super) fn now_seconds() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -36,7 +36,7 @@ pub(super) fn now_seconds() -> f64 {
 
 fn read_ticks() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The command name is in parentheses and may hold anything: count fields after the last of them.
+    // The command name is in parentheses and may contain anything: count fields after the last parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let user = fields.nth(11)?.parse().ok()?;
     let system = fields.next()?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! The metrics of one queue: handles that are looked up once and bumped without a lock.
+//! The metrics of one queue: handles that are looked up once and updated without a lock.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -10,10 +10,10 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::histogram::{Histogram, JOB_SECONDS};
 
-/// Names of the priority bands, by the index that [`band`] yields.
+/// Names of the priority bands, by the index that [`band`] returns.
 pub const BANDS: [&str; 3] = ["low", "normal", "high"];
 
-/// The band of a priority: 1-3 low, 4-6 normal, 7-9 high; anything else is clamped.
+/// The band of a priority: 1-3 low, 4-6 normal, 7-9 high. Other values are clamped.
 pub fn band(priority: u8) -> usize {
     match priority {
         0..=3 => 0,
@@ -56,31 +56,31 @@ impl BandMetrics {
         self.depth.load(Relaxed)
     }
 
-    /// Whether this band ever held anything: one that did not would only be forty lines of zeros in every scrape.
+    /// Whether this band ever held a job: an unused band would be forty lines of zeros in every scrape.
     pub(super) fn is_seen(&self) -> bool {
         let counted = || self.enqueued.get() + self.completed.get() + self.failed.get() + self.wait.count() > 0;
         self.seen.load(Relaxed) || counted()
     }
 }
 
-/// Metrics of one queue. Above the limit of label values all further queues share one, named `_other`.
+/// Metrics of one queue. Queues above the limit of label values share one, named `_other`.
 #[derive(Debug)]
 pub struct QueueMetrics {
     routing_key: Box<str>,
     shared: bool,
     retired: Mutex<Option<Instant>>,
     bands: [BandMetrics; 3],
-    /// Enqueues that found their job already there.
+    /// Enqueues whose job was already stored.
     pub deduplicated: Counter,
-    /// Failed attempts that were scheduled again.
+    /// Failed attempts that will be retried.
     pub retried: Counter,
-    /// Jobs moved to the dead letters.
+    /// Jobs that became dead letters.
     pub dead: Counter,
-    /// Leases that ended without a settlement.
+    /// Lost leases.
     pub lost: Counter,
-    /// Leases that ended before a worker had confirmed the job.
+    /// Leases that ended before the worker confirmed the job.
     pub unconfirmed: Counter,
-    /// Leased jobs given back before they were started.
+    /// Leased jobs released before they were started.
     pub released: Counter,
     /// Jobs cancelled.
     pub cancelled: Counter,
@@ -123,7 +123,7 @@ impl QueueMetrics {
         self.shared
     }
 
-    /// Nobody uses the queue at the moment: its label may go to another when nothing is in it.
+    /// Marks the queue as unused: if it is empty, its label value may go to another queue.
     pub fn retire(&self) {
         let mut retired = self.retired.lock();
         retired.get_or_insert_with(Instant::now);
@@ -133,14 +133,14 @@ impl QueueMetrics {
         *self.retired.lock() = None;
     }
 
-    /// How long nobody has used the queue, if nothing is in it.
+    /// How long the queue has been unused, if it is empty.
     pub(super) fn unused_for(&self) -> Option<Duration> {
         let retired = *self.retired.lock();
         let is_empty = self.depths() == (0, 0, 0) && self.bands.iter().all(|band| band.depth() == 0);
         retired.filter(|_| is_empty).map(|since| since.elapsed())
     }
 
-    /// Metrics of the band that this priority (1 to 9) belongs to.
+    /// Metrics of the band of this priority (1 to 9).
     pub fn band(&self, priority: u8) -> &BandMetrics {
         &self.bands[band(priority)]
     }
@@ -149,7 +149,7 @@ impl QueueMetrics {
         BANDS.into_iter().zip(&self.bands)
     }
 
-    /// Sets what one look at the queue found. Ignored where queues share one set: the last would hide the others.
+    /// Sets the depths of the queue. Ignored for `_other`: each of its queues would overwrite the others.
     pub fn set_depths(&self, depths: &QueueDepths) {
         if self.shared {
             return;
@@ -181,18 +181,18 @@ impl QueueMetrics {
     }
 }
 
-/// What one look at a queue found.
+/// The depths of a queue at one moment.
 #[derive(Debug, Default, Clone)]
 pub struct QueueDepths {
-    /// Ready jobs per band, by the index that [`band`] yields.
+    /// Ready jobs per band, by the index that [`band`] returns.
     pub ready: [u64; 3],
-    /// Jobs waiting for a time.
+    /// Scheduled jobs.
     pub scheduled: u64,
     /// Leased jobs.
     pub leased: u64,
-    /// Jobs in the dead letters.
+    /// Dead letters.
     pub dead: u64,
-    /// Age of the ready job that has waited longest; zero if there is none.
+    /// How long the oldest ready job has waited; zero if there is none.
     pub oldest_ready: Duration,
 }
 

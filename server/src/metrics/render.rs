@@ -1,4 +1,4 @@
-//! Metrics as text: one pass over the table's metrics at each scrape.
+//! Renders the metrics as text: one pass over the table per scrape.
 
 use std::{fmt::Error, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
     table::{self, Metric},
 };
 
-/// Renders a [`Metrics`]; the registry owns this.
+/// Renders a [`Metrics`]. Owned by the registry.
 #[derive(Debug)]
 pub(super) struct Renderer(pub(super) Arc<Metrics>);
 
@@ -130,7 +130,7 @@ fn process_and_build(page: &mut Page<'_>, metrics: &Metrics) -> Result<(), Error
     page.one(&table::TASKS, &ConstGauge::new(tasks as i64))
 }
 
-/// The text being written, in terms of the table.
+/// Writes metrics of the table into the page.
 struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
@@ -167,7 +167,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// Histograms that hold something: an empty one would be seventeen lines of zeros in every scrape.
+    /// Histograms with values: an empty one would be seventeen lines of zeros in every scrape.
     fn histograms(
         &mut self,
         metric: &'static Metric,
@@ -199,7 +199,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// Gauges of whole queues: a shared set has none.
+    /// Gauges of whole queues, which `_other` does not have.
     fn own_queues<M: EncodeMetric>(
         &mut self,
         metric: &'static Metric,
