@@ -65,7 +65,7 @@ mutate "the consumer that was served last is served first" server/src/dispatch/w
   'waiting.pop_first()?' 'waiting.pop_last()?' \
   it equal_streams_get_equal_shares
 mutate "a former owner shortens a lease" server/src/store/lua/extend.lua \
-  '(kind == 107 or kind == 101) and sub(value, 24, 31) ~= keeper' 'false' \
+  'is_owner and sub(value, LEASE_OWNER_AT, LEASE_OWNER_END) ~= owner' 'false' \
   store a_lease_that_a_stream_owns_becomes_shorter_only_when_the_stream_ends
 mutate "a fetch has no limit in bytes" server/src/store/lua/lease.lua \
   'taken > 0 and (suspect or size > bytes_left)' 'taken > 0 and suspect' \
@@ -73,8 +73,8 @@ mutate "a fetch has no limit in bytes" server/src/store/lua/lease.lua \
 mutate "an enqueue with an unknown outcome wakes no waiter" server/src/queue/batch/enqueue.rs \
   'wake_after_unknown(queue, &unique);' 'let _ = wake_after_unknown;' \
   store consumers_fetch_a_job_whose_enqueue_got_no_reply
-mutate "a truncated record raises an error" server/src/store/lua/lib.lua \
-  'if #record < at + 26 then return nil end' '' \
+mutate "a truncated record raises an error" server/src/store/lua/lib/record.lua \
+  'if #record < at + (POLICY_BYTES - 1) then return nil end' '' \
   store damaged::
 mutate "a fetch without jobs does not report when the first lease ends" server/src/queue/core.rs \
   'first.or(batch.first_lease_ends_in_ms)' 'first' \

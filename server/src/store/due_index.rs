@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::{Store, keys, reply::Reply};
+use super::{Store, keys, reply::Reply, script::protocol::due};
 use crate::domain::{Error, RoutingKey};
 
 /// Most queues that one call tells something of.
@@ -73,11 +73,11 @@ impl Store {
         call.int(most as u64).int(LEFT_MS).int(USED_MS);
         for (name, what) in told {
             match what {
-                DueUpdate::Used => call.text("u").text(name.as_str()),
-                DueUpdate::Known => call.text("k").text(name.as_str()),
-                DueUpdate::Due(ms) => call.text("d").text(name.as_str()).int(*ms),
+                DueUpdate::Used => call.text(due::USED).text(name.as_str()),
+                DueUpdate::Known => call.text(due::KNOWN).text(name.as_str()),
+                DueUpdate::Due(ms) => call.text(due::WITHIN).text(name.as_str()).int(*ms),
                 DueUpdate::Maintained { taken, at_ms, next } => {
-                    call.text("v").text(name.as_str()).text(taken).int(*at_ms);
+                    call.text(due::MAINTAINED).text(name.as_str()).text(taken).int(*at_ms);
                     match next {
                         None => call.text(""),
                         Some(next) if next.may_forget => call.text(&format!("{}.5", next.at_ms)),

@@ -2,7 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{QueueKeys, Store, keys::part, reply::Reply};
+use super::{
+    QueueKeys, Store,
+    keys::part,
+    reply::Reply,
+    script::protocol::{enqueue as protocol, scope},
+};
 use crate::domain::{Error, JobId, JobState, JobType, record::flag};
 
 /// When a job may start.
@@ -71,13 +76,13 @@ pub struct Stored {
 }
 
 impl EnqueueItem {
-    fn kind(&self) -> u8 {
+    fn kind(&self) -> &'static str {
         if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
-            b'x'
+            protocol::WITH_OPTIONS
         } else if self.id_is_new {
-            b'n'
+            protocol::NEW_IDS
         } else {
-            b'p'
+            protocol::GIVEN_IDS
         }
     }
 
@@ -119,7 +124,7 @@ impl Store {
         for group in &groups {
             let first = items[group[0]];
             let kind = first.kind();
-            call.bytes(&[kind])
+            call.text(kind)
                 .text(&lane(first.priority, &first.job_type))
                 .int(u64::from(first.flags & flag::OF_ENTRY))
                 .int(group.len() as u64);
@@ -127,15 +132,19 @@ impl Store {
                 let item = items[index];
                 order.push(index);
                 call.bytes(&item.id.0).bytes(&item.record);
-                if kind == b'x' {
+                if kind == protocol::WITH_OPTIONS {
                     match item.start {
                         Start::Now => call.text(""),
-                        Start::In(ms) => call.text(&format!("d{ms}")),
-                        Start::At(ms) => call.text(&format!("a{ms}")),
+                        Start::In(ms) => call.text(&format!("{}{ms}", char::from(protocol::START_IN))),
+                        Start::At(ms) => call.text(&format!("{}{ms}", char::from(protocol::START_AT))),
                     };
                     call.text(&item.start_by_ms.map(|ms| ms.to_string()).unwrap_or_default());
                     match &item.unique {
-                        Some(unique) => call.text(&unique.key).text(if unique.until_leased { "L" } else { "S" }),
+                        Some(unique) => call.text(&unique.key).text(if unique.until_leased {
+                            scope::LEASED
+                        } else {
+                            scope::SETTLED
+                        }),
                         None => call.text("").text(""),
                     };
                 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{QueueKeys, Store, keys::part, reply::Reply};
+use super::{QueueKeys, Store, keys::part, layout::LeaseValue, reply::Reply, script::protocol::wait};
 use crate::domain::{Error, JobId, JobState};
 
 /// The state hash of a job: what became of it.
@@ -72,7 +72,8 @@ impl Store {
         while list.left() > 0 {
             hash.fields.push((list.bytes()?, list.bytes()?));
         }
-        let lease = reply.maybe_bytes()?.and_then(|value| read_lease(&value));
+        let lease = reply.maybe_bytes()?.and_then(LeaseValue::new);
+        let lease = lease.map(|lease| (lease.leased_ms(), lease.holder()));
         let lease_expires_ms = reply.maybe_uint()?;
         let due_ms = reply.maybe_uint()?;
         let state = if record.is_some() {
@@ -95,10 +96,9 @@ impl Store {
         let mut call = self.scripts.wait_job.call(keys, &[part::META, part::WAITERS], 16);
         call.bytes(&id.0).int(wait_ms);
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
-        let letter = reply.bytes()?;
-        Ok(match letter.as_ref() {
-            b"" => Some(false),
-            b"?" => None,
+        Ok(match reply.text()?.as_str() {
+            wait::UNSETTLED => Some(false),
+            wait::UNKNOWN => None,
             _ => Some(true),
         })
     }
@@ -134,13 +134,4 @@ impl Store {
         let state = letter.first().and_then(|letter| JobState::from_letter(*letter));
         Ok(state.map(|state| (state, reply.left() > 0)))
     }
-}
-
-/// Reads a lease value: nonce (16), lease time (6), flags (1), owner (8), confirmed (1), holder (padded).
-fn read_lease(value: &[u8]) -> Option<(u64, String)> {
-    let time = value
-        .get(16..22)?
-        .iter()
-        .fold(0, |sum, &byte| sum << 8 | u64::from(byte));
-    Some((time, String::from_utf8_lossy(value.get(32..)?).trim_end().to_owned()))
 }

@@ -1,34 +1,36 @@
-//! Every key there is, and what is in it. All keys of a queue carry its routing key as the hash tag, so they are in one slot of a Cluster and one
-//! script may touch them together. A routing key has no brace in it.
+//! Every key there is, and what is in it. All keys of a queue carry its routing key as the hash tag, so they are in one
+//! slot of a Cluster and one script may touch them together. A routing key has no brace in it.
 //!
 //! | key after `<prefix>:{<routing key>}:` | type | content |
 //! |---|---|---|
-//! | `j<id>` | string | body of a job: domain/record/mod.rs |
-//! | `s<id>` | hash | what became of it, only where there is something: attempts `a`, losses `l`, unconfirmed deliveries `un`, releases in a row `rl`, failure `ft fm fs fa`, final state `st` since `at`, result `rt rd`, progress `pp pm cp`, cancel `cr cd`, unique key `uk us` |
-//! | `r:<priority>:<type>` | list | a lane: entries of flags (1), time ready (6), id (16) |
+//! | `j<id>` | string | record of a job: domain/record/mod.rs |
+//! | `s<id>` | hash | state hash of a job, only if there is something to say: [`field`] |
+//! | `r:<priority>:<type>` | list | a lane: [`layout::entry`](super::layout::entry) |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
-//! | `t` | hash | LEASED: id to nonce (16), lease time (6), flags (1), owner (8: which stream keeps it alive), confirmed (1: '1' once the worker said that it has the job), holder |
-//! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow small encoding |
-//! | `b` | zset | jobs with a `start_by`: id by that time; with a half behind it, the time passed while a worker held the job |
+//! | `t` | hash | LEASED: id to lease: [`layout::lease`](super::layout::lease) |
+//! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow encoding |
+//! | `b` | zset | jobs with a `start_by`: id by that time; half a ms on top: it passed while a worker held the job |
 //! | `x` | zset | DEAD: id by time |
 //! | `f` | zset | SUCCEEDED, CANCELLED, EXPIRED and retained: id by end of retention |
-//! | `c` | hash | tombstones: id and lane of entries that are settled but still in their lane, to how many there are |
+//! | `c` | hash | tombstones: id and lane of entries whose jobs have ended, to how many there are |
 //! | `cn` | hash | tombstones per lane |
-//! | `d<n>` | hash | settled ids of the dedupe window, to state (1), half of the nonce (8), action (1); two generations |
+//! | `d<n>` | hash | settled ids of the deduplication window: [`layout::memory`](super::layout::memory); two generations |
 //! | `u` | hash | unique keys, to the id that holds them |
-//! | `q` | hash | quarantine: id of a job that cannot be read to the reason |
-//! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>` is its state, `qr:<lane>` a key of another type where a lane should be |
+//! | `q` | hash | quarantine: id of a job that cannot be read, to the reason |
+//! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>` is its state, `qr:<lane>` a foreign key where a lane was |
 //! | `nv` | list | entries whose record a newer version wrote: left for a broker that can read them |
-//! | `wt` | zset | ids that somebody waits for, by until when |
-//! | `rq:<request id>` | hash | leases of a Lease call with a request id; expires after a minute |
-//! | `m` | hash | paused `pa ep pr pt`, dedupe generation `dg` since `ds`, somebody waits until `w` |
-//! | `w` | channel | wake-ups: store/signal.rs; `w<broker>` counts whether that broker listens |
+//! | `wt` | zset | ids for which a call waits, by until when |
+//! | `rq:<request id>` | hash | leases of a Lease call with a request id: [`request`]; expires after a minute |
+//! | `m` | hash | the queue: [`meta`] |
+//! | `w` | channel | notifications: redis/pubsub.rs; `w<broker>` tells whether that broker listens |
 //!
-//! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every score 0, so in order of name),
-//! `<prefix>:{~queues}:due` (zset, the same names by when each is to be looked after: lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last
-//! sign of life) and `<prefix>:{~brokers}:<id>` (hash, the streams of one broker; expires).
+//! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every
+//! score 0, so in order of name), `<prefix>:{~queues}:due` (zset, the same names by the time of their next maintenance:
+//! lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last sign of life) and `<prefix>:{~brokers}:<id>`
+//! (hash, the streams of one broker; expires).
 
+use super::script::shared;
 use crate::domain::RoutingKey;
 
 /// The keys of one queue that scripts declare, made once.
@@ -38,22 +40,80 @@ pub struct QueueKeys {
     spread: usize,
 }
 
-/// The fixed keys of a queue, by what comes after the base.
-pub(super) mod part {
-    pub(crate) const META: &str = "m";
-    pub(crate) const LANES: &str = "i";
-    pub(crate) const SCHEDULED: &str = "z";
-    pub(crate) const LEASES: &str = "t";
-    pub(crate) const DEADLINES: &str = "l";
-    pub(crate) const START_BY: &str = "b";
-    pub(crate) const DEAD: &str = "x";
-    pub(crate) const SETTLED: &str = "f";
-    pub(crate) const TOMBSTONES: &str = "c";
-    pub(crate) const TOMBSTONE_COUNTS: &str = "cn";
-    pub(crate) const UNIQUE: &str = "u";
-    pub(crate) const QUARANTINE: &str = "q";
-    pub(crate) const NEWER: &str = "nv";
-    pub(crate) const WAITERS: &str = "wt";
+shared! {
+    /// What comes after the base of a key. Some are whole, some are followed by an id, a lane or a number.
+    mod part as "KEY_" {
+        META: &str = "m";
+        RECORD: &str = "j";
+        STATE: &str = "s";
+        LANE: &str = "r:";
+        LANES: &str = "i";
+        SCHEDULED: &str = "z";
+        LEASES: &str = "t";
+        DEADLINES: &str = "l";
+        START_BY: &str = "b";
+        DEAD: &str = "x";
+        SETTLED: &str = "f";
+        TOMBSTONES: &str = "c";
+        TOMBSTONE_COUNTS: &str = "cn";
+        MEMORY: &str = "d";
+        UNIQUE: &str = "u";
+        QUARANTINE: &str = "q";
+        QUARANTINED_RECORD: &str = "qj";
+        QUARANTINED_STATE: &str = "qs";
+        QUARANTINED_LANE: &str = "qr:";
+        NEWER: &str = "nv";
+        WAITERS: &str = "wt";
+        REQUEST: &str = "rq:";
+        CHANNEL: &str = "w";
+    }
+}
+
+shared! {
+    /// The fields of the state hash of a job.
+    mod field as "FIELD_" {
+        ATTEMPTS: &str = "a";
+        LOSSES: &str = "l";
+        UNCONFIRMED: &str = "un";
+        RELEASES: &str = "rl";
+        FAILURE_TYPE: &str = "ft";
+        FAILURE_MESSAGE: &str = "fm";
+        FAILURE_STACK: &str = "fs";
+        FAILED_AT: &str = "fa";
+        FINAL_STATE: &str = "st";
+        FINAL_AT: &str = "at";
+        RESULT_TYPE: &str = "rt";
+        RESULT_DATA: &str = "rd";
+        PROGRESS_PERCENT: &str = "pp";
+        PROGRESS_MESSAGE: &str = "pm";
+        CHECKPOINT: &str = "cp";
+        CANCEL_REASON: &str = "cr";
+        CANCEL_DEADLINE: &str = "cd";
+        UNIQUE_KEY: &str = "uk";
+        UNIQUE_SCOPE: &str = "us";
+    }
+}
+
+shared! {
+    /// The fields of the meta of a queue.
+    mod meta as "META_" {
+        PAUSED: &str = "pa";
+        ENQUEUE_PAUSED: &str = "ep";
+        PAUSE_REASON: &str = "pr";
+        PAUSED_AT: &str = "pt";
+        GENERATION: &str = "dg";
+        GENERATION_START: &str = "ds";
+        WAITED_UNTIL: &str = "w";
+    }
+}
+
+shared! {
+    /// The fields of a request; every other field is the id of a job that it got.
+    mod request as "REQUEST_" {
+        FINGERPRINT: &str = "f";
+        NONCE: &str = "n";
+        BEGAN_US: &str = "u";
+    }
 }
 
 impl QueueKeys {
@@ -74,12 +134,12 @@ impl QueueKeys {
         format!("{}{part}", self.base)
     }
 
-    /// The channel of the queue's wake-ups.
+    /// The channel of the queue's notifications.
     pub fn channel(&self) -> String {
-        self.key("w")
+        self.key(part::CHANNEL)
     }
 
-    /// What every key of the queue begins with.
+    /// The start of every key of the queue.
     pub fn base(&self) -> &str {
         &self.base
     }
@@ -94,12 +154,12 @@ pub(super) fn names(prefix: &str) -> String {
     format!("{prefix}:{{~queues}}:names")
 }
 
-/// When each queue is to be looked after.
+/// The due index: when maintenance of each queue is to run.
 pub(super) fn due(prefix: &str) -> String {
     format!("{prefix}:{{~queues}}:due")
 }
 
-/// The channel on which a broker tries at its start whether it may listen.
+/// The channel on which a broker checks at its start whether it may listen.
 pub(super) fn start_channel(prefix: &str) -> String {
     format!("{prefix}:start")
 }

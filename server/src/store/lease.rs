@@ -1,10 +1,20 @@
 //! lease.lua: handing out jobs.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::PoisonError, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use bytes::Bytes;
 
-use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reclaim::LostFetch, reply::Reply};
+use super::{
+    NackAction, NackItem, QueueKeys, Store,
+    keys::part,
+    layout::{lease_tail, read_entry},
+    reclaim::LostFetch,
+    reply::{Reply, malformed},
+    script::{
+        Call,
+        protocol::{next_due, verdict},
+    },
+};
 use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS, record::Head};
 
 /// One who wants jobs.
@@ -119,14 +129,57 @@ impl LeaseBatch {
     }
 }
 
-/// Holders are padded to this many characters, so that a lease value has more than 64 bytes: below that, Redis keeps a hash of up to 512 entries as a
-/// list that it walks for each field (measured: 7 us of Redis time per job at some 300 leases).
-const HOLDER_WIDTH: usize = 40;
+impl LeaseBatch {
+    /// A fetch without jobs.
+    fn empty(now_us: u64, nonce: Nonce) -> Self {
+        Self {
+            now_us,
+            nonce,
+            jobs: Vec::new(),
+            next_due_ms: None,
+            first_lease_ends_in_ms: None,
+            verdict: Verdict::Done,
+            quarantined: 0,
+            among_repeated: false,
+        }
+    }
+}
 
 impl Store {
     /// Leases jobs of one queue.
     pub async fn lease(&self, keys: &QueueKeys, ask: &LeaseRequest<'_>) -> Result<LeaseBatch, Error> {
         let nonce = Nonce::new();
+        let repeatable = ask.requests.len() == 1;
+        let reply = self
+            .lease_call(keys, nonce, ask)
+            .run(self.write(keys), &self.metrics, repeatable)
+            .await;
+        // A request with an id may be repeated by its caller, who then gets these leases: they are not lost.
+        if let (Err(Error::StoreUnavailable { unknown: true, .. }), false) = (&reply, repeatable) {
+            let lost = LostFetch::new(keys.clone(), nonce, Duration::from_millis(ask.lease_ms));
+            self.lost_fetches.lock().push(lost);
+        }
+        let (mut batch, newer) = read_batch(&mut Reply::new(reply?)?, nonce)?;
+        batch.quarantined += self.set_aside(keys, batch.nonce, &mut batch.jobs).await;
+        if batch.quarantined > 0 {
+            tracing::error!(
+                key = keys.base(),
+                quarantined = batch.quarantined,
+                "records that could not be read were set aside"
+            );
+            self.metrics.quarantined.inc_by(batch.quarantined);
+        }
+        if newer > 0 {
+            tracing::error!(
+                key = keys.base(),
+                newer,
+                "jobs that a newer broker stored were left for one that can read them"
+            );
+        }
+        Ok(batch)
+    }
+
+    fn lease_call(&self, keys: &QueueKeys, nonce: Nonce, ask: &LeaseRequest<'_>) -> Call<'_> {
         let parts = [
             part::META,
             part::LANES,
@@ -152,144 +205,97 @@ impl Store {
         for (id, fingerprint) in ask.requests {
             call.text(id).text(fingerprint);
         }
-        for claim in ask.demands {
-            let mut holder = Vec::with_capacity(9 + HOLDER_WIDTH);
-            holder.extend_from_slice(&claim.owner.0);
-            holder.push(b'0');
-            holder.extend_from_slice(claim.holder.as_bytes());
-            holder.resize(holder.len().max(9 + HOLDER_WIDTH), b' ');
-            let sign = if claim.allow_oversized { "" } else { "-" };
-            call.bytes(&holder)
-                .int(u64::from(claim.jobs))
-                .text(&format!("{sign}{}", claim.max_bytes));
+        for demand in ask.demands {
+            let sign = if demand.allow_oversized { "" } else { "-" };
+            call.bytes(&lease_tail(demand.owner, &demand.holder))
+                .int(u64::from(demand.jobs))
+                .text(&format!("{sign}{}", demand.max_bytes));
         }
-        let repeatable = ask.requests.len() == 1;
-        let answer = call.run(self.write(keys), &self.metrics, repeatable).await;
-        // A request with an id may be repeated by its caller, who then gets these leases: they are not lost.
-        if let (Err(Error::StoreUnavailable { unknown: true, .. }), false) = (&answer, repeatable) {
-            self.lost_fetches
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(LostFetch::new(keys.clone(), nonce, Duration::from_millis(ask.lease_ms)));
+        call
+    }
+}
+
+/// Reads what lease.lua returned; and how many jobs a newer version wrote.
+fn read_batch(reply: &mut Reply, nonce: Nonce) -> Result<(LeaseBatch, u64), Error> {
+    let mut batch = LeaseBatch::empty(reply.uint()?, nonce);
+    match reply.int()? {
+        next_due::REQUEST_ID_REUSED => return Err(Error::RequestIdReused),
+        next_due::AMONG_REPEATED => {
+            batch.among_repeated = true;
+            return Ok((batch, 0));
         }
-        let mut reply = Reply::new(answer?)?;
-        let now_us = reply.uint()?;
-        let next_due = reply.int()?;
-        if next_due == -2 {
-            return Err(Error::RequestIdReused);
-        }
-        if next_due == -3 {
-            return Ok(LeaseBatch {
-                now_us,
-                nonce,
-                jobs: Vec::new(),
-                next_due_ms: None,
-                first_lease_ends_in_ms: None,
-                verdict: Verdict::Done,
-                quarantined: 0,
-                among_repeated: true,
+        due_ms => batch.next_due_ms = u64::try_from(due_ms).ok(),
+    }
+    let verdict = reply.int()?;
+    batch.verdict = match verdict {
+        verdict::PAUSED => Verdict::Paused,
+        verdict::AGAIN | verdict::LAST_IS_ALONE => Verdict::Again,
+        verdict::BLOCKED_BY_SIZE => Verdict::BlockedBySize,
+        _ => Verdict::Done,
+    };
+    let usual_ms = reply.uint()?;
+    let mut lanes = reply.list()?;
+    let mut demands = reply.list_if_any()?;
+    while lanes.left() > 0 {
+        let (mut entries, mut records) = (lanes.list()?, lanes.list()?);
+        batch.jobs.reserve(records.left());
+        while records.left() > 0 {
+            let (job_id, ready_ms) = read_entry(&entries.bytes()?).ok_or_else(malformed)?;
+            let demand = if demands.left() > 0 { demands.uint()? } else { 1 };
+            batch.jobs.push(Leased {
+                job_id,
+                ready_ms,
+                record: records.bytes()?,
+                demand: (demand as usize).checked_sub(1).ok_or_else(malformed)?,
+                lease_ms: usual_ms,
+                attempts: 0,
+                losses: 0,
+                checkpoint: Bytes::new(),
+                goes_alone: false,
             });
         }
-        let mut last_goes_alone = false;
-        let verdict = match reply.int()? {
-            1 => Verdict::Paused,
-            2 => Verdict::Again,
-            3 => Verdict::BlockedBySize,
-            4 => {
-                last_goes_alone = true;
-                Verdict::Again
-            }
-            _ => Verdict::Done,
-        };
-        let usual_ms = reply.uint()?;
-        let mut lanes = reply.list()?;
-        let mut demands = reply.list_if_any()?;
-        let mut terms = reply.list_if_any()?;
-        let mut extras = reply.list_if_any()?;
-        let mut set_aside = reply.list_if_any()?;
-        let (quarantined, newer) = if set_aside.left() > 0 {
-            (set_aside.uint()?, set_aside.uint()?)
-        } else {
-            (0, 0)
-        };
-        // A repeated request: the nonce is that of the first call.
-        let nonce = if reply.left() > 0 {
-            Nonce(
-                reply
-                    .bytes()?
-                    .as_ref()
-                    .try_into()
-                    .map_err(|_| super::reply::malformed())?,
-            )
-        } else {
-            nonce
-        };
-        let mut jobs = Vec::new();
-        while lanes.left() > 0 {
-            let (mut entries, mut records) = (lanes.list()?, lanes.list()?);
-            jobs.reserve(records.left());
-            while records.left() > 0 {
-                let entry = entries.bytes()?;
-                let (id, ready_ms) = read_entry(&entry).ok_or_else(super::reply::malformed)?;
-                let demand = if demands.left() > 0 { demands.uint()? } else { 1 };
-                jobs.push(Leased {
-                    job_id: id,
-                    ready_ms,
-                    record: records.bytes()?,
-                    demand: (demand as usize).checked_sub(1).ok_or_else(super::reply::malformed)?,
-                    lease_ms: usual_ms,
-                    attempts: 0,
-                    losses: 0,
-                    checkpoint: Bytes::new(),
-                    goes_alone: false,
-                });
-            }
-        }
-        if let (true, Some(last)) = (last_goes_alone, jobs.last_mut()) {
-            last.goes_alone = true;
-        }
-        let first_lease_ends_in_ms = (jobs.is_empty() && usual_ms > 0).then_some(usual_ms);
-        while terms.left() > 0 {
-            let job = jobs
-                .get_mut(terms.uint()? as usize)
-                .ok_or_else(super::reply::malformed)?;
-            job.lease_ms = terms.uint()?;
-        }
-        while extras.left() > 0 {
-            let mut extra = extras.list()?;
-            let job = jobs
-                .get_mut(extra.uint()? as usize)
-                .ok_or_else(super::reply::malformed)?;
-            job.attempts = extra.uint()? as u32;
-            job.losses = extra.uint()? as u32;
-            job.checkpoint = extra.bytes()?;
-        }
-        let quarantined = quarantined + self.set_aside(keys, nonce, &mut jobs).await;
-        if quarantined > 0 {
-            tracing::error!(
-                key = keys.base(),
-                quarantined,
-                "records that could not be read were set aside"
-            );
-            self.metrics.quarantined.inc_by(quarantined);
-        }
-        if newer > 0 {
-            tracing::error!(
-                key = keys.base(),
-                newer,
-                "jobs that a newer broker stored were left for one that can read them"
-            );
-        }
-        Ok(LeaseBatch {
-            now_us,
-            nonce,
-            jobs,
-            next_due_ms: u64::try_from(next_due).ok(),
-            first_lease_ends_in_ms,
-            verdict,
-            quarantined,
-            among_repeated: false,
-        })
+    }
+    if batch.jobs.is_empty() && usual_ms > 0 {
+        batch.first_lease_ends_in_ms = Some(usual_ms);
+    }
+    if let (verdict::LAST_IS_ALONE, Some(last)) = (verdict, batch.jobs.last_mut()) {
+        last.goes_alone = true;
+    }
+    let newer = read_rest(reply, &mut batch)?;
+    Ok((batch, newer))
+}
+
+/// Reads the end of the reply, which a fetch of plain jobs does not have.
+fn read_rest(reply: &mut Reply, batch: &mut LeaseBatch) -> Result<u64, Error> {
+    let mut terms = reply.list_if_any()?;
+    while terms.left() > 0 {
+        let number = terms.uint()?;
+        batch.job(number)?.lease_ms = terms.uint()?;
+    }
+    let mut extras = reply.list_if_any()?;
+    while extras.left() > 0 {
+        let mut extra = extras.list()?;
+        let job = batch.job(extra.uint()?)?;
+        job.attempts = extra.uint()? as u32;
+        job.losses = extra.uint()? as u32;
+        job.checkpoint = extra.bytes()?;
+    }
+    let mut set_aside = reply.list_if_any()?;
+    let mut newer = 0;
+    if set_aside.left() > 0 {
+        (batch.quarantined, newer) = (set_aside.uint()?, set_aside.uint()?);
+    }
+    // A repeated request: the nonce is that of the first call.
+    if reply.left() > 0 {
+        batch.nonce = Nonce(reply.bytes()?.as_ref().try_into().map_err(|_| malformed())?);
+    }
+    Ok(newer)
+}
+
+impl LeaseBatch {
+    /// The job with this number in the reply.
+    fn job(&mut self, number: u64) -> Result<&mut Leased, Error> {
+        self.jobs.get_mut(number as usize).ok_or_else(malformed)
     }
 }
 
@@ -343,20 +349,11 @@ fn turns(claims: &[Demand]) -> Vec<u8> {
     turns
 }
 
-/// Reads a lane entry: flags (1), time ready (6), id (16).
-fn read_entry(entry: &[u8]) -> Option<(JobId, u64)> {
-    let (time, id) = entry.get(1..)?.split_first_chunk::<6>()?;
-    Some((
-        JobId::from_slice(id)?,
-        time.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn claim(held: u32, jobs: u32) -> Demand {
+    fn demand(held: u32, jobs: u32) -> Demand {
         Demand {
             holder: String::new(),
             owner: Owner::NONE,
@@ -369,11 +366,11 @@ mod tests {
 
     #[test]
     fn who_holds_least_for_its_size_comes_first() {
-        assert!(turns(&[claim(0, 5)]).is_empty());
-        assert_eq!(turns(&[claim(0, 2), claim(0, 2)]), [1, 2, 1, 2]);
+        assert!(turns(&[demand(0, 5)]).is_empty());
+        assert_eq!(turns(&[demand(0, 2), demand(0, 2)]), [1, 2, 1, 2]);
         // Three of four held, none of two, one of four.
-        assert_eq!(turns(&[claim(3, 1), claim(0, 2), claim(1, 3)]), [2, 3, 2, 3, 1, 3]);
-        assert_eq!(turns(&[claim(0, 1_000), claim(0, 1_000)]).len(), MAX_GROUP_ITEMS);
-        assert_eq!(turns(&[claim(2, 0), claim(0, 1)]), [2]);
+        assert_eq!(turns(&[demand(3, 1), demand(0, 2), demand(1, 3)]), [2, 3, 2, 3, 1, 3]);
+        assert_eq!(turns(&[demand(0, 1_000), demand(0, 1_000)]).len(), MAX_GROUP_ITEMS);
+        assert_eq!(turns(&[demand(2, 0), demand(0, 1)]), [2]);
     }
 }

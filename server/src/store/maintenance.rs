@@ -11,9 +11,9 @@ use super::{
 use crate::domain::{Error, JobId, Nonce, Owner, RoutingKey};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
-const ITEMS_PER_ROUND: u64 = 100;
-/// What is only tidied up may wait this long for others of its kind; maintenance.lua says the same.
-const TIDY_MS: u64 = 5_000;
+const ITEMS_PER_RUN: u64 = 100;
+/// What is only pruned may wait this long for others of its kind.
+pub(super) const TIDY_MS: u64 = 5_000;
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]
@@ -142,59 +142,26 @@ impl Store {
         ];
         let policy = &self.policy;
         let mut call = self.scripts.maintenance.call(keys, &parts, 0);
-        call.int(ITEMS_PER_ROUND)
+        call.int(ITEMS_PER_RUN)
+            .int(cursor)
+            .int(u64::from(may_forget))
+            .text(&format!("{:.4}", fastrand::f64()))
             .int(Self::ms(policy.dedupe_window))
             .int(policy.dedupe_max_ids)
             .int(Self::ms(policy.failure_retention))
-            .int(u64::from(policy.max_attempts))
-            .int(u64::from(policy.max_losses))
-            .int(Self::ms(policy.initial_backoff))
-            .int(Self::ms(policy.max_backoff))
-            .int((policy.multiplier * 1_000.0) as u64)
-            .int((policy.jitter * 1_000.0) as u64)
-            .int(Self::ms(policy.attempt_timeout))
             .int(Self::ms(policy.dead_retention))
             .int(policy.dead_max)
             .int(policy.retained_max)
-            .int(cursor)
-            .text(&format!("{:.4}", fastrand::f64()))
+            .int(u64::from(policy.max_attempts))
+            .int(u64::from(policy.max_losses))
             .int(u64::from(policy.max_unconfirmed))
-            .int(u64::from(may_forget));
+            .int(Self::ms(policy.attempt_timeout))
+            .int(Self::ms(policy.initial_backoff))
+            .int(Self::ms(policy.max_backoff))
+            .int((policy.multiplier * 1_000.0) as u64)
+            .int((policy.jitter * 1_000.0) as u64);
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
-        let mut round = MaintenanceReport {
-            now_ms: reply.uint()?,
-            more: reply.int()? == 1,
-            next_ms: reply.maybe_uint()?,
-            promoted: reply.uint()?,
-            timed_out: reply.uint()?,
-            timed_priorities: Vec::new(),
-            lost: reply.uint()?,
-            dead: reply.uint()?,
-            expired: reply.uint()?,
-            cancelled: reply.uint()?,
-            pruned: reply.uint()?,
-            repaired: reply.uint()?,
-            cursor: reply.text()?.parse().unwrap_or(0),
-            quarantined: Vec::new(),
-            strays: 0,
-            busy: false,
-            unconfirmed: 0,
-            forgotten: false,
-            forget_ms: None,
-        };
-        let mut quarantined = reply.list()?;
-        while quarantined.left() > 0 {
-            match JobId::from_slice(&quarantined.bytes()?) {
-                Some(id) => round.quarantined.push(id),
-                None => round.strays += 1,
-            }
-        }
-        round.busy = reply.int()? == 1;
-        round.unconfirmed = reply.uint()?;
-        round.forgotten = reply.int()? == 1;
-        round.forget_ms = reply.maybe_uint()?;
-        round.timed_priorities = reply.bytes()?.iter().map(|digit| digit.saturating_sub(b'0')).collect();
-        Ok(round)
+        read_report(&mut reply)
     }
 
     /// Calls every script once, on a queue that cannot be named from outside and with ids that do not exist.
@@ -262,4 +229,39 @@ impl Store {
         self.update_due_index(0, &[]).await?;
         self.maintain_or_forget(&keys, 0).await.map(drop)
     }
+}
+
+/// Reads what maintenance.lua returned: a list for each duty that says more than one number.
+fn read_report(reply: &mut Reply) -> Result<MaintenanceReport, Error> {
+    let mut report = MaintenanceReport {
+        now_ms: reply.uint()?,
+        more: reply.int()? == 1,
+        next_ms: reply.maybe_uint()?,
+        busy: reply.int()? == 1,
+        ..MaintenanceReport::default()
+    };
+    let mut quarantined = reply.list()?;
+    while quarantined.left() > 0 {
+        match JobId::from_slice(&quarantined.bytes()?) {
+            Some(id) => report.quarantined.push(id),
+            None => report.strays += 1,
+        }
+    }
+    report.promoted = reply.uint()?;
+    let mut lapsed = reply.list()?;
+    report.timed_out = lapsed.uint()?;
+    report.timed_priorities = lapsed.bytes()?.iter().map(|digit| digit.saturating_sub(b'0')).collect();
+    report.lost = lapsed.uint()?;
+    report.unconfirmed = lapsed.uint()?;
+    report.dead = lapsed.uint()?;
+    report.cancelled = lapsed.uint()?;
+    report.expired = reply.uint()?;
+    report.pruned = reply.uint()?;
+    let mut repair = reply.list()?;
+    report.repaired = repair.uint()?;
+    report.cursor = repair.text()?.parse().unwrap_or(0);
+    let mut forget = reply.list()?;
+    report.forgotten = forget.int()? == 1;
+    report.forget_ms = forget.maybe_uint()?;
+    Ok(report)
 }

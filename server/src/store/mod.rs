@@ -7,6 +7,7 @@ mod enqueue;
 mod fleet;
 mod job;
 pub mod keys;
+mod layout;
 mod lease;
 mod maintenance;
 mod queue;
@@ -73,8 +74,8 @@ pub struct Store {
     metrics: Arc<Metrics>,
     condition: Arc<Condition>,
     in_flight: TaskTracker,
-    facts: std::sync::RwLock<Option<preflight::RedisFacts>>,
-    lost_fetches: std::sync::Mutex<Vec<reclaim::LostFetch>>,
+    facts: parking_lot::RwLock<Option<preflight::RedisFacts>>,
+    lost_fetches: parking_lot::Mutex<Vec<reclaim::LostFetch>>,
 }
 
 impl Store {
@@ -93,8 +94,8 @@ impl Store {
             tag: format!("{:08x}", fastrand::u32(..)),
             policy: options.policy,
             metrics,
-            facts: std::sync::RwLock::default(),
-            lost_fetches: std::sync::Mutex::default(),
+            facts: parking_lot::RwLock::default(),
+            lost_fetches: parking_lot::Mutex::default(),
         };
         let mut connection = store.reads.get().await.map_err(|failure| store.not_reached(failure))?;
         let outcome = preflight::check(&mut connection, &store.prefix, options.allow_unsafe).await?;
@@ -102,9 +103,7 @@ impl Store {
         loaded.map_err(|error| store.not_run(redis::failure(&error)))?;
         store.try_scripts().await.map_err(|failure| store.not_run(failure))?;
         store.try_listening().await.map_err(|failure| store.not_run(failure))?;
-        if let Ok(mut facts) = store.facts.write() {
-            *facts = Some(outcome);
-        }
+        *store.facts.write() = Some(outcome);
         Ok(store)
     }
 
@@ -162,7 +161,7 @@ impl Store {
 
     /// What was found out about this Redis at the start, with the role that it has now.
     pub fn facts(&self) -> Option<preflight::RedisFacts> {
-        let mut facts = self.facts.read().ok()?.clone()?;
+        let mut facts = self.facts.read().clone()?;
         if let Some(role) = self.condition.role() {
             facts.role = role;
         }

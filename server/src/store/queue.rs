@@ -5,7 +5,7 @@ use redis::Value;
 
 use super::{
     QueueKeys, Store,
-    keys::part,
+    keys::{meta, part},
     reply::{Reply, first_score_ms},
 };
 use crate::domain::Error;
@@ -85,7 +85,7 @@ impl Store {
         let answers = join_all(queues.map(async |keys| {
             let (mut jobs, mut paused) = (redis::cmd("EXISTS"), redis::cmd("HEXISTS"));
             jobs.arg(keys.key(part::LANES)).arg(keys.key(part::SCHEDULED));
-            paused.arg(keys.key(part::META)).arg("pa");
+            paused.arg(keys.key(part::META)).arg(meta::PAUSED);
             let mut first_lease = redis::cmd("ZRANGE");
             first_lease
                 .arg(keys.key(part::DEADLINES))

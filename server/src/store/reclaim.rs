@@ -1,14 +1,11 @@
 //! Jobs that were leased and that nobody has go back at once and count nothing: those of a call whose answer was lost, and those that a worker did not get
 //! before its stream broke.
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::{NackAction, NackItem, QueueKeys, Store, keys::part, reply::Reply};
+use super::{NackAction, NackItem, QueueKeys, Store, keys::part, layout::LeaseValue, reply::Reply};
 use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS};
 
 /// When to walk the leases, counted from the loss: a command that was on its way when its connection broke may still run a moment later.
@@ -57,7 +54,7 @@ impl LostFetch {
 impl Store {
     /// Gives back what lost fetches leased, as far as it is time for it; returns how many jobs. To be called about once a second.
     pub async fn reclaim_lost(&self) -> usize {
-        let mut fetches = std::mem::take(&mut *self.lost_fetches.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut fetches = std::mem::take(&mut *self.lost_fetches.lock());
         fetches.retain(|fetch| fetch.walks < WALKS.len() && fetch.since.elapsed() < fetch.lease.max(AT_LEAST));
         fetches.drain(..fetches.len().saturating_sub(MOST));
         let mut released = 0;
@@ -80,10 +77,7 @@ impl Store {
                 break;
             }
         }
-        self.lost_fetches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .append(&mut fetches);
+        self.lost_fetches.lock().append(&mut fetches);
         if released > 0 {
             tracing::info!(
                 jobs = released,
@@ -95,7 +89,7 @@ impl Store {
 
     /// Gives back every lease of one fetch, in the order of their ids.
     pub async fn reclaim(&self, keys: &QueueKeys, nonce: Nonce) -> Result<usize, Error> {
-        let leases = self.leases(keys, |value| value.starts_with(&nonce.0)).await?;
+        let leases = self.leases(keys, |lease| lease.nonce() == Some(nonce)).await?;
         self.release_all(keys, leases.into_iter().map(|(id, _)| (id, nonce)).collect(), None)
             .await
     }
@@ -108,15 +102,18 @@ impl Store {
         if Reply::one(self.reads.run(&command, true).await?).uint()? > MOST_LEASES {
             return Ok(0);
         }
-        let unconfirmed = [&owner.0[..], b"0"].concat();
         let leases = self
-            .leases(keys, |value| value.get(23..32) == Some(&unconfirmed))
+            .leases(keys, |lease| lease.is_owned_by(owner) && !lease.is_confirmed())
             .await?;
         self.release_all(keys, leases, Some(owner)).await
     }
 
     /// The leases of a queue whose values are `wanted`, by id.
-    async fn leases(&self, keys: &QueueKeys, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<(JobId, Nonce)>, Error> {
+    async fn leases(
+        &self,
+        keys: &QueueKeys,
+        wanted: impl Fn(&LeaseValue) -> bool,
+    ) -> Result<Vec<(JobId, Nonce)>, Error> {
         let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
         loop {
             let mut command = redis::cmd("HSCAN");
@@ -126,10 +123,11 @@ impl Store {
             let mut fields = reply.list()?;
             while fields.left() > 0 {
                 let (id, value) = (fields.bytes()?, fields.bytes()?);
-                if wanted(&value)
-                    && let (Some(id), Some(nonce)) = (JobId::from_slice(&id), value.first_chunk())
+                if let (Some(id), Some(lease)) = (JobId::from_slice(&id), LeaseValue::new(value))
+                    && wanted(&lease)
+                    && let Some(nonce) = lease.nonce()
                 {
-                    found.push((id, Nonce(*nonce)));
+                    found.push((id, nonce));
                 }
             }
             if cursor == "0" {

@@ -2,7 +2,12 @@
 
 use bytes::Bytes;
 
-use super::{QueueKeys, Store, keys::part, reply::Reply};
+use super::{
+    QueueKeys, Store,
+    keys::part,
+    reply::Reply,
+    script::protocol::{ack, code, extend, nack},
+};
 use crate::domain::{Error, JobId, JobState, Nonce, Owner};
 
 /// A lease that is done.
@@ -38,16 +43,16 @@ pub enum NackAction {
 }
 
 impl NackAction {
-    const fn letter(self) -> &'static [u8; 1] {
+    const fn letter(self) -> &'static str {
         match self {
-            Self::Retry => b"T",
-            Self::Release => b"L",
-            Self::ReleaseUndelivered => b"G",
-            Self::ReleaseUnconfirmed => b"U",
-            Self::Snooze => b"Z",
-            Self::DeadLetter => b"D",
-            Self::Discard => b"C",
-            Self::SetAside => b"Q",
+            Self::Retry => nack::RETRY,
+            Self::Release => nack::RELEASE,
+            Self::ReleaseUndelivered => nack::UNDELIVERED,
+            Self::ReleaseUnconfirmed => nack::UNCONFIRMED,
+            Self::Snooze => nack::SNOOZE,
+            Self::DeadLetter => nack::DEAD_LETTER,
+            Self::Discard => nack::DISCARD,
+            Self::SetAside => nack::QUARANTINE,
         }
     }
 }
@@ -83,6 +88,20 @@ pub enum Extender {
     Leaving(Owner, u64),
     /// A stream that keeps it from now on, for a worker that has the job.
     Taking(Owner),
+}
+
+impl Extender {
+    /// Who asks, as extend.lua reads it.
+    fn argument(self) -> Vec<u8> {
+        let stream = |kind, owner: Owner, rest: &[u8]| [&[kind][..], &owner.0, rest].concat();
+        match self {
+            Self::Holder => vec![extend::HOLDER],
+            Self::Exactly => vec![extend::EXACTLY],
+            Self::Owner(owner, confirmed) => stream(extend::OWNER, owner, if confirmed { b"1" } else { b"0" }),
+            Self::Leaving(owner, term_ms) => stream(extend::LEAVING, owner, format!("1{term_ms}").as_bytes()),
+            Self::Taking(owner) => stream(extend::TAKING, owner, b""),
+        }
+    }
 }
 
 /// A lease to prolong.
@@ -163,7 +182,7 @@ impl Store {
         let kept = |item: &AckItem| item.result.is_some() && self.policy.keep_results;
         for run in items.chunk_by(|a, b| a.nonce == b.nonce && kept(a) == kept(b)) {
             call.bytes(&run[0].nonce.0)
-                .bytes(if kept(run[0]) { b"r" } else { b"p" })
+                .text(if kept(run[0]) { ack::WITH_RESULTS } else { ack::PLAIN })
                 .int(run.len() as u64);
             for item in run {
                 call.bytes(&item.job_id.0);
@@ -213,7 +232,7 @@ impl Store {
         for item in items {
             call.bytes(&item.job_id.0)
                 .bytes(&item.nonce.0)
-                .bytes(item.action.letter());
+                .text(item.action.letter());
             match (item.if_owner, item.delay_ms) {
                 (Some(owner), _) => call.bytes(&owner.0),
                 (None, delay) => call.text(&delay.map(|ms| ms.to_string()).unwrap_or_default()),
@@ -249,17 +268,7 @@ impl Store {
         call.int(Self::ms(self.policy.attempt_timeout));
         for item in items {
             call.bytes(&item.job_id.0).bytes(&item.nonce.0).int(item.duration_ms);
-            match item.by {
-                Extender::Holder => call.bytes(b"h"),
-                Extender::Exactly => call.bytes(b"s"),
-                Extender::Owner(owner, confirmed) => {
-                    call.bytes(&[&b"k"[..], &owner.0, if confirmed { b"1" } else { b"0" }].concat())
-                }
-                Extender::Leaving(owner, term_ms) => {
-                    call.bytes(&[&b"e"[..], &owner.0, b"1", term_ms.to_string().as_bytes()].concat())
-                }
-                Extender::Taking(owner) => call.bytes(&[&b"t"[..], &owner.0].concat()),
-            };
+            call.bytes(&item.by.argument());
             match &item.progress {
                 Some((percent, message, checkpoint)) => {
                     call.text(&format!("{percent}")).text(message).bytes(checkpoint);
@@ -282,11 +291,11 @@ impl Store {
                     deadline_ms: now_ms + ms as u64,
                     ..Extended::default()
                 }),
-                -3 => Ok(Extended {
+                extend::OTHER_OWNER => Ok(Extended {
                     moved: true,
                     ..Extended::default()
                 }),
-                -4 => Err(Error::AlreadySettled),
+                extend::SETTLED => Err(Error::AlreadySettled),
                 _ => Err(Error::LeaseLost),
             });
         }
@@ -313,9 +322,9 @@ impl Store {
 
 fn settled(code: i64, now_ms: u64) -> Result<Settled, Error> {
     match code {
-        0 => Ok(Settled { now_ms, already: false }),
-        1 => Ok(Settled { now_ms, already: true }),
-        3 => Err(Error::AlreadySettled),
+        code::APPLIED => Ok(Settled { now_ms, already: false }),
+        code::ALREADY => Ok(Settled { now_ms, already: true }),
+        code::OTHERWISE => Err(Error::AlreadySettled),
         _ => Err(Error::LeaseLost),
     }
 }

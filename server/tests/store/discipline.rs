@@ -286,33 +286,16 @@ fn read(line: &str, runs: &mut Vec<Run>) -> bool {
     true
 }
 
-/// The name of the file of lua/ with whose text a script ends.
+/// The script that a text is: its second line says so.
 fn script_of(text: &[u8]) -> String {
-    // Without comments, and without the lines that only the scripts for a Cluster have.
-    let core = |text: &str| -> String {
-        let lines = text.lines().map(|line| (line.trim_start(), line));
-        lines
-            .filter(|(start, _)| !start.is_empty() && !start.starts_with("--") && !start.starts_with("touch"))
-            .flat_map(|(_, line)| [line, "\n"])
-            .collect()
-    };
-    let text = core(&String::from_utf8_lossy(text));
-    let matches = |name: &str| {
-        let path = format!("{}/src/store/lua/{name}.lua", env!("CARGO_MANIFEST_DIR"));
-        let file = std::fs::read_to_string(path).unwrap();
-        // The assembler puts functions in place of a line `-- with: `.
-        let tail = file
-            .rsplit_once("-- with: ")
-            .and_then(|(_, rest)| rest.split_once('\n'))
-            .map_or(&*file, |(_, tail)| tail);
-        text.ends_with(&core(tail))
-    };
-    outcomes::OUTCOMES
-        .iter()
-        .map(|(name, _)| *name)
-        .find(|name| matches(name))
-        .expect("a script of lua/")
-        .to_owned()
+    let text = String::from_utf8_lossy(text);
+    let name = text
+        .lines()
+        .nth(1)
+        .and_then(|line| line.strip_prefix("-- ")?.strip_suffix(".lua"));
+    let known = outcomes::OUTCOMES.iter().map(|(name, _)| *name);
+    let script = known.into_iter().find(|known| Some(*known) == name);
+    script.expect("a script of lua/").to_owned()
 }
 
 /// The quoted words of a MONITOR line.

@@ -32,6 +32,9 @@ fn the_page_names_every_script_with_its_moves() {
     let scripts = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/lua")).unwrap();
     for file in scripts {
         let path = file.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         assert!(
             PAGE.contains(&format!("`{name}`")),

@@ -1,6 +1,6 @@
 //! The stored body of a job: immutable, versioned, and for the most part the very bytes that the producer sent.
 //!
-//! Layout, read by the scripts too (lua/lib.lua): version (1), flags (1), priority (1), length of the job type (1), job type, time of creation in
+//! Layout, read by the scripts too (store/lua/lib/record.lua): version (1), flags (1), priority (1), length of the job type (1), job type, time of creation in
 //! milliseconds (6), the policy block if `flag::POLICY` is set, and then the other fields of `JobSpec` as they came over the wire.
 //! `LeasedJob` has the same field numbers (`is_shared`), so a job is handed to a worker by putting its own fields around these bytes.
 
@@ -78,7 +78,10 @@ impl Default for OwnPolicy {
     }
 }
 
-const POLICY_FIXED: usize = 2 + 2 + 4 + 4 + 4 + 2 + 4 + 4 + 1;
+/// Bytes of the head of a record beside its job type and its policy block.
+pub const FIXED_BYTES: usize = 10;
+/// Bytes of the policy block without its failure types.
+pub const POLICY_BYTES: usize = 2 + 2 + 4 + 4 + 4 + 2 + 4 + 4 + 1;
 
 /// The default priority, and that of a record in which none can be read.
 pub const DEFAULT_PRIORITY: u8 = 5;
@@ -113,9 +116,9 @@ impl Head {
     pub fn encode(&self, fields: &SpecFields<'_>) -> Bytes {
         let kind = self.job_type.as_str().as_bytes();
         let policy_bytes = self.policy.as_ref().map_or(0, |p| {
-            POLICY_FIXED + p.non_retryable.iter().map(|t| t.len() + 1).sum::<usize>()
+            POLICY_BYTES + p.non_retryable.iter().map(|t| t.len() + 1).sum::<usize>()
         });
-        let size = 10 + kind.len() + policy_bytes + fields.len();
+        let size = FIXED_BYTES + kind.len() + policy_bytes + fields.len();
         let large = if size > LARGE_BYTES { flag::LARGE } else { 0 };
         let mut out = BytesMut::with_capacity(size);
         out.put_slice(&[VERSION, self.flags | large, self.priority, kind.len() as u8]);

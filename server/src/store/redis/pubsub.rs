@@ -13,7 +13,10 @@ use redis::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::Endpoint;
-use crate::{domain::JobId, store::Store};
+use crate::{
+    domain::JobId,
+    store::{Store, script::protocol::notify},
+};
 
 /// A channel that nobody here cares for is listened to for so long: as a rule somebody comes back, and every change costs Redis a command.
 const LINGER: Duration = Duration::from_secs(10);
@@ -59,13 +62,14 @@ pub enum Notification {
 
 impl Notification {
     fn parse(message: &[u8], our_tag: &str) -> Option<Self> {
-        let (&kind, rest) = message.split_first()?;
-        if kind == b'd' {
+        let (kind, rest) = message.split_at_checked(1)?;
+        let kind = std::str::from_utf8(kind).ok()?;
+        if kind == notify::SETTLED {
             return Some(Self::Settled(JobId::from_slice(rest)?));
         }
         let (tag, rest) = rest.split_at_checked(8)?;
         match kind {
-            b'r' => {
+            notify::LANE_READY => {
                 let (priority, job_type) = std::str::from_utf8(rest).ok()?.split_once(':')?;
                 Some(Self::LaneReady {
                     by_us: tag == our_tag.as_bytes(),
@@ -73,8 +77,8 @@ impl Notification {
                     job_type: job_type.to_owned(),
                 })
             }
-            b'z' => Some(Self::DueEarlier(std::str::from_utf8(rest).ok()?.parse().ok()?)),
-            b'c' => {
+            notify::DUE_EARLIER => Some(Self::DueEarlier(std::str::from_utf8(rest).ok()?.parse().ok()?)),
+            notify::CANCEL => {
                 let (id, rest) = rest.split_at_checked(16)?;
                 let (grace, reason) = rest.split_first_chunk::<4>()?;
                 Some(Self::Cancel {

@@ -1,0 +1,36 @@
+-- Duty: delete what is past its time: waits, retained jobs, memories of settled ids.
+
+local function prune_waits(run)
+  local over = call('ZRANGEBYSCORE', base .. KEY_WAITERS, '-inf', now, 'LIMIT', 0, run.limit)
+  if #over >= run.limit then run.more = 1 end
+  if #over > 0 then call('ZREM', base .. KEY_WAITERS, unpack(over)) end
+end
+
+-- Deletes jobs that are retained in this set: by age, then by count, oldest first. Returns how many.
+local function prune_retained(run, key, age_limit, most)
+  local limit = run.limit
+  local old = call('ZRANGEBYSCORE', key, '-inf', age_limit, 'LIMIT', 0, limit)
+  if #old < limit then
+    local excess = min(limit - #old, call('ZCARD', key) - #old - most)
+    if excess > 0 then
+      for _, id in ipairs(call('ZRANGE', key, #old, #old + excess - 1)) do old[#old + 1] = id end
+    end
+  end
+  if #old > 0 then
+    touch_ends(old)
+    for _, id in ipairs(old) do call('UNLINK', base .. KEY_RECORD .. id, base .. KEY_STATE .. id) end
+    call('ZREM', key, unpack(old))
+  end
+  if #old >= limit then run.more = 1 end
+  return #old
+end
+
+-- Begins a new generation of the memory if the current one is too old or too large.
+local function turn_memory(run)
+  if not run.generation then return end
+  local gen, start = tonumber(run.generation) or 0, tonumber(run.generation_start) or 0
+  local current, before = base .. KEY_MEMORY .. gen, base .. KEY_MEMORY .. (gen - 1)
+  local is_too_old = now - start >= run.window_ms and call('EXISTS', current, before) > 0
+  local held = call('HLEN', current)
+  if is_too_old or held > 0 and held >= run.max_ids then begin(next_generation(gen, start, run.window_ms)) end
+end

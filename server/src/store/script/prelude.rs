@@ -1,0 +1,113 @@
+//! The constants that scripts use by name. The assembler writes their literals into the text of a script: a Lua local
+//! would cost time at each call, and a function may have only 200 of them.
+
+use super::{
+    protocol,
+    shared::{FirstByte, InLua},
+};
+use crate::{
+    domain::{
+        JobState, limits,
+        record::{self, flag},
+    },
+    store::{keys, layout, maintenance, queue},
+};
+
+/// Lanes that one fetch walks through.
+const LANES_PER_FETCH: usize = 64;
+/// Lane entries that one fetch goes through, leased or not (cancelled, late, unreadable).
+const ENTRIES_PER_FETCH: usize = 1_024;
+/// Due jobs that one fetch promotes before it leases.
+const PROMOTED_PER_FETCH: usize = 100;
+/// A job with so many unconfirmed deliveries is leased alone.
+const SUSPECT_AFTER: u32 = 3;
+/// Bytes of a record that hold its head, whatever the payload: the fixed part and 32 types of 129 bytes.
+const RECORD_HEAD_BYTES: usize = 4_400;
+/// Scores of lanes of two priorities are at least so far apart: more than any time in milliseconds.
+const PRIORITY_SPAN: u64 = 1 << 42;
+/// A member of the deadlines that is no job; longer than the 64 bytes up to which Redis encodes a small sorted set as a
+/// list.
+const NO_JOB_BYTES: usize = 65;
+/// A lease whose record a newer version wrote is left for a newer broker this long, before it is tried again.
+const NEWER_PAUSE_MS: u64 = 10_000;
+/// How many lane entries a fetch reads at first where some of the next may be dead.
+const ENTRIES_READ_AT_FIRST: usize = 64;
+
+/// Each name and its literal in Lua.
+pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let groups = [
+        keys::part::in_lua(),
+        keys::field::in_lua(),
+        keys::meta::in_lua(),
+        keys::request::in_lua(),
+        layout::entry::in_lua(),
+        layout::lease::in_lua(),
+        layout::memory::in_lua(),
+        protocol::enqueue::in_lua(),
+        protocol::scope::in_lua(),
+        protocol::verdict::in_lua(),
+        protocol::next_due::in_lua(),
+        protocol::ack::in_lua(),
+        protocol::nack::in_lua(),
+        protocol::code::in_lua(),
+        protocol::extend::in_lua(),
+        protocol::notify::in_lua(),
+        protocol::due::in_lua(),
+        protocol::wait::in_lua(),
+    ];
+    for (name, literal) in groups.into_iter().flatten() {
+        all.push((name.to_owned(), literal));
+    }
+    for state in JobState::ALL {
+        let name = format!("STATE_{}", format!("{state:?}").to_uppercase());
+        all.push((name, format!("'{}'", state.letter())));
+    }
+    let mut one = |name: &str, value: &dyn InLua| all.push((name.to_owned(), value.in_lua()));
+    record_format(&mut one);
+    one("LANES_PER_FETCH", &LANES_PER_FETCH);
+    one("LANES_PER_COUNT", &queue::LANES_PER_COUNT);
+    one("JOBS_PER_FETCH", &limits::MAX_LEASE_JOBS);
+    one("BYTES_PER_FETCH", &limits::MAX_GROUP_BYTES);
+    one("ENTRIES_PER_FETCH", &ENTRIES_PER_FETCH);
+    one("ENTRIES_READ_AT_FIRST", &ENTRIES_READ_AT_FIRST);
+    one("PROMOTED_PER_FETCH", &PROMOTED_PER_FETCH);
+    one("SUSPECT_AFTER", &SUSPECT_AFTER);
+    one("PRIORITY_SPAN", &PRIORITY_SPAN);
+    one("DIGIT_0", &b'0');
+    one("DIGIT_1", &b'1');
+    one("DIGIT_9", &b'9');
+    one("MINUS", &b'-');
+    one("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
+    one("TIDY_MS", &maintenance::TIDY_MS);
+    one("NEWER_PAUSE_MS", &NEWER_PAUSE_MS);
+    one(
+        "UNCONFIRMED_TEXT",
+        &" times no worker confirmed that it had received this job",
+    );
+    one("IN_CLUSTER", &cluster);
+    one("NOBODY", &"--------");
+    one("NO_JOB", &"-".repeat(NO_JOB_BYTES).as_str());
+    all
+}
+
+/// The format of a stored job: domain/record/mod.rs.
+fn record_format(one: &mut impl FnMut(&str, &dyn InLua)) {
+    one("RECORD_VERSION", &record::VERSION);
+    one("RECORD_HEAD_BYTES", &RECORD_HEAD_BYTES);
+    one("RECORD_FIXED_BYTES", &record::FIXED_BYTES);
+    one("POLICY_BYTES", &record::POLICY_BYTES);
+    one("FLAG_STATE", &flag::STATE);
+    one("FLAG_START_BY", &flag::START_BY);
+    one("FLAG_ATTEMPT_TIMEOUT", &flag::ATTEMPT_TIMEOUT);
+    one("FLAG_RETENTION", &flag::RETENTION);
+    one("FLAG_POLICY", &flag::POLICY);
+    one("FLAG_LARGE", &flag::LARGE);
+    one("JITTER_UNSET", &record::JITTER_UNSET);
+    one("RETENTION_UNSET", &record::RETENTION_UNSET);
+    // To compare entries and records with: any flag, a large record, our version and the next.
+    one("FLAGS_BYTE", &FirstByte(1));
+    one("LARGE_BYTE", &FirstByte(flag::LARGE));
+    one("VERSION_BYTE", &FirstByte(record::VERSION));
+    one("NEXT_VERSION_BYTE", &FirstByte(record::VERSION + 1));
+}

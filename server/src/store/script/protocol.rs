@@ -1,0 +1,182 @@
+//! The words of the script calls: letters in arguments and codes in replies. Some letters are stored, too (in lease
+//! values, states and memories), so none may change.
+
+use super::shared::shared;
+
+shared! {
+    /// enqueue.lua: what the jobs of a group say beside their records.
+    mod enqueue as "ENQUEUE_" {
+        /// The broker made the ids: nothing else is said.
+        NEW_IDS: &str = "n";
+        /// The caller made the ids: nothing else is said.
+        GIVEN_IDS: &str = "p";
+        /// Each job says when it starts, until when, and its unique key.
+        WITH_OPTIONS: &str = "x";
+        /// Arguments of each job in a group without options.
+        STRIDE: usize = 2;
+        /// Arguments of each job in a group with options.
+        OPTIONS_STRIDE: usize = 6;
+        /// First byte of a start time: so many milliseconds from now.
+        START_IN: u8 = b'd';
+        /// First byte of a start time: absolute milliseconds.
+        START_AT: u8 = b'a';
+    }
+}
+
+shared! {
+    /// Until when a unique key is held; stored in the state hash.
+    mod scope as "SCOPE_" {
+        /// Until the first lease.
+        LEASED: &str = "L";
+        /// Until the job ends.
+        SETTLED: &str = "S";
+    }
+}
+
+shared! {
+    /// lease.lua: how a fetch ended.
+    mod verdict as "VERDICT_" {
+        /// There are no more jobs for these demands, or each got all it asked for.
+        DONE: i64 = 0;
+        /// The queue is paused.
+        PAUSED: i64 = 1;
+        /// There may be more: fetch again at once.
+        AGAIN: i64 = 2;
+        /// The next job is larger than what each demand has left, or must be the only one of a lease call.
+        BLOCKED_BY_SIZE: i64 = 3;
+        /// As `AGAIN`, and the last job must be the only one of its delivery.
+        LAST_IS_ALONE: i64 = 4;
+    }
+}
+
+shared! {
+    /// lease.lua: values that stand in the place of the next due time.
+    mod next_due as "NEXT_DUE_" {
+        /// No job is scheduled.
+        NONE: i64 = -1;
+        /// Nothing was done: the request id was used with another request.
+        REQUEST_ID_REUSED: i64 = -2;
+        /// Nothing was done: one of several request ids was used before.
+        AMONG_REPEATED: i64 = -3;
+    }
+}
+
+shared! {
+    /// ack.lua: what follows the ids of a run.
+    mod ack as "ACK_" {
+        /// Nothing.
+        PLAIN: &str = "p";
+        /// The result of each job.
+        WITH_RESULTS: &str = "r";
+    }
+}
+
+shared! {
+    /// nack.lua: what to do with a job; stored in the memory of settled ids.
+    mod nack as "NACK_" {
+        /// Run again, after the backoff or a delay.
+        RETRY: &str = "T";
+        /// The worker did not start it: back to the head of its lane.
+        RELEASE: &str = "L";
+        /// No worker has it: back to the head of its lane.
+        UNDELIVERED: &str = "G";
+        /// As `UNDELIVERED`, and counted as a delivery that no worker confirmed.
+        UNCONFIRMED: &str = "U";
+        /// Run later.
+        SNOOZE: &str = "Z";
+        /// Dead at once.
+        DEAD_LETTER: &str = "D";
+        /// Cancelled at once.
+        DISCARD: &str = "C";
+        /// Set aside: the broker cannot read the record.
+        QUARANTINE: &str = "Q";
+        /// Arguments of each job.
+        STRIDE: usize = 8;
+        /// The first argument that belongs to a job.
+        FIRST: usize = 10;
+        /// Releases in a row, without an attempt in between, before a job is delayed.
+        FREE_RELEASES: u32 = 5;
+        /// First delay of a job that was released too often, in milliseconds; it doubles each time.
+        RELEASE_DELAY_MS: u64 = 250;
+        /// Longest delay of a job that was released too often, in milliseconds.
+        RELEASE_DELAY_MAX_MS: u64 = 10_000;
+    }
+}
+
+shared! {
+    /// ack.lua and nack.lua: what became of a settlement.
+    mod code as "CODE_" {
+        /// Applied.
+        APPLIED: i64 = 0;
+        /// Settled in the same way before.
+        ALREADY: i64 = 1;
+        /// The lease is lost.
+        LEASE_LOST: i64 = 2;
+        /// Settled in another way before.
+        OTHERWISE: i64 = 3;
+    }
+}
+
+shared! {
+    /// extend.lua: who moves the deadline (first byte of that argument), and the replies that are no remaining time.
+    mod extend as "EXTEND_" {
+        /// The holder.
+        HOLDER: u8 = b'h';
+        /// The holder, for exactly this term.
+        EXACTLY: u8 = b's';
+        /// The stream that owns the lease.
+        OWNER: u8 = b'k';
+        /// The stream that owns the lease, and ends.
+        LEAVING: u8 = b'e';
+        /// A stream that owns the lease from now on.
+        TAKING: u8 = b't';
+        /// Arguments of each lease.
+        STRIDE: usize = 7;
+        /// The lease is lost.
+        LEASE_LOST: i64 = -1;
+        /// The attempt timeout is reached.
+        TIMEOUT_REACHED: i64 = -2;
+        /// Another stream owns the lease.
+        OTHER_OWNER: i64 = -3;
+        /// This lease was settled.
+        SETTLED: i64 = -4;
+    }
+}
+
+shared! {
+    /// First byte of a message on the channel of a queue.
+    mod notify as "NOTIFY_" {
+        /// A lane was empty and is not any more: tag of the broker, lane.
+        LANE_READY: &str = "r";
+        /// A scheduled job is due before all others: tag of the broker, time in milliseconds.
+        DUE_EARLIER: &str = "z";
+        /// A job for which a call waits has settled: id.
+        SETTLED: &str = "d";
+        /// A leased job is to be cancelled: tag of the broker, id, grace in milliseconds (4 bytes), reason.
+        CANCEL: &str = "c";
+    }
+}
+
+shared! {
+    /// due_index.lua: what is reported of a queue.
+    mod due as "DUE_" {
+        /// A job is about to be stored in it.
+        USED: &str = "u";
+        /// It exists.
+        KNOWN: &str = "k";
+        /// Something falls due in it, so many milliseconds from now.
+        WITHIN: &str = "d";
+        /// Its maintenance has run.
+        MAINTAINED: &str = "v";
+    }
+}
+
+shared! {
+    /// wait_job.lua: what is no state of a settled job.
+    mod wait as "WAIT_" {
+        /// The job is not settled.
+        UNSETTLED: &str = "";
+        /// There is no such job.
+        UNKNOWN: &str = "?";
+    }
+}
