@@ -1,4 +1,5 @@
-//! Errors as gRPC tells them: the only file that gives an error its code. Its inverse is in the client library; a test there goes both ways.
+//! Maps errors to gRPC: the only file that gives an error its code. The client library has the inverse; a test there
+//! goes both ways.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -41,7 +42,7 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
     }
 }
 
-/// What a machine may want to know beside the reason.
+/// Machine-readable details of the error besides its reason.
 fn metadata(error: &Error) -> HashMap<String, String> {
     let entry = match error {
         Error::DuplicateJob { existing } => (EXISTING_JOB_ID, existing.to_string()),
@@ -55,7 +56,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
     HashMap::from([(entry.0.to_owned(), entry.1)])
 }
 
-/// The field that has to be changed.
+/// The field with the error.
 fn wrong_field(error: &Error) -> Option<&str> {
     match error {
         Error::Invalid { field, .. } | Error::PayloadTooLarge { field, .. } => Some(field),
@@ -65,7 +66,7 @@ fn wrong_field(error: &Error) -> Option<&str> {
     }
 }
 
-/// When to try again, where that helps.
+/// How long to wait before a retry, if a retry can help.
 fn retry_after(code: Code) -> Option<Duration> {
     matches!(code, Code::Unavailable | Code::ResourceExhausted).then_some(RETRY_AFTER)
 }
@@ -89,7 +90,8 @@ pub(super) fn status(error: &Error) -> Status {
     Status::with_error_details(code, error.to_string(), details)
 }
 
-/// What tonic refuses before any code of ours sees it, as an error of ours. `None` for what it says of connections and of services that are not ours.
+/// The broker's error for a status with which tonic itself refused a request. `None` for a status of the connection or
+/// of another service.
 pub(super) fn refused_by_tonic(code: Code) -> Option<Error> {
     match code {
         Code::OutOfRange => Some(Error::MessageTooLarge),
@@ -98,10 +100,10 @@ pub(super) fn refused_by_tonic(code: Code) -> Option<Error> {
     }
 }
 
-/// A frame that could not be read; `None` if it is the connection that broke.
+/// The error for a frame that could not be decoded, or `None` if the connection broke.
 pub(super) fn unreadable(status: &Status) -> Option<Error> {
     use std::error::Error as _;
-    // What the connection does has a source.
+    // Only errors of the connection have a source.
     status
         .source()
         .is_none()
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_raised_by_some_error_and_named_in_its_details() {
+    fn every_reason_has_an_error_with_the_same_details_in_a_status_and_an_item() {
         let mut raised: Vec<String> = one_of_each()
             .iter()
             .map(|error| {
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_cannot_be_read_is_told_apart_from_a_connection_that_broke() {
+    fn an_unreadable_frame_is_an_error_and_a_broken_connection_is_not() {
         assert_eq!(
             unreadable(&Status::out_of_range("found 7")),
             Some(Error::MessageTooLarge)
@@ -224,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_defect_stays_in_the_log() {
+    fn the_text_of_a_bug_stays_in_the_log() {
         assert!(!status(&Error::Bug("secret detail".into())).message().contains("secret"));
     }
 

@@ -1,18 +1,18 @@
-//! Everything that can go wrong, as far as a caller can tell it apart. `status.rs` gives each its code and reason.
+//! Every error that a caller can tell apart. `status.rs` gives each its code and reason.
 
 use std::time::Duration;
 
 use super::{JobId, ids::InvalidName};
 
-/// Why a call, or one item of a batch, was not done.
+/// Why a call, or one item of a batch, failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A field has a value that is not allowed.
+    /// A field has an invalid value.
     #[error("{field} {problem}")]
     Invalid {
         /// The field, as the proto names it.
         field: String,
-        /// What is wrong with it, continuing the sentence that the field begins.
+        /// What is wrong, as the end of a sentence that begins with the field.
         problem: String,
     },
     /// A payload or a result is too large.
@@ -28,27 +28,29 @@ pub enum Error {
     /// A batch has too many items or bytes.
     #[error("the batch has {size} {unit}, the limit is {limit}")]
     BatchTooLarge {
-        /// How much there is.
+        /// Its size.
         size: usize,
         /// The bound.
         limit: usize,
-        /// Of what: items or bytes.
+        /// The unit of both: items or bytes.
         unit: &'static str,
     },
-    /// A message too large to be read at all.
-    #[error("the message is larger than this broker reads; GetBrokerInfo has its limits")]
+    /// A message that is too large to be read.
+    #[error("the message is larger than this broker accepts; GetBrokerInfo returns its limits")]
     MessageTooLarge,
-    /// A lease token that no broker made.
-    #[error("lease_token was not made by this system")]
+    /// Bytes that are not a lease token.
+    #[error("lease_token is not a token of this system")]
     MalformedToken,
     /// A lease token of the next version.
-    #[error("lease_token was made by a newer broker; settle at one of its version, or once all brokers have it")]
+    #[error(
+        "lease_token was made by a newer broker; settle at a broker of that version, or after all brokers are upgraded"
+    )]
     NewerToken,
-    /// A request id that was used for another request.
-    #[error("request_id was used with another selector, lease_duration, max_jobs or max_bytes")]
+    /// A request id that was used for a different request.
+    #[error("request_id was already used with a different selector, lease_duration, max_jobs or max_bytes")]
     RequestIdReused,
     /// An atomic batch over several queues.
-    #[error("an atomic batch must have one routing key, this one has {first} and {second}")]
+    #[error("an atomic batch must have a single routing key, this one has {first} and {second}")]
     CrossQueueAtomic {
         /// One routing key.
         first: String,
@@ -58,43 +60,43 @@ pub enum Error {
     /// No such job, or its retention is over.
     #[error("no such job, or its retention is over")]
     JobNotFound,
-    /// No job was ever enqueued there.
+    /// A queue that does not exist.
     #[error("no such queue: {0}")]
     QueueNotFound(String),
-    /// The unique key is taken and the caller asked for REJECT.
-    #[error("the unique key is held by job {existing}")]
+    /// The unique key is in use and the caller chose REJECT.
+    #[error("the unique key is in use by job {existing}")]
     DuplicateJob {
         /// The job that holds the key.
         existing: JobId,
     },
-    /// The lease is over or was never there; nothing was changed.
-    #[error("the lease is over or belongs to someone else; nothing was changed")]
+    /// The lease has ended or never existed; nothing was changed.
+    #[error("the lease has ended or has another holder; nothing was changed")]
     LeaseLost,
     /// The same lease was settled with another outcome.
-    #[error("the lease was settled before; nothing was changed")]
+    #[error("the lease was already settled; nothing was changed")]
     AlreadySettled,
-    /// The queue takes no new jobs.
+    /// The queue accepts no new jobs.
     #[error("the queue is paused for new jobs: {0}")]
     QueuePausedForEnqueue(String),
-    /// A stream without a sign of life.
+    /// A stream whose worker is silent.
     #[error("no frame from the worker for {0:?}")]
     HeartbeatTimeout(Duration),
-    /// The caller's deadline, or the broker's own, passed while the call was under way.
-    #[error("the time for this call is over; its outcome is unknown")]
+    /// The caller's deadline or the broker's own passed during the call.
+    #[error("the deadline of this call has passed; the outcome is unknown")]
     DeadlineExceeded,
-    /// A method of a newer API, or of none.
+    /// A method that this broker does not have.
     #[error("this broker has no such method; the caller may be newer than the broker")]
     UnknownMethod,
     /// Redis has no memory left for new jobs.
-    #[error("the store is out of memory; settle or remove jobs, or give it more")]
+    #[error("the store is out of memory; settle or delete jobs, or give it more memory")]
     StoreOutOfMemory,
-    /// This broker has more to do than it takes.
+    /// This broker is at a limit of concurrent calls.
     #[error("too many calls in flight")]
     Overloaded,
-    /// Redis cannot be reached or does not take writes.
-    #[error("the store is not available ({what}); {}", if *.unknown { "the outcome is unknown: repeat with the same ids" } else { "nothing was changed" })]
+    /// Redis is unreachable or does not accept writes.
+    #[error("the store is not available ({what}); {}", outcome(*.unknown))]
     StoreUnavailable {
-        /// What is known, without addresses or key names.
+        /// The cause, without addresses or key names.
         what: &'static str,
         /// Whether the call may have been applied.
         unknown: bool,
@@ -102,9 +104,17 @@ pub enum Error {
     /// This broker is about to stop.
     #[error("this broker is shutting down")]
     ShuttingDown,
-    /// A defect. The text is for the log.
+    /// A bug. The text goes to the log only.
     #[error("internal error")]
     Bug(String),
+}
+
+fn outcome(unknown: bool) -> &'static str {
+    if unknown {
+        "the outcome is unknown: repeat with the same ids"
+    } else {
+        "nothing was changed"
+    }
 }
 
 impl From<InvalidName> for Error {
@@ -114,7 +124,7 @@ impl From<InvalidName> for Error {
 }
 
 impl Error {
-    /// A field with a value that is not allowed.
+    /// An error for a field with an invalid value.
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid {
             field: field.into(),
@@ -122,7 +132,7 @@ impl Error {
         }
     }
 
-    /// The same of a step that comes before the one that changes something.
+    /// The same error from a step before the one that writes: the outcome is known.
     #[must_use]
     pub fn not_applied(self) -> Self {
         match self {
@@ -131,7 +141,7 @@ impl Error {
         }
     }
 
-    /// Puts the position of an item before the field name: `jobs[3].priority`.
+    /// Puts the position of an item before the field: `jobs[3].priority`.
     #[must_use]
     pub fn at(self, list: &str, index: usize) -> Self {
         match self {

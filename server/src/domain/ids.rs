@@ -1,6 +1,7 @@
-//! Names. A value of one of these types is valid: it was checked where it entered.
+//! Names and ids. A value of one of these types is valid: `parse` is the only way in.
 //!
-//! The only place of the domain that is not pure: a new id has the time and random bits in it, a new nonce random bits. Nothing is decided by them.
+//! The only file of the domain that reads the clock and random numbers, for new ids and nonces. No decision depends on
+//! them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,16 +10,16 @@ use std::{
     sync::Arc,
 };
 
-/// Longest routing key and job type, in bytes.
+/// Longest routing key or job type, in bytes.
 pub const NAME_MAX_BYTES: usize = 64;
 
-/// A text that is not a valid name or id.
+/// Text that is not a valid name or id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct InvalidName {
-    /// The field of a request that has such names.
+    /// The field of the request.
     pub field: &'static str,
-    /// What is wrong, and what is valid.
+    /// The rule that it breaks.
     pub problem: &'static str,
 }
 
@@ -41,7 +42,7 @@ macro_rules! name {
         pub struct $type(Arc<str>);
 
         impl $type {
-            /// Checks `text`: 1 to 64 of `[A-Za-z0-9_.-]`.
+            /// Accepts 1 to 64 characters of `[A-Za-z0-9_.-]`.
             pub fn parse(text: &str) -> Result<Self, InvalidName> {
                 if is_name(text) {
                     Ok(Self(text.into()))
@@ -67,7 +68,7 @@ macro_rules! name {
 }
 
 name!(
-    /// The name of a queue. It has no brace in it, so it is safe as the hash tag of Redis keys.
+    /// The name of a queue. It cannot contain a brace, so it can be the hash tag of Redis keys.
     RoutingKey,
     "routing_key"
 );
@@ -77,7 +78,7 @@ name!(
     "job_type"
 );
 
-/// A job's id: a UUID, as its 16 bytes.
+/// The id of a job: the 16 bytes of a UUID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobId(pub [u8; 16]);
 
@@ -87,9 +88,10 @@ impl Hash for JobId {
     }
 }
 
-/// A map by job. Every job passes through several, and the usual hash is a tenth of a broker's work on a job. Seeded at random, since producers choose ids.
+/// A map by job id. Each job passes through several, and std's hash would be a tenth of the broker's work on a job.
+/// Randomly seeded, because producers choose ids.
 pub type JobMap<V> = HashMap<JobId, V, foldhash::quality::RandomState>;
-/// A set of jobs, as [`JobMap`].
+/// A set of job ids, like [`JobMap`].
 pub type JobSet = HashSet<JobId, foldhash::quality::RandomState>;
 
 impl JobId {
@@ -103,12 +105,12 @@ impl JobId {
         Ok(Self(id.into_bytes()))
     }
 
-    /// A new id, ordered by time (version 7).
+    /// A new id that sorts by time (UUID version 7).
     pub fn new() -> Self {
         Self(uuid::Uuid::now_v7().into_bytes())
     }
 
-    /// From the bytes that a script returned.
+    /// Reads the bytes that a script returned.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
@@ -132,12 +134,12 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// The secret of one lease call: 128 random bits.
+/// The random number of one fetch (128 bits), which proves that a lease token is genuine.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Nonce(pub [u8; 16]);
 
 impl Nonce {
-    /// A new secret from the operating system's random numbers (buffered per thread).
+    /// A new nonce, from the random numbers of the operating system (buffered per thread).
     pub fn new() -> Self {
         Self(uuid::Uuid::new_v4().into_bytes())
     }
@@ -155,12 +157,13 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// Which stream keeps a lease alive: written in the lease, so that no other stream prolongs, shortens or gives back what is not its own.
+/// The stream that renews a lease. It is written in the lease, so that no other stream renews, shortens or releases the
+/// job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(pub [u8; 8]);
 
 impl Owner {
-    /// Nobody: the lease was taken by a Lease call, and its holder extends it.
+    /// No stream: the lease was made by a Lease call, and its holder extends it.
     pub const NONE: Self = Self(*b"--------");
 
     /// The tag of a new stream.
@@ -180,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_with_braces_spaces_or_colons_are_refused() {
+    fn names_with_braces_spaces_or_colons_are_invalid() {
         for bad in ["", "a{b", "a}b", "a b", "a:b", "ä", "a\n", &"x".repeat(65)] {
             assert!(RoutingKey::parse(bad).is_err(), "{bad:?}");
         }

@@ -1,4 +1,4 @@
-//! Every bound of the API, and the defaults of a job. One place; `GetBrokerInfo` and the docs show them.
+//! Every bound of the API, and the defaults of jobs. `GetBrokerInfo` and the docs show them.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// Jobs in one script call: keeps each call under a millisecond or two, and the Lua stack far from its bound of 8,000 values.
+/// Jobs in one script call: keeps a call to one or two milliseconds, and far below the 8,000 values of the Lua stack.
 pub const MAX_GROUP_ITEMS: usize = 512;
-/// Jobs of an atomic batch, which is one script call whatever its size: twice as many values must fit on the Lua stack.
+/// Jobs of an atomic batch, which is always one script call: two values per job must fit on the Lua stack.
 pub const MAX_ATOMIC_ITEMS: usize = 3_000;
 /// Bytes in one script call.
 pub const MAX_GROUP_BYTES: usize = 4 << 20;
@@ -17,7 +17,7 @@ pub const MAX_GROUP_BYTES: usize = 4 << 20;
 pub const MAX_SELECTOR_NAMES: usize = 64;
 /// Jobs of one Lease call.
 pub const MAX_LEASE_JOBS: u32 = 1_000;
-/// Bytes of one Lease call; below the 4 MiB that clients accept by default.
+/// Bytes of one Lease call, default; below the 4 MiB that clients accept by default.
 pub const DEFAULT_LEASE_BYTES: u64 = 3 << 20;
 /// Bytes of one Lease call, at most.
 pub const MAX_LEASE_BYTES: u64 = 16 << 20;
@@ -29,13 +29,13 @@ pub const DEFAULT_WINDOW_JOBS: u32 = 1;
 pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
 /// Bytes of a window, at most.
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
-/// Tokens presented at a resume.
+/// Lease tokens that a worker presents when it resumes a session.
 pub const MAX_HELD_TOKENS: usize = 10_000;
 /// Leases, in milliseconds: shortest, shortest on a stream, default, longest.
 pub const LEASE_MS: (u64, u64, u64, u64) = (SECOND, 5 * SECOND, 30 * SECOND, 12 * HOUR);
 /// Longest long poll, in milliseconds.
 pub const MAX_WAIT_MS: u64 = MINUTE;
-/// WaitJob without a timeout, in milliseconds.
+/// Wait of a WaitJob without a timeout, in milliseconds.
 pub const DEFAULT_WAIT_JOB_MS: u64 = 30 * SECOND;
 /// How far ahead a job may be scheduled, in milliseconds.
 pub const MAX_AHEAD_MS: u64 = 366 * DAY;
@@ -53,21 +53,22 @@ pub const CANCEL_GRACE_MS: (u64, u64, u64) = (SECOND, 30 * SECOND, HOUR);
 pub const REQUEST_ID_MS: u64 = MINUTE;
 /// Entries of a page: default, most.
 pub const PAGE: (u32, u32) = (100, 1_000);
-/// Headers: entries, bytes of a key, bytes of a value.
+/// Headers of a job: entries, bytes of a key, bytes of a value.
 pub const HEADERS: (usize, usize, usize) = (32, 128, 1_024);
 /// Labels of a job: entries, bytes of a key, bytes of a value.
 pub const LABELS: (usize, usize, usize) = (8, 64, 128);
-/// Bytes of a job beside its payload: what the bounds of the single fields add up to is less, the rest is for fields of newer versions.
+/// Bytes of a job without its payload. The bounds of the single fields add up to less; the rest is for fields of newer
+/// versions.
 pub const SPEC_BYTES: usize = 65_536;
 /// Bytes of a content type, a unique key and a failure type, each.
 pub const SHORT_TEXT_BYTES: usize = 128;
 /// Bytes of a cancel or pause reason and of a progress message, each.
 pub const REASON_BYTES: usize = 256;
-/// Failure.message and Failure.stack are cut at this many bytes.
+/// Failure.message and Failure.stack are truncated to this many bytes.
 pub const FAILURE_BYTES: (usize, usize) = (4_096, 16_384);
 /// Bytes of a checkpoint.
 pub const CHECKPOINT_BYTES: usize = 65_536;
-/// Failure types that are not worth another attempt.
+/// Failure types that are not retried.
 pub const NON_RETRYABLE_TYPES: usize = 32;
 
 /// The bounds that an operator may set.
@@ -91,7 +92,7 @@ impl Default for Limits {
     }
 }
 
-/// What holds for a job that does not say otherwise, and how long things are kept.
+/// Defaults for jobs that do not set their own values, and retentions.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Attempts before a job is DEAD.
@@ -100,31 +101,31 @@ pub struct Policy {
     pub max_losses: u32,
     /// Deliveries that no worker confirmed before a job is DEAD.
     pub max_unconfirmed: u32,
-    /// Wait after the first failure.
+    /// Backoff after the first failure.
     pub initial_backoff: Duration,
-    /// Longest wait.
+    /// Longest backoff.
     pub max_backoff: Duration,
-    /// Growth of the wait.
+    /// Factor by which each backoff is longer than the one before.
     pub multiplier: f64,
-    /// Fraction of the wait that is added at random.
+    /// Largest fraction of the backoff that is added at random.
     pub jitter: f64,
     /// Longest attempt.
     pub attempt_timeout: Duration,
     /// How long a settled job's id is remembered.
     pub dedupe_window: Duration,
-    /// How many settled ids are remembered per queue and window, at most.
+    /// Most settled ids remembered per queue and window.
     pub dedupe_max_ids: u64,
-    /// Whether results are kept at all.
+    /// Whether results are kept.
     pub keep_results: bool,
     /// How long a result is kept.
     pub success_retention: Duration,
     /// How long a cancelled or expired job is kept.
     pub failure_retention: Duration,
-    /// How many settled jobs are kept per queue.
+    /// Most settled jobs kept per queue.
     pub retained_max: u64,
     /// How long a dead letter is kept.
     pub dead_retention: Duration,
-    /// How many dead letters are kept per queue.
+    /// Most dead letters kept per queue.
     pub dead_max: u64,
 }
 

@@ -1,4 +1,5 @@
-//! What the broker is about, without clock, IO, Redis or gRPC: names that are valid once they exist, the record of a job, the state table.
+//! The concepts of the broker, without clock, IO, Redis or gRPC: validated names, the record of a job, the state table,
+//! limits, errors.
 
 pub mod error;
 pub mod ids;

@@ -1,21 +1,44 @@
-//! The states of a job and the moves between them: one table, read by the scripts, the model test and the docs.
+//! The states of a job and the moves between them: one table for the scripts, the model test and docs/lifecycle.md.
 
-/// Where a job is.
+/// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
-    /// Waits for its time.
+    /// Waits for its time. A producer puts a job here with a start time. Its holder does with Nack SNOOZE, with Nack
+    /// RETRY (for the backoff, 2 s to 10 min by default), and with the sixth Nack RELEASE in a row (for 250 ms to 10 s).
+    /// Maintenance does after an attempt that timed out, as after a RETRY.
+    ///
+    /// The first fetch or maintenance run after the due time promotes it to [`Ready`](Self::Ready), or after its
+    /// `start_by` moves it to [`Expired`](Self::Expired). `CancelJob` moves it to [`Cancelled`](Self::Cancelled) at once.
     Scheduled,
-    /// Waits for a worker.
+    /// Waits in its lane for a worker. An Enqueue without a start time puts a job here, and a promotion (both at the
+    /// tail of the lane); a release does, and a lost lease while losses are left (both at the head).
+    ///
+    /// A fetch moves it to [`Leased`](Self::Leased) as soon as a consumer that selects it has demand. There is no limit
+    /// to the wait, except that the first fetch or maintenance run after its `start_by` moves it to
+    /// [`Expired`](Self::Expired). `CancelJob` moves it to [`Cancelled`](Self::Cancelled) at once.
     Ready,
-    /// Held by a worker.
+    /// A worker holds it until the deadline of the lease: 30 s by default, renewed while the stream is alive, but no
+    /// longer than the attempt timeout (5 min by default). Only a fetch puts a job here.
+    ///
+    /// The holder moves it out with an ack ([`Succeeded`](Self::Succeeded)) or a nack: RETRY and SNOOZE
+    /// ([`Scheduled`](Self::Scheduled)), RELEASE ([`Ready`](Self::Ready)), DISCARD ([`Cancelled`](Self::Cancelled)),
+    /// DEAD_LETTER or no attempt left ([`Dead`](Self::Dead)). If the deadline passes, maintenance does: back to Ready,
+    /// or Dead if no loss is left. After `CancelJob` the holder has the grace (30 s by default) to settle; then
+    /// maintenance moves it to Cancelled.
     Leased,
-    /// Final: acked.
+    /// Final: the holder acked it. Maintenance prunes it after its retention (1 h by default if it has a result).
+    /// Without a result or retention only its id is kept, for the deduplication window.
     Succeeded,
-    /// Final until an operator acts.
+    /// A dead letter, final until an operator acts. The holder puts the job here with Nack DEAD_LETTER or a failure
+    /// that is not retried; a nack or maintenance does when no attempt, loss or unconfirmed delivery is left.
+    ///
+    /// Maintenance prunes it after its retention (7 days by default), and the oldest first above 100,000 in a queue.
     Dead,
-    /// Final: cancelled or discarded.
+    /// Final: `CancelJob` ended it, or its holder discarded it. A leased job ends here only when its holder settles or
+    /// the grace of the cancel is over. Maintenance prunes it after its retention (24 h by default).
     Cancelled,
-    /// Final: not leased in time.
+    /// Final: no worker had started it by its `start_by`. The first fetch or maintenance run after that time puts it
+    /// here, also a job that is released unstarted later. Maintenance prunes it after its retention (24 h by default).
     Expired,
 }
 
@@ -49,7 +72,7 @@ impl JobState {
         Self::ALL.into_iter().find(|state| state.letter() as u8 == letter)
     }
 
-    /// Whether the job is settled for good.
+    /// Whether no move leaves the state.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dead | Self::Cancelled | Self::Expired)
     }
@@ -58,39 +81,39 @@ impl JobState {
 /// What moves a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// A producer stores it, to be run at once.
+    /// A producer stores it, to run at once.
     Enqueue,
-    /// A producer stores it, to be run later.
+    /// A producer stores it, to run later.
     EnqueueLater,
-    /// Its time has come.
+    /// It is due.
     Promote,
-    /// A worker takes it.
+    /// A worker gets a lease for it.
     Lease,
-    /// The worker is done.
+    /// The worker reports success.
     Ack,
-    /// The worker failed, or the attempt timed out, and attempts are left.
+    /// The attempt failed or timed out, and attempts are left.
     Retry,
-    /// The worker failed, or the attempt timed out, and none are left, or the failure is not worth another.
+    /// The attempt failed or timed out, and no attempt is left or the failure is not retried.
     GiveUp,
-    /// The worker gives it back unstarted.
+    /// The worker releases it unstarted.
     Release,
-    /// A worker gives it back unstarted, as others did several times in a row just before.
+    /// The worker releases it unstarted, after five releases in a row.
     ReleaseLater,
-    /// The worker puts it off.
+    /// The worker snoozes it: later, without a failure.
     Snooze,
-    /// The worker drops it.
+    /// The worker discards it: the job is not wanted any more.
     Discard,
-    /// The lease ran out and losses are left.
+    /// The lease is lost and losses are left.
     Lose,
-    /// The lease ran out and none are left.
+    /// The lease is lost and no loss is left.
     LoseForGood,
-    /// Somebody cancelled it.
+    /// A client cancels it.
     Cancel,
-    /// Nobody leased it before start_by.
+    /// No worker started it by `start_by`.
     Expire,
 }
 
-/// Every move there is: from, event, to. `None` is "not there yet".
+/// Every move: from, event, to. `None` is a job that is not stored yet.
 pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 18] = {
     use Event as E;
     use JobState as S;
@@ -116,7 +139,7 @@ pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 18] = {
     ]
 };
 
-/// The table as a mermaid diagram, as docs/lifecycle.md shows it.
+/// The table as a mermaid diagram, for docs/lifecycle.md.
 pub fn diagram() -> String {
     use std::fmt::Write as _;
     // Writing into a string cannot fail.

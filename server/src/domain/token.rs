@@ -1,7 +1,8 @@
-//! The lease token: names the queue, the job and one lease of it. Opaque to everyone but this file.
+//! The lease token: names the queue, the job and one of its leases. Only this file reads its bytes.
 //!
-//! Layout: version (1), priority (1), length of the routing key (1), routing key, job id (16), nonce (16), lease time in milliseconds (6).
-//! Only id and nonce carry the right; priority and lease time are there for the metrics of whichever broker settles.
+//! Layout: version (1), priority (1), length of the routing key (1), routing key, job id (16), nonce (16), lease time
+//! in milliseconds (6). Id and nonce prove the lease. Priority and lease time are for the metrics of the broker that
+//! settles.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -17,7 +18,7 @@ pub struct LeaseToken {
     pub routing_key: RoutingKey,
     /// The job.
     pub job_id: JobId,
-    /// The secret of this lease.
+    /// The nonce of the fetch that made the lease.
     pub nonce: Nonce,
     /// The job's priority, 1 to 9.
     pub priority: u8,
@@ -26,7 +27,7 @@ pub struct LeaseToken {
 }
 
 impl LeaseToken {
-    /// The bytes that travel.
+    /// The bytes of the token.
     pub fn encode(routing_key: &RoutingKey, job_id: JobId, nonce: Nonce, priority: u8, leased_ms: u64) -> Bytes {
         let key = routing_key.as_str().as_bytes();
         let mut out = BytesMut::with_capacity(FIXED + key.len());
@@ -38,18 +39,19 @@ impl LeaseToken {
         out.freeze()
     }
 
-    /// Which job a token names. Says nothing about the rest of it.
+    /// The job that a token names. Does not check the rest of the token.
     pub fn job_id_of(bytes: &[u8]) -> Option<JobId> {
         let (&[version, _, key_len], rest) = bytes.split_first_chunk::<3>()?;
         let id = rest.get(usize::from(key_len)..)?.first_chunk::<16>()?;
         (version == VERSION).then_some(JobId(*id))
     }
 
-    /// Reads what `encode` wrote; what the next version writes is [`Error::NewerToken`], anything else [`Error::MalformedToken`].
+    /// Reads what `encode` wrote. A token of the next version is [`Error::NewerToken`], anything else
+    /// [`Error::MalformedToken`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let malformed = || Error::MalformedToken;
         let (&[version, priority, key_len], rest) = bytes.split_first_chunk::<3>().ok_or_else(malformed)?;
-        // Not any other version: what begins so is text (base64, hexadecimal) or garbage.
+        // Only the next version: other first bytes are text (base64, hexadecimal) or garbage.
         if version == VERSION + 1 {
             return Err(Error::NewerToken);
         }
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_survives_the_wire() {
+    fn a_token_decodes_to_what_was_encoded() {
         let (token, bytes) = sample();
         assert_eq!(LeaseToken::decode(&bytes).unwrap(), token);
         assert_eq!(LeaseToken::job_id_of(&bytes), Some(token.job_id));

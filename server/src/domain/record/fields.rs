@@ -1,16 +1,19 @@
-//! Which fields of an encoded `JobSpec` are stored, and which of those go where: picked out of the message without decoding it.
+//! Selects the fields of an encoded `JobSpec` that are stored, and those that go to workers or readers, without
+//! decoding the message.
 
 use bytes::{BufMut, BytesMut};
 
-/// Field numbers that `JobSpec` and `LeasedJob` have in common: 1 to 15 and 32 to 63. 16 to 31 belong to the lease, and what has 64 and above only the
-/// broker reads. What a producer of a newer version sets among the shared ones is stored and reaches the worker, though this version knows nothing of it.
+/// Whether `JobSpec` and `LeasedJob` share this field number: 1 to 15 and 32 to 63. 16 to 31 belong to the lease; only
+/// the broker reads 64 and above. A shared field of a newer version is stored and sent to the worker even though this
+/// version does not know it.
 pub fn is_shared(number: u64) -> bool {
     matches!(number, 1..=15 | 32..=63)
 }
 
-/// Field numbers that a job may have once at most, those of a `oneof` as one; only these, the two maps and those of newer versions are stored.
+/// Field numbers that may occur at most once (a `oneof` counts as one field). Only these, the two maps and fields of
+/// newer versions are stored.
 mod field {
-    /// `routing_key`, `job_type`, `job_id` and `priority` are 1 to 4: stored in the key and the head.
+    /// `routing_key`, `job_type`, `job_id` and `priority` are 1 to 4; they are stored in the key and the head.
     pub(super) const LAST_OF_HEAD: u64 = 4;
     pub(super) const PAYLOAD: u64 = 5;
     pub(super) const HEADERS: u64 = 7;
@@ -20,7 +23,7 @@ mod field {
     pub(super) const LAST_KNOWN: u64 = 15;
 }
 
-/// The fields of an encoded `JobSpec` that are stored as they came: all but those that the head and the key name already.
+/// The fields of an encoded `JobSpec` that are stored unchanged: all except those in the head and the key.
 #[derive(Debug)]
 pub struct SpecFields<'a> {
     parts: Vec<&'a [u8]>,
@@ -73,17 +76,18 @@ impl<'a> SpecFields<'a> {
         Some(fields)
     }
 
-    /// The fields of a spec that a record keeps. `None` if it is no message.
+    /// The fields of a spec that the record stores. `None` if it is not a message.
     pub fn of_spec(spec: &'a [u8]) -> Option<Self> {
         Self::split(spec, |number| number > field::LAST_OF_HEAD && is_shared(number))
     }
 
-    /// The fields of a spec that only a newer version knows.
+    /// The fields of a spec that this version does not know.
     pub fn of_newer(spec: &'a [u8]) -> Option<Self> {
         Self::split(spec, |number| number > field::LAST_KNOWN && is_shared(number))
     }
 
-    /// The fields of a record that a worker gets: without the start, `start_by`, `retry_policy`, `unique` and `retention`.
+    /// The fields of a record that a worker gets: all except the start, `start_by`, `retry_policy`, `unique` and
+    /// `retention`.
     pub fn for_worker(fields: &'a [u8]) -> Option<Self> {
         Self::split(fields, |number| !matches!(number, 9..=11 | 13..=15))
     }
@@ -93,28 +97,28 @@ impl<'a> SpecFields<'a> {
         Self::split(fields, |number| with_payload || number != field::PAYLOAD)
     }
 
-    /// Whether every field is there once only, and the maps have as many entries as they do when they are decoded. What comes twice is checked once by
-    /// who decodes it, but would be stored and delivered twice.
+    /// Whether no field occurs twice and the maps have as many entries as after decoding. A decoder checks only the
+    /// last of two values, but both would be stored and delivered.
     pub fn is_plain(&self, headers: usize, labels: usize) -> bool {
         !self.repeated && self.entries == [headers, labels]
     }
 
-    /// Bytes of all but the payload.
+    /// Bytes of all fields except the payload.
     pub fn bytes_beside_payload(&self) -> usize {
         self.len() - self.payload_bytes
     }
 
-    /// Adds encoded fields at the end. (A map may be continued there.)
+    /// Adds encoded fields at the end, also further entries of a map.
     pub fn push(&mut self, encoded: &'a [u8]) {
         self.parts.push(encoded);
     }
 
-    /// Bytes of all.
+    /// Bytes of all fields.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether there is no field.
     pub fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

@@ -1,8 +1,9 @@
-//! The stored body of a job: immutable, versioned, and for the most part the very bytes that the producer sent.
+//! The record of a job: immutable, versioned, and mostly the bytes that the producer sent.
 //!
-//! Layout, read by the scripts too (store/lua/lib/record.lua): version (1), flags (1), priority (1), length of the job type (1), job type, time of creation in
-//! milliseconds (6), the policy block if `flag::POLICY` is set, and then the other fields of `JobSpec` as they came over the wire.
-//! `LeasedJob` has the same field numbers (`is_shared`), so a job is handed to a worker by putting its own fields around these bytes.
+//! Layout, which the scripts also read (store/lua/lib/record.lua): version (1), flags (1), priority (1), length of the
+//! job type (1), job type, time of creation in milliseconds (6), the policy block if `flag::POLICY` is set, then the
+//! other fields of `JobSpec` as they came over the wire. `LeasedJob` has the same field numbers (`is_shared`): the
+//! broker sends a worker these bytes with the fields of the lease around them.
 
 mod fields;
 
@@ -11,54 +12,54 @@ pub use fields::{SpecFields, is_shared};
 
 use super::{JobId, JobType, RoutingKey};
 
-/// The version that this program writes, and the only one that it reads.
+/// The only version that this program writes and reads.
 pub const VERSION: u8 = 1;
 /// Backoff jitter that was not set.
 pub const JITTER_UNSET: u16 = u16::MAX;
 /// Retention that was not set.
 pub const RETENTION_UNSET: u32 = u32::MAX;
 
-/// What is special about a job. A job without a flag costs nothing for the features it does not use.
+/// The optional features of a job. A job pays only for the features that it uses.
 pub mod flag {
-    /// There is a state hash beside the body (lane entries and leases only; set in a record for a unique job).
+    /// The job has a state hash (in lane entries and leases only; set in the record of a unique job).
     pub const STATE: u8 = 1;
-    /// There is a `start_by`.
+    /// The job has a `start_by`.
     pub const START_BY: u8 = 2;
     /// The policy block sets an attempt timeout.
     pub const ATTEMPT_TIMEOUT: u8 = 4;
     /// The policy block sets a retention.
     pub const RETENTION: u8 = 8;
-    /// There is a policy block.
+    /// The record has a policy block.
     pub const POLICY: u8 = 16;
-    /// The record is larger than [`LARGE_BYTES`](super::LARGE_BYTES): scripts ask for its size before they read it.
+    /// The record is larger than [`LARGE_BYTES`](super::LARGE_BYTES): scripts check its size before they read it.
     pub const LARGE: u8 = 128;
-    /// The flags of a record that lane entries carry too. (32 and 64 are kept for what comes.)
+    /// The flags of a record that its lane entry also has. (32 and 64 are reserved.)
     pub const OF_ENTRY: u8 = !(POLICY | 32);
 }
 
 /// Records above this many bytes carry [`flag::LARGE`].
 pub const LARGE_BYTES: usize = 4_096;
 
-/// What a job sets for itself. 0 means the broker's default.
+/// The policy that a job sets for itself. 0 means the broker's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnPolicy {
     /// Attempts before the job is DEAD.
     pub max_attempts: u16,
     /// Lost leases before the job is DEAD.
     pub max_losses: u16,
-    /// First wait, in milliseconds.
+    /// First backoff, in milliseconds.
     pub initial_backoff_ms: u32,
-    /// Longest wait, in milliseconds.
+    /// Longest backoff, in milliseconds.
     pub max_backoff_ms: u32,
-    /// Growth of the wait, in thousandths.
+    /// Factor between backoffs, in thousandths.
     pub multiplier_milli: u32,
-    /// Random addition, in thousandths of the wait; [`JITTER_UNSET`] for the default.
+    /// Random addition, in thousandths of the backoff; [`JITTER_UNSET`] for the default.
     pub jitter_milli: u16,
     /// Longest attempt, in milliseconds.
     pub attempt_timeout_ms: u32,
     /// How long the settled job is kept, in milliseconds; [`RETENTION_UNSET`] for the default.
     pub retention_ms: u32,
-    /// Failure types that are not worth another attempt, at most 128 bytes each.
+    /// Failure types that are not retried, at most 128 bytes each.
     pub non_retryable: Vec<String>,
 }
 
@@ -78,12 +79,12 @@ impl Default for OwnPolicy {
     }
 }
 
-/// Bytes of the head of a record beside its job type and its policy block.
+/// Bytes of the head of a record without its job type and its policy block.
 pub const FIXED_BYTES: usize = 10;
 /// Bytes of the policy block without its failure types.
 pub const POLICY_BYTES: usize = 2 + 2 + 4 + 4 + 4 + 2 + 4 + 4 + 1;
 
-/// The default priority, and that of a record in which none can be read.
+/// The default priority, also for a record whose priority cannot be read.
 pub const DEFAULT_PRIORITY: u8 = 5;
 
 /// The priority of a record, without decoding the rest.
@@ -107,12 +108,12 @@ pub struct Head {
     pub job_type: JobType,
     /// When the broker accepted the job, in milliseconds.
     pub created_ms: u64,
-    /// What the job sets for itself.
+    /// The policy that the job sets for itself.
     pub policy: Option<OwnPolicy>,
 }
 
 impl Head {
-    /// Writes the record: this head and the fields of the spec that workers get. Sets [`flag::LARGE`] in it where that is due.
+    /// Writes the record: this head and the given fields of the spec. Sets [`flag::LARGE`] if the record is large.
     pub fn encode(&self, fields: &SpecFields<'_>) -> Bytes {
         let kind = self.job_type.as_str().as_bytes();
         let policy_bytes = self.policy.as_ref().map_or(0, |p| {
@@ -143,7 +144,8 @@ impl Head {
         out.freeze()
     }
 
-    /// Reads a record; returns its head and the spec's fields. `None` for anything that `encode` did not write.
+    /// Reads a record; returns its head and the encoded fields of the spec. `None` for bytes that `encode` did not
+    /// write.
     pub fn decode(record: &[u8]) -> Option<(Self, &[u8])> {
         let (&[version, flags, priority, kind_len], rest) = record.split_first_chunk::<4>()?;
         if version != VERSION || !(1..=9).contains(&priority) {
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_large_says_so() {
+    fn a_large_record_has_the_flag() {
         // head: 4, "send", 6 for the time; the payload's tag and length take 3
         let flags_at = |bytes: usize| {
             let payload = bytes - 14 - 3;
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_cannot_set_what_only_the_broker_says_of_a_lease() {
+    fn a_producer_cannot_set_the_fields_of_a_lease() {
         let losses = [0x98, 0x01, 9]; // field 19
         let spec = [&[0x2a, 1, b'x'][..], &losses[..]].concat();
         let record = head(None).encode(&SpecFields::of_spec(&spec).unwrap());
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_workers_have_no_use_for_stays_with_the_broker() {
+    fn fields_that_only_the_broker_uses_are_not_sent_to_workers() {
         let field = |number: u64, value: &[u8]| {
             let tag = number << 3 | 2;
             let tag = if tag < 0x80 {
@@ -327,14 +329,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_that_was_cut_off_is_never_read_as_another(head in any_head(), payload in proptest::collection::vec(any::<u8>(), 0..99)) {
+        fn a_truncated_record_is_never_read_as_another(
+            head in any_head(),
+            payload in proptest::collection::vec(any::<u8>(), 0..99),
+        ) {
             let spec = [&[0x2a, payload.len() as u8][..], &payload, &[0x32, 1, b'c']].concat();
             let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
             for cut in 0..record.len() {
                 if let Some((read, fields)) = Head::decode(&record[..cut]) {
                     prop_assert_eq!(&read, &head);
                     prop_assert!(spec.starts_with(fields));
-                    // What is cut off within a field does not reach a worker.
+                    // Bytes that end within a field do not reach a worker.
                     let whole = [0, payload.len() + 2].contains(&fields.len());
                     prop_assert_eq!(SpecFields::for_worker(fields).is_some(), whole);
                 }
