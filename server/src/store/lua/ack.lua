@@ -1,7 +1,7 @@
 -- Settles leased jobs as succeeded.
 -- KEYS  meta, leases, lease deadlines, settled
--- ARGV  deduplication window ms, success retention ms, then runs of jobs of one fetch: nonce, kind (ACK_), count and per
---       job its id; with results also its result: length of the content type (1), content type, data
+-- ARGV  deduplication window ms, success retention ms, then runs of jobs of one fetch: nonce, kind (ACK_), count and
+--       per job its id; with results also its result: length of the content type (1), content type, data
 -- RETURNS {now ms, number and code (CODE_) of each job that was not simply applied; nothing if there is none}
 -- MOVES  LEASED → SUCCEEDED
 local window_ms, success_retention = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -39,7 +39,8 @@ for _, run in ipairs(runs) do
           records[#records + 1] = record_key .. id
         else
           kept = kept or {}
-          kept[#kept + 1] = { id = id, flags = flags, result = result_at and ARGV[result_at + (k - run.first) * 2] or '' }
+          local result = result_at and ARGV[result_at + (k - run.first) * 2] or ''
+          kept[#kept + 1] = { id = id, flags = flags, result = result }
           touch(base .. KEY_STATE .. id, record_key .. id, base .. KEY_UNIQUE, base .. KEY_START_BY)
         end
       end

@@ -1,14 +1,14 @@
--- The due index: which queues there are, and when maintenance of each is to run. Applies reports about queues, and gives
--- those that are due to one broker only.
+-- The due index: which queues there are, and when maintenance of each is to run. Applies reports about queues, and
+-- gives those that are due to one broker only.
 -- KEYS  names (every score 0), due times: a whole number of ms; with half a ms on top, nothing falls due then, and the
 --       queue may be forgotten if nothing is left in it
--- ARGV  queues to take at most, ms that a queue is left to the broker that took it, ms until a queue that is used is due,
---       then reports, each with the name of a queue:
+-- ARGV  queues to take at most, ms that a queue is left to the broker that took it, ms until a queue that is used is
+--       due, then reports, each with the name of a queue:
 --         DUE_USED, name: a job is about to be stored in it
 --         DUE_KNOWN, name: it exists
 --         DUE_WITHIN, name, ms: something falls due in it, so many ms from now
---         DUE_MAINTAINED, name, score when taken or '', ms of the run, next score or '': its maintenance has run; without
---         a next score the queue is gone
+--         DUE_MAINTAINED, name, score when taken or '', ms of the run, next score or '': its maintenance has run;
+--           without a next score the queue is gone
 -- RETURNS {now ms, number of queues, ms until the first is due or -1, name and score of each queue that was taken...}
 -- MOVES  -
 local take, left_ms, use_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])

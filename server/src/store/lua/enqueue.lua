@@ -1,10 +1,10 @@
 -- Stores jobs, in groups that share a lane.
 -- KEYS  meta, lane index, scheduled, unique keys, start_by
--- ARGV  broker, deduplication window ms, then groups: kind (ENQUEUE_), lane, flags, count and per job: id, record;
---       with options also: start ('' now, else ENQUEUE_START_ and ms), start_by ms or '', unique key or '', its scope
+-- ARGV  broker, deduplication window ms, then groups: kind (ENQUEUE_), lane, flags, count and per job: id, record; with
+--       options also: start ('' now, else ENQUEUE_START_ and ms), start_by ms or '', unique key or '', its scope
 --       (SCOPE_)
--- RETURNS {now us, {number of each job that was there already, id of the job that exists, its state}; nothing if there is
---         none}, or {now us, {}, pause reason}
+-- RETURNS {now us, {number of each job that was there already, id of the job that exists, its state}; nothing if there
+--         is none}, or {now us, {}, pause reason}
 -- MOVES  - → READY, - → SCHEDULED
 local broker = ARGV[1]
 local meta = call('HMGET', KEYS[1], META_ENQUEUE_PAUSED, META_GENERATION, META_PAUSE_REASON)

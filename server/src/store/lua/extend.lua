@@ -2,10 +2,10 @@
 -- holder of a lease that no stream owns.
 -- KEYS  meta, leases, lease deadlines
 -- ARGV  default attempt timeout ms, then per lease: id, nonce, duration ms, who asks (EXTEND_; for a stream followed by
---       its tag as owner (8), then '1' if the worker has the job, else '0'; for one that ends followed by its own term in
---       ms), progress ('' none, else percent), progress message, checkpoint
--- RETURNS {now ms, per lease: remaining ms or an EXTEND_ code, {number of the lease, cancel reason}...,
---         {number of a lease that was taken over, bytes of its job, its owner before}...}
+--       its tag as owner (8), then '1' if the worker has the job, else '0'; for one that ends followed by its own term
+--       in ms), progress ('' none, else percent), progress message, checkpoint
+-- RETURNS {now ms, per lease: remaining ms or an EXTEND_ code, {number of the lease, cancel reason}..., {number of a
+--         lease that was taken over, bytes of its job, its owner before}...}
 -- MOVES  -
 local default_timeout = tonumber(ARGV[1])
 local count = (#ARGV - 1) / EXTEND_STRIDE
@@ -58,7 +58,9 @@ for k = 1, count do
         old_deadlines = old_deadlines or call('ZMSCORE', KEYS[3], unpack(ids))
         local old = tonumber(old_deadlines[k] or 0)
         -- A stream that ends leaves alone what is longer than its own term: the worker has asked for it.
-        if kind ~= EXTEND_LEAVING or old > now + tonumber(sub(who, 3 + LEASE_OWNER_BYTES)) then deadline = max(deadline, old) end
+        if kind ~= EXTEND_LEAVING or old > now + tonumber(sub(who, 3 + LEASE_OWNER_BYTES)) then
+          deadline = max(deadline, old)
+        end
         if cancel_by then deadline = min(deadline, cancel_by) end
       end
       remaining[k] = deadline - now
@@ -81,7 +83,8 @@ for k = 1, count do
       if new_flags ~= flags or kind == EXTEND_TAKING or confirmed ~= was_confirmed then
         local new_owner = owner ~= '' and owner or sub(value, LEASE_OWNER_AT, LEASE_OWNER_END)
         changed[#changed + 1] = id
-        changed[#changed + 1] = sub(value, 1, LEASE_TIME_END) .. char(new_flags) .. new_owner .. confirmed .. sub(value, LEASE_HOLDER_AT)
+        local holder = sub(value, LEASE_HOLDER_AT)
+        changed[#changed + 1] = sub(value, 1, LEASE_TIME_END) .. char(new_flags) .. new_owner .. confirmed .. holder
       end
     end
   end

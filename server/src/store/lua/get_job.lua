@@ -1,7 +1,8 @@
 -- Reads everything that is stored of a job.
 -- KEYS  meta, leases, lease deadlines, scheduled
 -- ARGV  id
--- RETURNS {now ms, state or '', record or false, state hash as a flat list, lease or false, lease deadline or -1, due ms or -1}
+-- RETURNS {now ms, state or '', record or false, state hash as a flat list, lease or false, lease deadline or -1, due
+--         ms or -1}
 -- MOVES  -
 local id = ARGV[1]
 local record = try('GET', base .. KEY_RECORD .. id)

@@ -191,7 +191,10 @@ while taken < total and verdict == VERDICT_DONE do
       if flags > 0 and flags % (2 * FLAG_STATE) == FLAG_STATE then
         --@ define try
         local foreign
-        state, foreign = try('HMGET', base .. KEY_STATE .. id, FIELD_ATTEMPTS, FIELD_LOSSES, FIELD_UNCONFIRMED, FIELD_UNIQUE_SCOPE)
+        state, foreign = try(
+          'HMGET', base .. KEY_STATE .. id,
+          FIELD_ATTEMPTS, FIELD_LOSSES, FIELD_UNCONFIRMED, FIELD_UNIQUE_SCOPE
+        )
         if foreign then
           strays, state = strays or {}, {}
           strays[#strays + 1] = id
@@ -208,7 +211,8 @@ while taken < total and verdict == VERDICT_DONE do
       local demand = demands[number]
       local takes_any = demand.allow_oversized and demand.taken == 0
       if demand.taken >= demand.jobs
-        or not takes_any and (size > demand.bytes or suspect and sub(demand.lease_end, 1, LEASE_OWNER_BYTES) == NOBODY) then
+        or not takes_any
+          and (size > demand.bytes or suspect and sub(demand.lease_end, 1, LEASE_OWNER_BYTES) == NOBODY) then
         --@ define demand_for
         demand, number = demand_for(demands, size, suspect)
       end
@@ -294,7 +298,9 @@ end
 -- Act. First end the jobs that no worker gets, because that needs reads.
 if orphans and #orphans > 0 then
   unreadable = unreadable or {}
-  for _, id in ipairs(orphans) do unreadable[#unreadable + 1] = { id = id, why = 'scheduled without a readable record' } end
+  for _, id in ipairs(orphans) do
+    unreadable[#unreadable + 1] = { id = id, why = 'scheduled without a readable record' }
+  end
 end
 if expired or unreadable or strays then
   --@ define touch_unleased, end_unleased
@@ -328,8 +334,8 @@ for _, plan in ipairs(plans) do
 end
 if verdict == VERDICT_DONE and walks_on and #plans > 0 and taken < total then verdict = VERDICT_AGAIN end
 
--- Without jobs: when the first lease ends. A broker that died may not have written that into the due index; the consumers
--- that wait for those jobs do.
+-- Without jobs: when the first lease ends. A broker that died may not have written that into the due index; the
+-- consumers that wait for those jobs do.
 local term = usual_term
 if taken == 0 then
   local first = call('ZRANGE', KEYS[5], '0', '0', 'WITHSCORES')[2]
@@ -339,5 +345,7 @@ end
 local reply = { now_us, next_due and tonumber(next_due) or NEXT_DUE_NONE, verdict, term, found }
 local set_aside = (unreadable or newer) and { #(unreadable or {}), #(newer or {}) }
 if demand_of or own_terms or extras or set_aside then reply[6] = demand_of or {} end
-if own_terms or extras or set_aside then reply[7], reply[8], reply[9] = own_terms or {}, extras or {}, set_aside or {} end
+if own_terms or extras or set_aside then
+  reply[7], reply[8], reply[9] = own_terms or {}, extras or {}, set_aside or {}
+end
 return reply

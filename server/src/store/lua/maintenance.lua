@@ -1,12 +1,13 @@
 -- One bounded run of maintenance of a queue, duty by duty (lib/duties/). To be called again while `more` is 1.
--- KEYS  meta, lane index, scheduled, leases, lease deadlines, start_by, dead, settled, tombstones, lane tombstone counts
--- ARGV  items of each kind at most, cursor of the repair scan, '1' if the queue may be forgotten, random number in [0, 1),
---       deduplication window ms, remembered ids at most, failure retention ms, dead retention ms, dead at most,
---       retained at most, max attempts, max losses, max unconfirmed, attempt timeout ms, initial backoff ms,
---       longest backoff ms, multiplier in thousandths, jitter in thousandths
+-- KEYS  meta, lane index, scheduled, leases, lease deadlines, start_by, dead, settled, tombstones, lane tombstone
+--       counts
+-- ARGV  items of each kind at most, cursor of the repair scan, '1' if the queue may be forgotten, random number in [0,
+--       1), deduplication window ms, remembered ids at most, failure retention ms, dead retention ms, dead at most,
+--       retained at most, max attempts, max losses, max unconfirmed, attempt timeout ms, initial backoff ms, longest
+--       backoff ms, multiplier in thousandths, jitter in thousandths
 -- RETURNS {now ms, more 0/1, next run ms or -1, jobs are scheduled, ready or leased 0/1, {quarantined id...}, promoted,
---         {timed out, their priorities as digits, lost, unconfirmed, dead, cancelled}, expired, pruned,
---         {repaired, next cursor}, {forgotten 0/1, ms from which the queue may be forgotten or -1}}
+--         {timed out, their priorities as digits, lost, unconfirmed, dead, cancelled}, expired, pruned, {repaired, next
+--         cursor}, {forgotten 0/1, ms from which the queue may be forgotten or -1}}
 -- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED, READY → EXPIRED, SCHEDULED → EXPIRED
 local meta = call('HMGET', KEYS[1], META_GENERATION, META_GENERATION_START, META_WAITED_UNTIL)
 local run = {
@@ -23,7 +24,8 @@ local run = {
   max_unconfirmed = tonumber(ARGV[13]),
   attempt_timeout = tonumber(ARGV[14]),
   backoff = {
-    initial_ms = tonumber(ARGV[15]), max_ms = tonumber(ARGV[16]), multiplier = tonumber(ARGV[17]), jitter = tonumber(ARGV[18]),
+    initial_ms = tonumber(ARGV[15]), max_ms = tonumber(ARGV[16]),
+    multiplier = tonumber(ARGV[17]), jitter = tonumber(ARGV[18]),
   },
   generation = meta[1],
   generation_start = meta[2],

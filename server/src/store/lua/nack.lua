@@ -1,16 +1,18 @@
 -- Settles leased jobs as not succeeded.
 -- KEYS  meta, leases, lease deadlines, settled, scheduled, lane index, dead
 -- ARGV  broker, deduplication window ms, failure retention ms, max attempts, initial backoff ms, longest backoff ms,
---       multiplier in thousandths, jitter in thousandths, max unconfirmed, then per job: id, nonce, action (NACK_), delay
---       ms or '' (NACK_UNDELIVERED, NACK_UNCONFIRMED: the owner (8) that the lease must have, '' any), random number in
---       [0, 1), failure type, message, stack
--- RETURNS {now ms, per job: code (CODE_), state, due ms (of a job that is ready again: now, if it is to expire, else 0)}
+--       multiplier in thousandths, jitter in thousandths, max unconfirmed, then per job: id, nonce, action (NACK_),
+--       delay ms or '' (NACK_UNDELIVERED, NACK_UNCONFIRMED: the owner (8) that the lease must have, '' any), random
+--       number in [0, 1), failure type, message, stack
+-- RETURNS {now ms, per job: code (CODE_), state, due ms (of a job that is ready again: now, if it is to expire, else
+--         0)}
 -- MOVES  LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED
 local broker, window_ms, failure_retention = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local policy = {
   max_attempts = tonumber(ARGV[4]),
   backoff = {
-    initial_ms = tonumber(ARGV[5]), max_ms = tonumber(ARGV[6]), multiplier = tonumber(ARGV[7]), jitter = tonumber(ARGV[8]),
+    initial_ms = tonumber(ARGV[5]), max_ms = tonumber(ARGV[6]),
+    multiplier = tonumber(ARGV[7]), jitter = tonumber(ARGV[8]),
   },
   max_unconfirmed = tonumber(ARGV[9]),
 }
@@ -70,7 +72,8 @@ for n, plan in ipairs(plans) do
   done[n] = id
   memory[2 * n - 1], memory[2 * n] = id, to .. sub(plan.nonce, 1, MEMORY_NONCE_BYTES) .. plan.action
   -- A job that was released has not begun.
-  if to ~= STATE_READY and not (to == STATE_SCHEDULED and plan.action == NACK_RELEASE) and has(plan.flags, FLAG_START_BY) then
+  local has_begun = to ~= STATE_READY and not (to == STATE_SCHEDULED and plan.action == NACK_RELEASE)
+  if has_begun and has(plan.flags, FLAG_START_BY) then
     call('ZREM', base .. KEY_START_BY, id)
   end
   if to == NACK_QUARANTINE then

@@ -1,5 +1,5 @@
-//! Constants that Rust and the scripts share. Each is written once, here or beside what it is about, and used by name on
-//! both sides: `part::LEASES` is `KEY_LEASES` in Lua.
+//! Constants that Rust and the scripts share. Each is written once and used by name on both sides: `part::LEASES` is
+//! `KEY_LEASES` in Lua.
 
 /// How a value is written in Lua.
 pub(in crate::store) trait InLua {

@@ -4,7 +4,8 @@
 -- those of the jobs.
 local function touch_ends(ids)
   local keys = {
-    base .. KEY_UNIQUE, base .. KEY_WAITERS, base .. KEY_QUARANTINE, base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_START_BY,
+    base .. KEY_UNIQUE, base .. KEY_WAITERS, base .. KEY_QUARANTINE, base .. KEY_DEAD, base .. KEY_SETTLED,
+    base .. KEY_START_BY,
   }
   for k, id in ipairs(ids) do
     for n, part in ipairs({ KEY_RECORD, KEY_STATE, KEY_QUARANTINED_RECORD, KEY_QUARANTINED_STATE }) do

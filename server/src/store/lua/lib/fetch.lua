@@ -1,7 +1,7 @@
 -- Steps of a fetch that few jobs need, and the lanes that it leaves: for lease.lua.
 
--- Whether an entry is dead. An id that was used again has a dead entry in front of its living one: only as many are dead
--- as were buried (`buried`). Counts in the plan of the lane.
+-- Whether an entry is dead. An id that was used again has a dead entry in front of its living one: only as many are
+-- dead as were buried (`buried`). Counts in the plan of the lane.
 local function is_buried(plan, grave, buried)
   plan.graves = plan.graves or {}
   local left = plan.graves[grave] or tonumber(buried) or 0
@@ -66,9 +66,9 @@ end
 
 -- Writes down which tombstones of a lane were passed.
 local function unbury(plan)
+  local tombstones, counts = base .. KEY_TOMBSTONES, base .. KEY_TOMBSTONE_COUNTS
   for grave, left in pairs(plan.graves) do
-    if left > 0 then call('HSET', base .. KEY_TOMBSTONES, grave, left) else call('HDEL', base .. KEY_TOMBSTONES, grave) end
+    if left > 0 then call('HSET', tombstones, grave, left) else call('HDEL', tombstones, grave) end
   end
-  local counts = base .. KEY_TOMBSTONE_COUNTS
   if add(counts, plan.lane, -plan.buried) <= 0 then call('HDEL', counts, plan.lane) end
 end

@@ -1,8 +1,8 @@
 -- Jobs that become ready.
 
--- Puts jobs into their lanes, at the tail or one by one at the head, and notifies the brokers, this one too. `items` is a
--- list of {id, flags, lane, ms}; at the head all have the same time. Every lane must have been touched before the first
--- write of the script.
+-- Puts jobs into their lanes, at the tail or one by one at the head, and notifies the brokers, this one too. `items` is
+-- a list of {id, flags, lane, ms}; at the head all have the same time. Every lane must have been touched before the
+-- first write of the script.
 local function make_ready(items, at_head)
   local lanes, order, late = {}, {}, {}
   for _, item in ipairs(items) do
@@ -17,8 +17,9 @@ local function make_ready(items, at_head)
     end
     plan.entries[#plan.entries + 1] = entry_of(item.flags, at_head and plan.ms or item.ms, item.id)
     -- A half behind the time: it passed while a worker held the job, which expires now.
-    if at_head and has(item.flags, FLAG_START_BY) and tonumber(call('ZSCORE', base .. KEY_START_BY, item.id) or 0) % 1 > 0 then
-      late[#late + 1], late[#late + 2] = now, item.id
+    if at_head and has(item.flags, FLAG_START_BY) then
+      local start_by = tonumber(call('ZSCORE', base .. KEY_START_BY, item.id) or 0)
+      if start_by % 1 > 0 then late[#late + 1], late[#late + 2] = now, item.id end
     end
   end
   if #late > 0 then call('ZADD', base .. KEY_START_BY, unpack(late)) end

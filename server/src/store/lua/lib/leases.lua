@@ -1,7 +1,7 @@
 -- Leases. The bytes of a lease: store/layout.rs.
 
--- Puts jobs back to the heads of their lanes. `front` lists them ({id, flags, lane, ms}) in the order in which they were
--- leased: the last goes to the head first, so that they stand there in that order.
+-- Puts jobs back to the heads of their lanes. `front` lists them ({id, flags, lane, ms}) in the order in which they
+-- were leased: the last goes to the head first, so that they stand there in that order.
 local function put_back(front)
   local last_first = {}
   for k = #front, 1, -1 do last_first[#last_first + 1] = front[k] end

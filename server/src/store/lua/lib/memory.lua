@@ -21,12 +21,12 @@ end
 local function remembered_end(meta_gen, id)
   local found = remembered(meta_gen, { id })
   local letter = found and found[1] and sub(found[1], 1, 1)
-  if letter == STATE_SUCCEEDED or letter == STATE_DEAD or letter == STATE_CANCELLED or letter == STATE_EXPIRED then return letter end
-  return nil
+  local is_final = letter == STATE_SUCCEEDED or letter == STATE_DEAD or letter == STATE_CANCELLED or letter == STATE_EXPIRED
+  return is_final and letter or nil
 end
 
--- Whether a memory is that of a lease with this nonce, and of an end that its holder was told. (A job that no worker got
--- went back without a reply.)
+-- Whether a memory is that of a lease with this nonce, and of an end that its holder was told. (A job that no worker
+-- got went back without a reply.)
 local function was_settled(memory, nonce)
   return memory and sub(memory, MEMORY_NONCE_AT, MEMORY_NONCE_END) == sub(nonce, 1, MEMORY_NONCE_BYTES)
     and sub(memory, MEMORY_ACTION_AT, MEMORY_ACTION_AT) ~= NACK_UNDELIVERED

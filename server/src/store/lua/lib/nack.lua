@@ -1,10 +1,11 @@
 -- What a nack makes of a job: for nack.lua.
 
--- Whether a stream that releases a job that no worker got still owns its lease. Not if another stream owns it, or if the
--- worker has confirmed the job meanwhile.
+-- Whether a stream that releases a job that no worker got still owns its lease. Not if another stream owns it, or if
+-- the worker has confirmed the job meanwhile.
 local function is_still_owned(value, owner)
   return owner == ''
-    or sub(value, LEASE_OWNER_AT, LEASE_OWNER_END) == owner and sub(value, LEASE_CONFIRMED_AT, LEASE_CONFIRMED_AT) ~= '1'
+    or sub(value, LEASE_OWNER_AT, LEASE_OWNER_END) == owner
+      and sub(value, LEASE_CONFIRMED_AT, LEASE_CONFIRMED_AT) ~= '1'
 end
 
 -- The worker has not started the job.
@@ -23,11 +24,13 @@ end
 local function plan_retry(plan, state, policy)
   plan.attempts = (tonumber(state[1]) or 0) + 1
   plan.releases = state[4] and 0
-  if is_last_attempt(plan.head, plan.attempts, policy.max_attempts) or is_hopeless(plan.id, plan.head, ARGV[plan.from + 5]) then
+  local failure_type = ARGV[plan.from + 5]
+  if is_last_attempt(plan.head, plan.attempts, policy.max_attempts) or is_hopeless(plan.id, plan.head, failure_type) then
     plan.to = STATE_DEAD
   else
     local random = tonumber(ARGV[plan.from + 4])
-    local delay_ms = plan.delay ~= '' and tonumber(plan.delay) or backoff_ms(plan.head, plan.attempts, policy.backoff, random)
+    local delay_ms = plan.delay ~= '' and tonumber(plan.delay)
+      or backoff_ms(plan.head, plan.attempts, policy.backoff, random)
     plan.to, plan.due = STATE_SCHEDULED, now + delay_ms
   end
 end
@@ -37,7 +40,9 @@ local function plan_nack(plan, value, policy)
   local id, action = plan.id, plan.action
   local head, state = read_head(id), {}
   if has(plan.flags, FLAG_STATE) then
-    state = try('HMGET', base .. KEY_STATE .. id, FIELD_ATTEMPTS, FIELD_CANCEL_REASON, FIELD_UNCONFIRMED, FIELD_RELEASES) or {}
+    state = try(
+      'HMGET', base .. KEY_STATE .. id, FIELD_ATTEMPTS, FIELD_CANCEL_REASON, FIELD_UNCONFIRMED, FIELD_RELEASES
+    ) or {}
   end
   touch(base .. KEY_STATE .. id)
   plan.head = head
@@ -75,8 +80,8 @@ local function nack_fields(plan)
   local fields, from = {}, plan.from
   if plan.unconfirmed and plan.to == STATE_DEAD then
     fields = {
-      FIELD_FAILURE_TYPE, 'Unconfirmed', FIELD_FAILURE_MESSAGE, plan.unconfirmed .. UNCONFIRMED_TEXT, FIELD_FAILURE_STACK, '',
-      FIELD_FAILED_AT, now,
+      FIELD_FAILURE_TYPE, 'Unconfirmed', FIELD_FAILURE_MESSAGE, plan.unconfirmed .. UNCONFIRMED_TEXT,
+      FIELD_FAILURE_STACK, '', FIELD_FAILED_AT, now,
     }
   elseif ARGV[from + 5] ~= '' or ARGV[from + 6] ~= '' then
     fields = {

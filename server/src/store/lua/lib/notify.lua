@@ -3,8 +3,8 @@
 local function notify(message) call('PUBLISH', base .. KEY_CHANNEL, message) end
 
 -- Notifies the other brokers, if one listens: a message that only the caller would get costs it and Redis more than the
--- rest of a small call. A broker that listens to a queue also listens to a channel of its own, which tells whether it is
--- among the listeners. (A node of a Cluster counts only its own.)
+-- rest of a small call. A broker that listens to a queue also listens to a channel of its own, which tells whether it
+-- is among the listeners. (A node of a Cluster counts only its own.)
 local function notify_others(broker, message)
   local counts = IN_CLUSTER or call('PUBSUB', 'NUMSUB', base .. KEY_CHANNEL, base .. KEY_CHANNEL .. broker)
   if IN_CLUSTER or counts[2] > counts[4] then notify(message) end

@@ -1,7 +1,7 @@
 -- Due jobs.
 
--- Moves due jobs from scheduled to their lanes, at most `limit`; what a newer version wrote goes to where a newer broker
--- finds it. Returns how many, and the ids of those that have no readable record.
+-- Moves due jobs from scheduled to their lanes, at most `limit`; what a newer version wrote goes to where a newer
+-- broker finds it. Returns how many, and the ids of those that have no readable record.
 local function promote(limit)
   local due = call('ZRANGEBYSCORE', base .. KEY_SCHEDULED, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
   local items, ids, orphans, parked = {}, {}, {}, {}

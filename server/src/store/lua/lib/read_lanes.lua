@@ -13,17 +13,22 @@ end
 -- Opens a lane: `entries` begin behind the first `from` of its list and `ends` says that the list ends with them;
 -- `passed` of the list are decided on, `merged` of it are in a batch.
 local function open_lane(lane, most)
-  local plan = { lane = lane, key = base .. KEY_LANE .. lane, passed = 0, merged = 0, entries = false, from = 0, ends = false }
+  local plan = {
+    lane = lane, key = base .. KEY_LANE .. lane, passed = 0, merged = 0, entries = false, from = 0, ends = false,
+  }
   touch(plan.key, base .. KEY_QUARANTINED_LANE .. lane)
   read_lane(plan, 0, most)
   return plan
 end
 
--- The open lane of a group whose next entry is oldest, the time of that entry, and the time at which another lane is older.
+-- The open lane of a group whose next entry is oldest, the time of that entry, and the time at which another lane is
+-- older.
 local function oldest_of(group, most)
   local oldest, oldest_ms, until_ms
   for _, plan in ipairs(group) do
-    if plan.merged < plan.from or not plan.ends and plan.merged - plan.from >= #plan.entries then read_lane(plan, plan.merged, most) end
+    if plan.merged < plan.from or not plan.ends and plan.merged - plan.from >= #plan.entries then
+      read_lane(plan, plan.merged, most)
+    end
     local entry = plan.entries[plan.merged - plan.from + 1]
     if entry then
       local ms = sub(entry, ENTRY_TIME_AT, ENTRY_TIME_END)
@@ -37,8 +42,8 @@ local function oldest_of(group, most)
   return oldest, oldest_ms, until_ms
 end
 
--- Up to `most` further entries of the open lanes of one priority (`group`), oldest first, and the lane of each; opens the
--- next lanes of the priority, by age, as it comes to them.
+-- Up to `most` further entries of the open lanes of one priority (`group`), oldest first, and the lane of each; opens
+-- the next lanes of the priority, by age, as it comes to them.
 local function merge(group, following, open, most)
   local entries, plan_of, unopened, unopened_ms = {}, {}, nil, nil
   while #entries < most do

@@ -1,4 +1,5 @@
--- Duty: end leases that ran out, because the attempt took too long, the worker did not stop for a cancel, or it is gone.
+-- Duty: end leases that ran out, because the attempt took too long, the worker did not stop for a cancel, or it is
+-- gone.
 
 -- The leases that ran out, each with what is known of its job; and the ids whose records a newer version wrote.
 local function read_lapsed(run)
@@ -24,7 +25,8 @@ local function read_lapsed(run)
       -- A lease that is cut does not tell its owner: it ends as one that was lost.
       if head and value and #value < LEASE_BYTES then value = false end
       plans[#plans + 1] = {
-        id = id, head = head, value = value, foreign = foreign, attempts = tonumber(state[1]) or 0, losses = tonumber(state[2]) or 0,
+        id = id, head = head, value = value, foreign = foreign,
+        attempts = tonumber(state[1]) or 0, losses = tonumber(state[2]) or 0,
         cancel_asked = state[3], final = state[4], unconfirmed = tonumber(state[5]) or 0, was_released = state[6],
       }
     end
@@ -43,7 +45,8 @@ end
 -- Fields of the state hash: what is counted, and a failure of the broker's own making.
 local function failure_fields(field, count, failure_type, message)
   return {
-    field, count, FIELD_FAILURE_TYPE, failure_type, FIELD_FAILURE_MESSAGE, message, FIELD_FAILURE_STACK, '', FIELD_FAILED_AT, now,
+    field, count, FIELD_FAILURE_TYPE, failure_type, FIELD_FAILURE_MESSAGE, message, FIELD_FAILURE_STACK, '',
+    FIELD_FAILED_AT, now,
   }
 end
 
@@ -76,7 +79,8 @@ local function end_timed_out(run, out, plan, timeout_ms)
   local id, head, attempts = plan.id, plan.head, plan.attempts + 1
   out.timed_out = out.timed_out + 1
   out.timed_priorities = out.timed_priorities .. sub(head.lane, 1, 1)
-  local message = 'context deadline exceeded: the attempt took longer than its attempt_timeout of ' .. timeout_ms / 1000 .. ' s'
+  local message = 'context deadline exceeded: the attempt took longer than its attempt_timeout of '
+    .. timeout_ms / 1000 .. ' s'
   local fields = failure_fields(FIELD_ATTEMPTS, attempts, 'Timeout', message)
   if plan.was_released then fields[#fields + 1], fields[#fields + 2] = FIELD_RELEASES, 0 end
   if is_last_attempt(head, attempts, run.max_attempts) or is_hopeless(id, head, 'Timeout') then
@@ -113,7 +117,9 @@ local function end_lapsed_lease(run, out, plan)
     call('RENAME', base .. KEY_STATE .. id, base .. KEY_QUARANTINED_STATE .. id)
   end
   plan.flags = value and byte(value, LEASE_FLAGS_AT) or entry_flags(head.flags)
-  if not has(plan.flags, FLAG_STATE) and call('EXISTS', base .. KEY_STATE .. id) == 1 then plan.flags = plan.flags + FLAG_STATE end
+  if not has(plan.flags, FLAG_STATE) and call('EXISTS', base .. KEY_STATE .. id) == 1 then
+    plan.flags = plan.flags + FLAG_STATE
+  end
   local timeout_ms = attempt_timeout(head, run.attempt_timeout)
   local timed_out = value and now >= unpack_ms(value, LEASE_TIME_AT) + timeout_ms
   -- A Lease call is confirmed by nothing before its end: its attempt counts when it takes too long.

@@ -23,8 +23,8 @@ end
 -- Whether no key of the queue is left but the meta, as far as it holds nothing but the memory, and the deadlines.
 local function is_empty()
   return call(
-    'EXISTS', base .. KEY_START_BY, base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_TOMBSTONES, base .. KEY_TOMBSTONE_COUNTS,
-    base .. KEY_UNIQUE, base .. KEY_QUARANTINE, base .. KEY_NEWER, base .. KEY_WAITERS
+    'EXISTS', base .. KEY_START_BY, base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_TOMBSTONES,
+    base .. KEY_TOMBSTONE_COUNTS, base .. KEY_UNIQUE, base .. KEY_QUARANTINE, base .. KEY_NEWER, base .. KEY_WAITERS
   ) == 0
 end
 
@@ -36,7 +36,9 @@ local function forget_empty(run, is_asked)
   local fields = (meta[1] and 1 or 0) + (meta[2] and 1 or 0) + (meta[3] and 1 or 0)
   if call('HLEN', base .. KEY_META) ~= fields then return 0, -1 end
   local gen, start = tonumber(meta[1]) or 0, tonumber(meta[2]) or 0
-  if call('EXISTS', base .. KEY_MEMORY .. gen, base .. KEY_MEMORY .. (gen - 1)) > 0 then return 0, start + 2 * run.window_ms end
+  if call('EXISTS', base .. KEY_MEMORY .. gen, base .. KEY_MEMORY .. (gen - 1)) > 0 then
+    return 0, start + 2 * run.window_ms
+  end
   if not is_asked then return 0, now end
   touch(base .. KEY_DEADLINES)
   call('UNLINK', base .. KEY_META, base .. KEY_DEADLINES)

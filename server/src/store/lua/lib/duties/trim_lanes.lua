@@ -23,7 +23,8 @@ local function trim_lane(trim)
     if count > 0 then call('HSET', base .. KEY_TOMBSTONES, grave, count) else gone[#gone + 1] = grave end
   end
   if #gone > 0 then call('HDEL', base .. KEY_TOMBSTONES, unpack(gone)) end
-  if add(base .. KEY_TOMBSTONE_COUNTS, trim.lane, -trim.count) <= 0 then call('HDEL', base .. KEY_TOMBSTONE_COUNTS, trim.lane) end
+  local counts = base .. KEY_TOMBSTONE_COUNTS
+  if add(counts, trim.lane, -trim.count) <= 0 then call('HDEL', counts, trim.lane) end
   if not trim.following then
     call('ZREM', base .. KEY_LANES, trim.lane)
   elseif #trim.following == ENTRY_BYTES then
