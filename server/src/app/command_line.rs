@@ -24,7 +24,7 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT, SIGQUIT   drain and exit within drain.grace; a second one exits at once
-  SIGHUP                     reload the configuration; log.level takes effect at once, other settings at the next start";
+  SIGHUP                     reload the configuration: log.level at once, other settings at the next start";
 
 const DEV_EXAMPLES: &str = "\
 Examples:

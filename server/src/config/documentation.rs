@@ -13,7 +13,8 @@ pub fn default_file() -> String {
     let mut file = String::from(
         "# Every setting of bananas-broker with its default. Remove the # before a setting to change it.\n\
          # Durations: 250ms, 30s, 5m, 1h30m. Sizes: 64KiB, 4MiB or a number of bytes.\n\
-         # Each setting can also be an environment variable (BANANAS_SECTION_KEY) or a flag (--set section.key=value).\n\
+         # Each setting can also be an environment variable (BANANAS_SECTION_KEY) or a flag\n\
+         # (--set section.key=value).\n\
          # Flags override the environment, the environment overrides this file.\n\
          # `bananas-broker config show` prints each value in force and its source.\n",
     );
@@ -71,8 +72,8 @@ pub fn page() -> String {
          Rendered from `server/src/config/settings.rs`; do not edit.\n\n\
          The first source that sets a value wins: a flag (`--set section.key=value`, or a flag of `serve --help`), an\n\
          environment variable, the file (`--config`, `BANANAS_CONFIG`, or `/etc/bananas/broker.toml` if it exists),\n\
-         the default. Unknown keys, values that are invalid or out of bounds, and settings that contradict each other are\n\
-         refused at start, all of them in one message.\n\n\
+         the default. Unknown keys, values that are invalid or out of bounds, and settings that contradict each other\n\
+         are refused at start, all of them in one message.\n\n\
          | to | run |\n|---|---|\n\
          | see each value in force and its source (secrets are redacted) | `bananas-broker config show` (`-o json`) |\n\
          | check a file before a restart | `bananas-broker config check --config FILE` |\n\
@@ -124,9 +125,11 @@ const NOT_HERE: &str = "
 
 | variable | read by |
 |---|---|
-| `WORKER_MODE`, `WORKER_CONCURRENCY`, `WORKER_PRIORITIES`, `WORKER_ROUTING_KEYS`, `WORKER_JOB_TYPES` | the worker library and `bananas worker` |
+| `WORKER_MODE`, `WORKER_CONCURRENCY`, `WORKER_PRIORITIES`, `WORKER_ROUTING_KEYS`, `WORKER_JOB_TYPES` \
+| the worker library and `bananas worker` |
 | `BANANAS_BROKER` | clients: the address of the broker |
-| `SCHEDULER_INTERVAL`, `ENABLE_SCHEDULER` | none: every broker promotes due jobs, to the millisecond; there is no separate scheduler |
+| `SCHEDULER_INTERVAL`, `ENABLE_SCHEDULER` \
+| none: every broker promotes due jobs, to the millisecond; there is no separate scheduler |
 | `API_CORS_ORIGINS` | none: no port of the broker serves browsers |
 | `LOG_OUTPUT=elasticsearch` | refused: write JSON to a file and let Filebeat or Vector ship it |
 ";

@@ -3,12 +3,13 @@
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
-    /// Waits for its time. A producer puts a job here with a start time. Its holder does with Nack SNOOZE, with Nack
-    /// RETRY (for the backoff, 2 s to 10 min by default), and with the sixth Nack RELEASE in a row (for 250 ms to 10 s).
-    /// Maintenance does after an attempt that timed out, as after a RETRY.
+    /// Waits for its time. A producer puts a job here with a start time. Its holder does with Nack SNOOZE,
+    /// with Nack RETRY (for the backoff, 2 s to 10 min by default), and with the sixth Nack RELEASE in a row (for 250 ms
+    /// to 10 s). Maintenance does after an attempt that timed out, as after a RETRY.
     ///
     /// The first fetch or maintenance run after the due time promotes it to [`Ready`](Self::Ready), or after its
-    /// `start_by` moves it to [`Expired`](Self::Expired). `CancelJob` moves it to [`Cancelled`](Self::Cancelled) at once.
+    /// `start_by` moves it to [`Expired`](Self::Expired). `CancelJob` moves it to [`Cancelled`](Self::Cancelled) at
+    /// once.
     Scheduled,
     /// Waits in its lane for a worker. An Enqueue without a start time puts a job here, and a promotion (both at the
     /// tail of the lane); a release does, and a lost lease while losses are left (both at the head).

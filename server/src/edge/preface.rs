@@ -13,7 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The answer to a browser or to curl without --http2-prior-knowledge.
-const WRONG_PROTOCOL: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 85\r\n\r\n\
+const WRONG_PROTOCOL: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r\n\
+connection: close\r\ncontent-type: text/plain\r\ncontent-length: 85\r\n\r\n\
 This port speaks gRPC (HTTP/2 without TLS). Metrics and health are on the other one.\n";
 
 /// Reads the preface. Anything else is an error; an HTTP/1 client also gets a response that explains it.

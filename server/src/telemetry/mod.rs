@@ -12,8 +12,7 @@ use bananas_log::{JsonLine, NonBlocking, TextLine, WorkerGuard};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{Layer, Registry, filter::Targets, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-pub use self::enabled::is_tracing;
-pub(crate) use self::traces::call_span;
+pub use self::{enabled::is_tracing, traces::call_span};
 use crate::config::{self, LogFormat, LogOutput};
 
 /// Owns the exporter of traces and changes the log level.

@@ -23,7 +23,7 @@ use crate::config;
 pub(super) const CALLS: &str = "bananas_broker::calls";
 
 /// The span of one gRPC call, a child of the caller's; a disabled span if the broker does not trace.
-pub(crate) fn call_span(path: &str, metadata: &HeaderMap) -> Span {
+pub fn call_span(path: &str, metadata: &HeaderMap) -> Span {
     if !is_tracing() {
         return Span::none();
     }
