@@ -85,7 +85,9 @@ pub(super) fn status(error: &Error) -> Status {
         (Error::Bug(text), None) => tracing::error!(error = text, "internal error"),
         _ => {}
     }
-    details.set_retry_info(retry_after(code));
+    if let Some(after) = retry_after(code) {
+        details.set_retry_info(Some(after));
+    }
     details.set_error_info(reason, DOMAIN, metadata(error));
     Status::with_error_details(code, error.to_string(), details)
 }
@@ -194,11 +196,8 @@ mod tests {
                 assert_eq!(info.domain, DOMAIN);
                 let item = item_error(error);
                 assert_eq!((&info.reason, &info.metadata), (&item.reason, &item.metadata));
-                let retry = status
-                    .get_error_details()
-                    .retry_info()
-                    .and_then(|retry| retry.retry_delay);
-                assert_eq!(retry.is_some(), item.retry_after.is_some());
+                let details = status.get_error_details();
+                assert_eq!(details.retry_info().is_some(), item.retry_after.is_some(), "{error:?}");
                 info.reason
             })
             .collect();
