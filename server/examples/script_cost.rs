@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use bananas_broker::{
     domain::{
-        JobId, JobType, Nonce, Owner, Policy, RoutingKey,
+        JobId, JobResult, JobType, Nonce, Owner, Policy, RoutingKey,
         record::{self, Head, OwnPolicy, SpecFields, flag},
     },
     metrics::Metrics,
@@ -150,7 +150,10 @@ impl Bench {
             .map(|&(job_id, nonce)| AckItem {
                 job_id,
                 nonce,
-                result: result.then(|| ("text/plain".to_owned(), "done".into())),
+                result: result.then(|| JobResult {
+                    content_type: "text/plain".to_owned(),
+                    data: "done".into(),
+                }),
             })
             .collect();
         self.store.ack(&self.keys, &items.iter().collect::<Vec<_>>()).await?;

@@ -31,32 +31,62 @@ pub const DEFAULT_WINDOW_BYTES: u64 = 8 << 20;
 pub const MAX_WINDOW_BYTES: u64 = 64 << 20;
 /// Lease tokens that a worker presents when it resumes a session.
 pub const MAX_HELD_TOKENS: usize = 10_000;
-/// Leases, in milliseconds: shortest, shortest on a stream, default, longest.
-pub const LEASE_MS: (u64, u64, u64, u64) = (SECOND, 5 * SECOND, 30 * SECOND, 12 * HOUR);
+/// Leases, in milliseconds.
+pub const LEASE_MS: Bounds<u64> = Bounds {
+    min: SECOND,
+    default: 30 * SECOND,
+    max: 12 * HOUR,
+};
+/// Shortest lease on a stream, in milliseconds.
+pub const MIN_STREAM_LEASE_MS: u64 = 5 * SECOND;
 /// Longest long poll, in milliseconds.
 pub const MAX_WAIT_MS: u64 = MINUTE;
 /// Wait of a WaitJob without a timeout, in milliseconds.
 pub const DEFAULT_WAIT_JOB_MS: u64 = 30 * SECOND;
 /// How far ahead a job may be scheduled, in milliseconds.
 pub const MAX_AHEAD_MS: u64 = 366 * DAY;
-/// Attempt timeout, in milliseconds: shortest, longest.
-pub const ATTEMPT_TIMEOUT_MS: (u64, u64) = (SECOND, DAY);
+/// Shortest attempt timeout, in milliseconds.
+pub const MIN_ATTEMPT_TIMEOUT_MS: u64 = SECOND;
+/// Longest attempt timeout, in milliseconds.
+pub const MAX_ATTEMPT_TIMEOUT_MS: u64 = DAY;
 /// Longest backoff, in milliseconds.
 pub const MAX_BACKOFF_MS: u64 = DAY;
 /// Longest retention, in milliseconds.
 pub const MAX_RETENTION_MS: u64 = 30 * DAY;
 /// Most attempts and losses.
 pub const MAX_ATTEMPTS: u32 = 1_000;
-/// Grace of a cancel, in milliseconds: shortest, default, longest.
-pub const CANCEL_GRACE_MS: (u64, u64, u64) = (SECOND, 30 * SECOND, HOUR);
+/// Grace of a cancel, in milliseconds.
+pub const CANCEL_GRACE_MS: Bounds<u64> = Bounds {
+    min: SECOND,
+    default: 30 * SECOND,
+    max: HOUR,
+};
 /// How long a Lease request id is remembered, in milliseconds.
 pub const REQUEST_ID_MS: u64 = MINUTE;
-/// Entries of a page: default, most.
-pub const PAGE: (u32, u32) = (100, 1_000);
-/// Headers of a job: entries, bytes of a key, bytes of a value.
-pub const HEADERS: (usize, usize, usize) = (32, 128, 1_024);
-/// Labels of a job: entries, bytes of a key, bytes of a value.
-pub const LABELS: (usize, usize, usize) = (8, 64, 128);
+/// Entries of a page.
+pub const PAGE: Bounds<u32> = Bounds {
+    min: 1,
+    default: 100,
+    max: 1_000,
+};
+/// Headers of a job.
+pub const HEADERS: PairBounds = PairBounds {
+    entries: 32,
+    key_bytes: 128,
+    value_bytes: 1_024,
+};
+/// Labels of a job.
+pub const LABELS: PairBounds = PairBounds {
+    entries: 8,
+    key_bytes: 64,
+    value_bytes: 128,
+};
+/// Labels of a worker.
+pub const WORKER_LABELS: PairBounds = PairBounds {
+    entries: 8,
+    key_bytes: 128,
+    value_bytes: 128,
+};
 /// Bytes of a job without its payload. The bounds of the single fields add up to less; the rest is for fields of newer
 /// versions.
 pub const SPEC_BYTES: usize = 65_536;
@@ -64,12 +94,36 @@ pub const SPEC_BYTES: usize = 65_536;
 pub const SHORT_TEXT_BYTES: usize = 128;
 /// Bytes of a cancel or pause reason and of a progress message, each.
 pub const REASON_BYTES: usize = 256;
-/// Failure.message and Failure.stack are truncated to this many bytes.
-pub const FAILURE_BYTES: (usize, usize) = (4_096, 16_384);
+/// Failure.message is truncated to this many bytes.
+pub const FAILURE_MESSAGE_BYTES: usize = 4_096;
+/// Failure.stack is truncated to this many bytes.
+pub const FAILURE_STACK_BYTES: usize = 16_384;
 /// Bytes of a checkpoint.
 pub const CHECKPOINT_BYTES: usize = 65_536;
 /// Failure types that are not retried.
 pub const NON_RETRYABLE_TYPES: usize = 32;
+
+/// The bounds of a value that a caller may leave out.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds<T> {
+    /// The least.
+    pub min: T,
+    /// If the caller does not say.
+    pub default: T,
+    /// The most.
+    pub max: T,
+}
+
+/// The bounds of a map of texts.
+#[derive(Clone, Copy, Debug)]
+pub struct PairBounds {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of a key.
+    pub key_bytes: usize,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+}
 
 /// The bounds that an operator may set.
 #[derive(Clone, Debug)]

@@ -5,11 +5,13 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod record;
+pub mod settlement;
 pub mod state;
 pub mod token;
 
 pub use error::Error;
 pub use ids::{JobId, JobMap, JobSet, JobType, Nonce, Owner, RoutingKey};
 pub use limits::{Limits, Policy};
+pub use settlement::{Failure, JobResult, Progress};
 pub use state::JobState;
 pub use token::LeaseToken;

@@ -45,7 +45,6 @@ impl FleetService for Service {
     ) -> Result<Response<pb::GetBrokerInfoResponse>, Status> {
         let broker = &self.0;
         let facts = broker.store.facts().unwrap_or_default();
-        let (least, _, _, longest) = bound::LEASE_MS;
         Ok(Response::new(pb::GetBrokerInfoResponse {
             broker_id: broker.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,10 +55,10 @@ impl FleetService for Service {
                 max_batch_bytes: broker.limits.max_batch_bytes as u64,
                 max_window_jobs: bound::MAX_WINDOW_JOBS,
                 max_wait: Some(convert::duration(bound::MAX_WAIT_MS)),
-                min_lease: Some(convert::duration(least)),
-                max_lease: Some(convert::duration(longest)),
+                min_lease: Some(convert::duration(bound::LEASE_MS.min)),
+                max_lease: Some(convert::duration(bound::LEASE_MS.max)),
                 dedupe_window: Some(convert::duration(broker.store.policy().dedupe_window.as_millis() as u64)),
-                max_page_size: bound::PAGE.1,
+                max_page_size: bound::PAGE.max,
                 max_lease_jobs: bound::MAX_LEASE_JOBS,
                 max_lease_bytes: bound::MAX_LEASE_BYTES,
                 max_window_bytes: bound::MAX_WINDOW_BYTES,
@@ -90,7 +89,7 @@ fn defaults(broker: &Broker) -> pb::Defaults {
         max_attempts: policy.max_attempts,
         max_losses: policy.max_losses,
         max_unconfirmed: policy.max_unconfirmed,
-        lease_duration: Some(convert::duration(bound::LEASE_MS.2)),
+        lease_duration: Some(convert::duration(bound::LEASE_MS.default)),
         lease_bytes: bound::DEFAULT_LEASE_BYTES,
         window_jobs: bound::DEFAULT_WINDOW_JOBS,
         window_bytes: bound::DEFAULT_WINDOW_BYTES,

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
-    store::JobView,
+    store::{JobView, field},
 };
 
 /// How long the entry of a cancelled job may stay in its lane if no fetch passes it, in milliseconds.
@@ -53,11 +53,10 @@ impl JobService for Service {
         let request = request.into_inner();
         let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
         convert::reason(&request.reason)?;
-        let (least, default, most) = bound::CANCEL_GRACE_MS;
-        let grace_ms = request
-            .grace
-            .as_ref()
-            .map_or(Ok(default), |grace| convert::duration_ms(grace, "grace", least, most))?;
+        let bounds = bound::CANCEL_GRACE_MS;
+        let grace_ms = request.grace.as_ref().map_or(Ok(bounds.default), |grace| {
+            convert::duration_ms(grace, "grace", bounds.min, bounds.max)
+        })?;
         let broker = self.0.clone();
         // A task of its own: the cancel goes on if the caller goes away.
         let state = tokio::spawn(async move {
@@ -114,24 +113,24 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
         .as_ref()
         .and_then(|record| Head::decode(record))
         .map(|(head, _)| head.created_ms);
-    let failure = hash.text("fm").map(|message| pb::Failure {
-        r#type: hash.text("ft").unwrap_or_default(),
+    let failure = hash.text(field::FAILURE_MESSAGE).map(|message| pb::Failure {
+        r#type: hash.text(field::FAILURE_TYPE).unwrap_or_default(),
         message,
         stack: if full {
-            hash.text("fs").unwrap_or_default()
+            hash.text(field::FAILURE_STACK).unwrap_or_default()
         } else {
             String::new()
         },
     });
-    let result = hash.bytes("rd").map(|data| pb::JobResult {
+    let result = hash.bytes(field::RESULT_DATA).map(|data| pb::JobResult {
         data: if full { data } else { bytes::Bytes::new() },
-        content_type: hash.text("rt").unwrap_or_default(),
+        content_type: hash.text(field::RESULT_TYPE).unwrap_or_default(),
     });
-    let progress = hash.number("pp").map(|percent| pb::Progress {
+    let progress = hash.number(field::PROGRESS_PERCENT).map(|percent| pb::Progress {
         percent,
-        message: hash.text("pm").unwrap_or_default(),
+        message: hash.text(field::PROGRESS_MESSAGE).unwrap_or_default(),
         checkpoint: if full {
-            hash.bytes("cp").unwrap_or_default()
+            hash.bytes(field::CHECKPOINT).unwrap_or_default()
         } else {
             bytes::Bytes::new()
         },
@@ -149,8 +148,8 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
             .into()
         }),
         state: wire_state(view.state).into(),
-        attempts: hash.number("a").unwrap_or(0),
-        losses: hash.number("l").unwrap_or(0),
+        attempts: hash.number(field::ATTEMPTS).unwrap_or(0),
+        losses: hash.number(field::LOSSES).unwrap_or(0),
         create_time: created.map(convert::timestamp),
         run_time: view.due_ms.map(convert::timestamp),
         lease_time: view.lease.as_ref().map(|(since_ms, _)| convert::timestamp(*since_ms)),
@@ -160,12 +159,12 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
             .as_ref()
             .map(|(_, holder)| holder.clone())
             .unwrap_or_default(),
-        settle_time: time("at"),
+        settle_time: time(field::FINAL_AT),
         failure,
         result,
         progress,
-        cancel_requested: view.state == JobState::Leased && hash.text("cr").is_some(),
-        cancel_reason: hash.text("cr").unwrap_or_default(),
-        unconfirmed: hash.number("un").unwrap_or(0),
+        cancel_requested: view.state == JobState::Leased && hash.text(field::CANCEL_REASON).is_some(),
+        cancel_reason: hash.text(field::CANCEL_REASON).unwrap_or_default(),
+        unconfirmed: hash.number(field::UNCONFIRMED).unwrap_or(0),
     }
 }

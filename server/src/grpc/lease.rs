@@ -20,7 +20,7 @@ use crate::{
 
 /// Checks a request.
 pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Result<LeaseCall, Error> {
-    let lease_ms = convert::lease_ms(request.lease_duration.as_ref(), "lease_duration", bound::LEASE_MS.0)?;
+    let lease_ms = convert::lease_ms(request.lease_duration.as_ref(), "lease_duration", bound::LEASE_MS.min)?;
     let selector = convert::selector(request.selector.as_ref(), lease_ms)?;
     let worker = convert::worker(request.worker.as_ref())?;
     number_at_most("max_jobs", request.max_jobs, bound::MAX_LEASE_JOBS)?;

@@ -14,9 +14,8 @@ pub(super) struct Page {
 impl Page {
     /// Checks the page of a request; a size of 0 is the default.
     pub(super) fn read(size: u32, token: &str) -> Result<Self, Error> {
-        let (default, most) = bound::PAGE;
-        number_at_most("page_size", size, most)?;
-        let size = if size == 0 { default } else { size };
+        number_at_most("page_size", size, bound::PAGE.max)?;
+        let size = if size == 0 { bound::PAGE.default } else { size };
         Ok(Self {
             size: size as usize,
             after: read_token(token)?,
@@ -109,6 +108,6 @@ mod tests {
             token = next;
         }
         assert_eq!(seen, ["a", "b", "c", "d", "e"]);
-        assert!(Page::read(bound::PAGE.1 + 1, "").is_err());
+        assert!(Page::read(bound::PAGE.max + 1, "").is_err());
     }
 }

@@ -1,14 +1,14 @@
-//! maintenance.lua: what nobody asks for; and the rehearsal of all scripts at start.
+//! maintenance.lua: one bounded run of maintenance of a queue.
 
 use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
-    AckItem, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store,
+    QueueKeys, Store,
     keys::part,
     reply::{Reply, first_score_ms},
 };
-use crate::domain::{Error, JobId, Nonce, Owner, RoutingKey};
+use crate::domain::{Error, JobId};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
 const ITEMS_PER_RUN: u64 = 100;
@@ -162,72 +162,6 @@ impl Store {
             .int((policy.jitter * 1_000.0) as u64);
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, true).await?)?;
         read_report(&mut reply)
-    }
-
-    /// Calls every script once, on a queue that cannot be named from outside and with ids that do not exist.
-    pub(super) async fn rehearse(&self) -> Result<(), Error> {
-        let name = RoutingKey::parse(&format!("rehearsal.{}", self.tag))?;
-        let keys = QueueKeys::new(&format!("{}:start", self.prefix), &name);
-        let (job_id, nonce) = (JobId::new(), Nonce::new());
-        let claims = [Demand {
-            holder: String::new(),
-            owner: Owner::NONE,
-            jobs: 1,
-            max_bytes: 1,
-            allow_oversized: true,
-            held: 0,
-        }];
-        let ask = LeaseRequest {
-            priorities: "",
-            job_types: &[],
-            lease_ms: 1_000,
-            demands: &claims,
-            requests: &[],
-        };
-        self.lease(&keys, &ask).await?;
-        self.ack(
-            &keys,
-            &[&AckItem {
-                job_id,
-                nonce,
-                result: None,
-            }],
-        )
-        .await?;
-        let failure = [String::new(), String::new(), String::new()];
-        self.nack(
-            &keys,
-            &[&NackItem {
-                job_id,
-                nonce,
-                action: NackAction::Retry,
-                delay_ms: None,
-                if_owner: None,
-                failure,
-            }],
-        )
-        .await?;
-        self.extend(
-            &keys,
-            &[&ExtendItem {
-                job_id,
-                nonce,
-                duration_ms: 1_000,
-                by: Extender::Holder,
-                progress: None,
-            }],
-        )
-        .await?;
-        self.cancel(&keys, job_id, "", 1_000).await?;
-        self.get_job(&keys, job_id).await?;
-        self.await_settled(&keys, job_id, 0).await?;
-        self.reclaim(&keys, nonce).await?;
-        self.counts(&keys).await?;
-        self.resume(&keys).await?;
-        self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
-        self.next_due(&keys).await?;
-        self.update_due_index(0, &[]).await?;
-        self.maintain_or_forget(&keys, 0).await.map(drop)
     }
 }
 

@@ -25,6 +25,7 @@ pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;
+pub(crate) use keys::field;
 pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, Verdict};
 pub use maintenance::{Due, MaintenanceReport};
 pub use queue::{LaneCount, Occupied, QueueCounts};
@@ -101,25 +102,10 @@ impl Store {
         let outcome = preflight::check(&mut connection, &store.prefix, options.allow_unsafe).await?;
         let loaded = store.scripts.load(&mut connection).await;
         loaded.map_err(|error| store.not_run(redis::failure(&error)))?;
-        store.try_scripts().await.map_err(|failure| store.not_run(failure))?;
+        store.rehearse().await.map_err(|failure| store.not_run(failure))?;
         store.try_listening().await.map_err(|failure| store.not_run(failure))?;
         *store.facts.write() = Some(outcome);
         Ok(store)
-    }
-
-    /// Runs every script once on a queue that nobody uses, under the real user: a right that this user does not have shows now.
-    async fn try_scripts(&self) -> Result<(), Failure> {
-        let Err(error) = self.rehearse().await else {
-            return Ok(());
-        };
-        Err(match self.condition.last_failure() {
-            Some(failure) if failure.error == error => failure,
-            _ => Failure {
-                class: Class::Unexpected,
-                detail: error.to_string(),
-                error,
-            },
-        })
     }
 
     /// Listens on a channel of ours and stops again.

@@ -1,14 +1,12 @@
 //! ack.lua, nack.lua and extend.lua: what a holder may do with a lease.
 
-use bytes::Bytes;
-
 use super::{
     QueueKeys, Store,
     keys::part,
     reply::Reply,
     script::protocol::{ack, code, extend, nack},
 };
-use crate::domain::{Error, JobId, JobState, Nonce, Owner};
+use crate::domain::{Error, Failure, JobId, JobResult, JobState, Nonce, Owner, Progress};
 
 /// A lease that is done.
 #[derive(Clone, Debug)]
@@ -17,8 +15,8 @@ pub struct AckItem {
     pub job_id: JobId,
     /// The secret of the lease.
     pub nonce: Nonce,
-    /// Content type and data.
-    pub result: Option<(String, Bytes)>,
+    /// Its result.
+    pub result: Option<JobResult>,
 }
 
 /// What a nack asks for.
@@ -70,8 +68,8 @@ pub struct NackItem {
     pub delay_ms: Option<u64>,
     /// A job given back: only if this stream still keeps the lease.
     pub if_owner: Option<Owner>,
-    /// Type, message and stack.
-    pub failure: [String; 3],
+    /// Why the attempt failed; empty: no failure.
+    pub failure: Failure,
 }
 
 /// Who prolongs a lease.
@@ -115,8 +113,8 @@ pub struct ExtendItem {
     pub duration_ms: u64,
     /// Who asks.
     pub by: Extender,
-    /// Percent, message, checkpoint.
-    pub progress: Option<(f64, String, Bytes)>,
+    /// How far the attempt is.
+    pub progress: Option<Progress>,
 }
 
 /// How a settlement went.
@@ -174,7 +172,7 @@ impl Store {
         let parts = [part::META, part::LEASES, part::DEADLINES, part::SETTLED];
         let data_bytes = items
             .iter()
-            .map(|item| 48 + item.result.as_ref().map_or(0, |(_, data)| data.len()))
+            .map(|item| 48 + item.result.as_ref().map_or(0, |result| result.data.len()))
             .sum();
         let mut call = self.scripts.ack.call(keys, &parts, data_bytes);
         call.int(Self::ms(self.policy.dedupe_window))
@@ -186,7 +184,7 @@ impl Store {
                 .int(run.len() as u64);
             for item in run {
                 call.bytes(&item.job_id.0);
-                if let (Some((content_type, data)), true) = (&item.result, kept(item)) {
+                if let (Some(JobResult { content_type, data }), true) = (&item.result, kept(item)) {
                     let mut packed = Vec::with_capacity(1 + content_type.len() + data.len());
                     packed.push(content_type.len() as u8);
                     packed.extend_from_slice(content_type.as_bytes());
@@ -238,9 +236,9 @@ impl Store {
                 (None, delay) => call.text(&delay.map(|ms| ms.to_string()).unwrap_or_default()),
             };
             call.text(&format!("{:.4}", fastrand::f64()));
-            for text in &item.failure {
-                call.text(text);
-            }
+            call.text(&item.failure.failure_type)
+                .text(&item.failure.message)
+                .text(&item.failure.stack);
         }
         // Not repeated: if the lost call was applied and the job has gone on since, the repetition would be told LEASE_LOST, which says that nothing was
         // changed. The caller learns that the outcome is unknown.
@@ -270,8 +268,10 @@ impl Store {
             call.bytes(&item.job_id.0).bytes(&item.nonce.0).int(item.duration_ms);
             call.bytes(&item.by.argument());
             match &item.progress {
-                Some((percent, message, checkpoint)) => {
-                    call.text(&format!("{percent}")).text(message).bytes(checkpoint);
+                Some(progress) => {
+                    call.text(&progress.percent.to_string())
+                        .text(&progress.message)
+                        .bytes(&progress.checkpoint);
                 }
                 None => {
                     call.text("").text("").text("");

@@ -75,7 +75,7 @@ impl Queue<'_> {
             5..8 => self.lease().await,
             8 => {
                 let Some((job_id, nonce)) = self.leased() else { return };
-                let result = self.random.bool().then(|| ("text/plain".to_owned(), "done".into()));
+                let result = self.random.bool().then(|| crate::space::job_result("done"));
                 let item = AckItem { job_id, nonce, result };
                 println!("ack {job_id}");
                 all_fine("ack", store.ack(keys, &[&item]).await);
@@ -103,7 +103,10 @@ impl Queue<'_> {
             11 => {
                 let Some((job_id, nonce)) = self.leased() else { return };
                 let item = ExtendItem {
-                    progress: self.random.bool().then(|| (50.0, "half".into(), "page 7".into())),
+                    progress: self
+                        .random
+                        .bool()
+                        .then(|| crate::space::progress(50.0, "half", "page 7")),
                     ..extend(job_id, nonce, 500_000)
                 };
                 println!("extend {job_id}");

@@ -196,7 +196,7 @@ async fn progress_is_kept_with_the_job(space: &Space) {
     let (job, nonce) = space.lease_one().await;
     for (percent, message, checkpoint) in [(12.5, "a", "one"), (50.0, "b", "")] {
         let item = ExtendItem {
-            progress: Some((percent, message.into(), checkpoint.into())),
+            progress: Some(crate::space::progress(percent, message, checkpoint)),
             ..extend(job.job_id, nonce, LONG_MS)
         };
         space.extend(&item).await.unwrap();

@@ -119,7 +119,7 @@ impl Scene {
                 ("extend", store.extend(keys, &[&item]).await.map(drop))
             }
             4 => {
-                let items = [ack(0, None), ack(1, Some(("text/plain".into(), "x".into())))];
+                let items = [ack(0, None), ack(1, Some(crate::space::job_result("x")))];
                 ("ack", store.ack(keys, &[&items[0], &items[1]]).await.map(drop))
             }
             5 => {
@@ -252,7 +252,7 @@ async fn a_full_redis_refuses_new_jobs_and_still_drains_to_zero() {
     // Everything that a worker does works: leases, progress, releases, retries, cancels, results.
     let batch = space.lease(300).await;
     let progress = bananas_broker::store::ExtendItem {
-        progress: Some((1.0, "begun".into(), "page 1".into())),
+        progress: Some(crate::space::progress(1.0, "begun", "page 1")),
         ..extend(batch.jobs[0].job_id, batch.nonce, LONG_MS)
     };
     space.extend(&progress).await.unwrap();
@@ -261,7 +261,7 @@ async fn a_full_redis_refuses_new_jobs_and_still_drains_to_zero() {
         .await
         .unwrap();
     let mut retry = nack(batch.jobs[2].job_id, batch.nonce, NackAction::Retry);
-    (retry.delay_ms, retry.failure[1]) = (Some(0), "x".repeat(4_000));
+    (retry.delay_ms, retry.failure.message) = (Some(0), "x".repeat(4_000));
     space.nack_with(&retry).await.unwrap();
     space
         .ack_with(batch.jobs[3].job_id, batch.nonce, Some("a result"))

@@ -214,7 +214,7 @@ async fn a_lease_has_the_history_of_its_job(space: &Space) {
     let (job, nonce) = space.lease_one_for(LONG_MS).await;
     assert_eq!((job.attempts, job.losses), (0, 0));
     let progress = ExtendItem {
-        progress: Some((50.0, "half".into(), "page 7".into())),
+        progress: Some(crate::space::progress(50.0, "half", "page 7")),
         ..extend(job.job_id, nonce, LONG_MS)
     };
     space.extend(&progress).await.unwrap();
@@ -298,7 +298,7 @@ async fn checkpoints_take_room(space: &Space) {
     let batch = space.lease(3).await;
     for item in &items {
         let progress = ExtendItem {
-            progress: Some((50.0, String::new(), vec![b'.'; 10_000].into())),
+            progress: Some(crate::space::progress(50.0, "", vec![b'.'; 10_000])),
             ..extend(item.id, batch.nonce, LONG_MS)
         };
         space.extend(&progress).await.unwrap();

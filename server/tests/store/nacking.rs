@@ -1,7 +1,7 @@
 //! nack.lua.
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, Owner, record::OwnPolicy},
+    domain::{Error, Failure, JobId, JobState, Nonce, Owner, record::OwnPolicy},
     store::{NackAction, NackItem},
 };
 
@@ -29,7 +29,11 @@ async fn a_retry_waits_for_its_backoff_and_counts(space: &Space) {
     space.fill(&plain(1)).await;
     let (job, nonce) = space.lease_one().await;
     let mut item = nack(job.job_id, nonce, NackAction::Retry);
-    item.failure = ["Broken".into(), "pipe".into(), "line 1".into()];
+    item.failure = Failure {
+        failure_type: "Broken".into(),
+        message: "pipe".into(),
+        stack: "line 1".into(),
+    };
     let outcome = space.nack_with(&item).await.unwrap();
     assert_eq!(outcome.state, Some(JobState::Scheduled));
     let wait_ms = outcome.due_ms.unwrap() - outcome.settled.now_ms;
@@ -94,7 +98,7 @@ async fn a_failure_not_worth_another_attempt_is_dead_at_once(space: &Space) {
         let (job, nonce) = space.lease_one().await;
         let mut item = nack(job.job_id, nonce, NackAction::Retry);
         item.delay_ms = Some(0);
-        item.failure[0] = failure_type.into();
+        item.failure.failure_type = failure_type.into();
         assert_eq!(
             space.nack_with(&item).await.unwrap().state,
             Some(expected),

@@ -38,7 +38,7 @@ async fn each_job_of_a_call_has_its_own_result(space: &Space) {
         .map(|(number, job)| AckItem {
             job_id: job.job_id,
             nonce: if number % 10 == 3 { Nonce::new() } else { batch.nonce },
-            result: (number % 7 == 0).then(|| ("text/plain".to_owned(), "done".into())),
+            result: (number % 7 == 0).then(|| crate::space::job_result("done")),
         })
         .collect();
     let answers = space
@@ -64,7 +64,7 @@ async fn a_repeated_ack_is_already_applied_and_the_first_result_stays(space: &Sp
     let item = |result: &str| AckItem {
         job_id: job.job_id,
         nonce,
-        result: Some(("text/plain".to_owned(), result.to_owned().into())),
+        result: Some(crate::space::job_result(result)),
     };
     let answers = space
         .store

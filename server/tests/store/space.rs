@@ -8,7 +8,7 @@ use std::{
 
 use bananas_broker::{
     domain::{
-        Error, JobId, JobType, Nonce, Owner, Policy, RoutingKey,
+        Error, JobId, JobResult, JobType, Nonce, Owner, Policy, Progress, RoutingKey,
         record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
     },
     metrics::Metrics,
@@ -243,7 +243,7 @@ impl Space {
     }
 
     pub(crate) async fn ack_with(&self, job_id: JobId, nonce: Nonce, result: Option<&str>) -> Result<Settled, Error> {
-        let result = result.map(|data| ("text/plain".to_owned(), data.to_owned().into()));
+        let result = result.map(job_result);
         let item = AckItem { job_id, nonce, result };
         self.store.ack(&self.keys, &[&item]).await.expect("ack runs").remove(0)
     }
@@ -342,6 +342,23 @@ pub(crate) fn demand(jobs: u32, max_bytes: u64) -> Demand {
         max_bytes,
         allow_oversized: true,
         held: 0,
+    }
+}
+
+/// A result as text.
+pub(crate) fn job_result(data: &str) -> JobResult {
+    JobResult {
+        content_type: "text/plain".to_owned(),
+        data: data.to_owned().into(),
+    }
+}
+
+/// Progress with a checkpoint.
+pub(crate) fn progress(percent: f64, message: &str, checkpoint: impl Into<bytes::Bytes>) -> Progress {
+    Progress {
+        percent,
+        message: message.to_owned(),
+        checkpoint: checkpoint.into(),
     }
 }
 

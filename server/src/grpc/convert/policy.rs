@@ -17,8 +17,12 @@ pub(super) fn own_policy(spec: &pb::JobSpec) -> Result<(Option<OwnPolicy>, u8), 
     let mut own = OwnPolicy::default();
     let mut flags = 0;
     if let Some(timeout) = &spec.attempt_timeout {
-        let (least, most) = bound::ATTEMPT_TIMEOUT_MS;
-        own.attempt_timeout_ms = duration_ms(timeout, "attempt_timeout", least, most)? as u32;
+        own.attempt_timeout_ms = duration_ms(
+            timeout,
+            "attempt_timeout",
+            bound::MIN_ATTEMPT_TIMEOUT_MS,
+            bound::MAX_ATTEMPT_TIMEOUT_MS,
+        )? as u32;
         flags |= flag::ATTEMPT_TIMEOUT;
     }
     if let Some(retention) = &spec.retention {

@@ -112,14 +112,15 @@ pub(in crate::grpc) fn worker(info: Option<&pb::WorkerInfo>) -> Result<pb::Worke
     text_at_most("worker.name", &info.name, 128)?;
     text_at_most("worker.build_id", &info.build_id, 64)?;
     text_at_most("worker.sdk", &info.sdk, 64)?;
-    pairs("worker.labels", &info.labels, (8, 128, 128))?;
+    pairs("worker.labels", &info.labels, bound::WORKER_LABELS)?;
     Ok(info)
 }
 
 /// The length of a lease, in milliseconds.
 pub(in crate::grpc) fn lease_ms(duration: Option<&PbDuration>, field: &str, least: u64) -> Result<u64, Error> {
-    let (_, _, default, most) = bound::LEASE_MS;
-    duration.map_or(Ok(default), |duration| duration_ms(duration, field, least, most))
+    duration.map_or(Ok(bound::LEASE_MS.default), |duration| {
+        duration_ms(duration, field, least, bound::LEASE_MS.max)
+    })
 }
 
 /// A fingerprint of what a lease call asks for, remembered with its request id. Brokers of two versions that serve one

@@ -1,7 +1,6 @@
 //! Settlements and extensions.
 
 use bananas_proto::server as pb;
-use bytes::Bytes;
 use prost_types::Duration as PbDuration;
 
 use super::{
@@ -10,20 +9,20 @@ use super::{
     time::duration_ms,
 };
 use crate::{
-    domain::{Error, LeaseToken, Limits, limits as bound},
+    domain::{Error, Failure, JobResult, LeaseToken, Limits, Progress, limits as bound},
     session::settle::Settlement,
     store::{AckItem, ExtendItem, Extender, NackAction, NackItem},
 };
 
 /// Checks a result.
-pub(in crate::grpc) fn result(
-    result: Option<pb::JobResult>,
-    limits: &Limits,
-) -> Result<Option<(String, Bytes)>, Error> {
+pub(in crate::grpc) fn result(result: Option<pb::JobResult>, limits: &Limits) -> Result<Option<JobResult>, Error> {
     let Some(result) = result else { return Ok(None) };
     payload("result.data", &result.data, limits)?;
     text_at_most("result.content_type", &result.content_type, bound::SHORT_TEXT_BYTES)?;
-    Ok(Some((result.content_type, result.data)))
+    Ok(Some(JobResult {
+        content_type: result.content_type,
+        data: result.data,
+    }))
 }
 
 /// Checks a nack.
@@ -53,18 +52,17 @@ pub(in crate::grpc) fn nack(
     }
     let failure = failure.unwrap_or_default();
     text_at_most("failure.type", &failure.r#type, bound::SHORT_TEXT_BYTES)?;
-    let (message_bytes, stack_bytes) = bound::FAILURE_BYTES;
     Ok(NackItem {
         job_id: token.job_id,
         nonce: token.nonce,
         action,
         delay_ms,
         if_owner: None,
-        failure: [
-            failure.r#type,
-            cut(failure.message, message_bytes),
-            cut(failure.stack, stack_bytes),
-        ],
+        failure: Failure {
+            failure_type: failure.r#type,
+            message: cut(failure.message, bound::FAILURE_MESSAGE_BYTES),
+            stack: cut(failure.stack, bound::FAILURE_STACK_BYTES),
+        },
     })
 }
 
@@ -106,7 +104,7 @@ fn nested(outer: &str, error: Error) -> Error {
 /// Checks an extension.
 pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(LeaseToken, ExtendItem), Error> {
     let token = LeaseToken::decode(&extension.lease_token)?;
-    let duration_ms = lease_ms(extension.duration.as_ref(), "duration", bound::LEASE_MS.0)?;
+    let duration_ms = lease_ms(extension.duration.as_ref(), "duration", bound::LEASE_MS.min)?;
     let progress = match extension.progress {
         None => None,
         Some(progress) => {
@@ -123,11 +121,11 @@ pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(Lease
                     ),
                 ));
             }
-            Some((
-                progress.percent,
-                cut(progress.message, bound::REASON_BYTES),
-                progress.checkpoint,
-            ))
+            Some(Progress {
+                percent: progress.percent,
+                message: cut(progress.message, bound::REASON_BYTES),
+                checkpoint: progress.checkpoint,
+            })
         }
     };
     let item = ExtendItem {

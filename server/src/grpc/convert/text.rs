@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::domain::{Error, Limits, limits as bound};
+use crate::domain::{
+    Error, Limits,
+    limits::{self as bound, PairBounds},
+};
 
 /// Refuses a payload or a result above the limit.
 pub(super) fn payload(field: &str, data: &[u8], limits: &Limits) -> Result<(), Error> {
@@ -28,11 +31,12 @@ pub(super) fn text_at_most(field: &str, text: &str, bytes: usize) -> Result<(), 
 }
 
 /// Refuses a map with too many entries, or with keys or values that are too long.
-pub(super) fn pairs(
-    field: &str,
-    map: &HashMap<String, String>,
-    (entries, key_bytes, value_bytes): (usize, usize, usize),
-) -> Result<(), Error> {
+pub(super) fn pairs(field: &str, map: &HashMap<String, String>, bounds: PairBounds) -> Result<(), Error> {
+    let PairBounds {
+        entries,
+        key_bytes,
+        value_bytes,
+    } = bounds;
     if map.len() > entries {
         return Err(Error::invalid(
             field,

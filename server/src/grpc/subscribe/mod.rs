@@ -67,7 +67,11 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
 
 /// Checks the first frame.
 fn check_open(open: pb::Open) -> Result<Opening, Error> {
-    let lease_ms = convert::lease_ms(open.lease_duration.as_ref(), "open.lease_duration", bound::LEASE_MS.1)?;
+    let lease_ms = convert::lease_ms(
+        open.lease_duration.as_ref(),
+        "open.lease_duration",
+        bound::MIN_STREAM_LEASE_MS,
+    )?;
     if open.held_tokens.len() > bound::MAX_HELD_TOKENS {
         return Err(Error::invalid(
             "open.held_tokens",

@@ -19,7 +19,7 @@ impl Operation for Ack {
     type Output = Settled;
 
     fn bytes(item: &AckItem) -> usize {
-        item.result.as_ref().map_or(32, |(_, data)| data.len() + 64)
+        item.result.as_ref().map_or(32, |result| result.data.len() + 64)
     }
 
     async fn run(queue: &Arc<QueueCore>, items: &[&AckItem]) -> Result<Results<Settled>, Error> {
@@ -39,7 +39,7 @@ impl Operation for Nack {
     type Output = NackOutcome;
 
     fn bytes(item: &NackItem) -> usize {
-        64 + item.failure.iter().map(String::len).sum::<usize>()
+        64 + item.failure.len()
     }
 
     async fn run(queue: &Arc<QueueCore>, items: &[&NackItem]) -> Result<Results<NackOutcome>, Error> {
@@ -66,7 +66,7 @@ impl Operation for Extend {
         64 + item
             .progress
             .as_ref()
-            .map_or(0, |(_, message, checkpoint)| message.len() + checkpoint.len())
+            .map_or(0, |progress| progress.message.len() + progress.checkpoint.len())
     }
 
     async fn run(queue: &Arc<QueueCore>, items: &[&ExtendItem]) -> Result<Results<Extended>, Error> {

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, RwLock,
+        Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::RwLock;
 use redis::{
     Arg, Cmd, Value,
     aio::{ConnectionLike, MultiplexedConnection},
@@ -88,7 +89,7 @@ impl Link {
     }
 
     fn live(&self) -> Option<Live> {
-        let live = self.current.read().ok()?.clone()?;
+        let live = self.current.read().clone()?;
         if live.ended.is_true() {
             self.drop_connection(live.generation, "Redis closed the connection");
             return None;
@@ -128,9 +129,7 @@ impl Link {
                     connection,
                     ended,
                 };
-                if let Ok(mut current) = self.current.write() {
-                    *current = Some(live.clone());
-                }
+                *self.current.write() = Some(live.clone());
                 Ok(live)
             }
             Err(failure) => {
@@ -240,9 +239,8 @@ impl Link {
     }
 
     fn drop_connection(&self, generation: u64, error: &str) {
-        if let Ok(mut current) = self.current.write()
-            && current.as_ref().is_some_and(|live| live.generation == generation)
-        {
+        let mut current = self.current.write();
+        if current.as_ref().is_some_and(|live| live.generation == generation) {
             *current = None;
             tracing::warn!(generation, error, "Redis connection error - retrying with backoff");
         }

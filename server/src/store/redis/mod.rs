@@ -7,6 +7,7 @@ mod error;
 mod link;
 pub mod preflight;
 mod pubsub;
+mod rehearsal;
 
 pub use condition::Condition;
 use endpoint::Ended;

@@ -351,7 +351,7 @@ impl<'a> Drive<'a> {
             by,
             progress: extend
                 .progress
-                .then(|| (50.0, "half".into(), "page 7 ".repeat(60).into())),
+                .then(|| crate::space::progress(50.0, "half", "page 7 ".repeat(60))),
             ..crate::space::extend(job_id, nonce, extend.term.ms())
         };
         let answer = self.space.extend(&item).await;

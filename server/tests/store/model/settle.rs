@@ -36,7 +36,7 @@ impl Drive<'_> {
             .map(|((job_id, nonce), result)| AckItem {
                 job_id,
                 nonce,
-                result: result.then(|| ("text/plain".to_owned(), "done".into())),
+                result: result.then(|| crate::space::job_result("done")),
             })
             .collect();
         if items.is_empty() {

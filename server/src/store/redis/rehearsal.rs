@@ -1,0 +1,82 @@
+//! The rehearsal: runs every script once at the start of a broker, as its own Redis user, so that a right that is missing
+//! shows then and not with the first job.
+
+use crate::{
+    domain::{Error, Failure, JobId, Nonce, Owner, RoutingKey},
+    store::{
+        AckItem, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store, redis::Class,
+    },
+};
+
+impl Store {
+    /// Runs every script once, on a queue that no caller can name and with ids that do not exist.
+    pub(in crate::store) async fn rehearse(&self) -> Result<(), super::Failure> {
+        let Err(error) = self.run_every_script().await else {
+            return Ok(());
+        };
+        // The error of a call has no class; the failure that it comes from was noted with its class.
+        Err(match self.condition.last_failure() {
+            Some(failure) if failure.error == error => failure,
+            _ => super::Failure {
+                class: Class::Unexpected,
+                detail: error.to_string(),
+                error,
+            },
+        })
+    }
+
+    async fn run_every_script(&self) -> Result<(), Error> {
+        let name = RoutingKey::parse(&format!("rehearsal.{}", self.tag))?;
+        let keys = QueueKeys::new(&format!("{}:start", self.prefix), &name);
+        let (job_id, nonce) = (JobId::new(), Nonce::new());
+        let demands = [Demand {
+            holder: String::new(),
+            owner: Owner::NONE,
+            jobs: 1,
+            max_bytes: 1,
+            allow_oversized: true,
+            held: 0,
+        }];
+        let request = LeaseRequest {
+            priorities: "",
+            job_types: &[],
+            lease_ms: 1_000,
+            demands: &demands,
+            requests: &[],
+        };
+        self.lease(&keys, &request).await?;
+        let ack = AckItem {
+            job_id,
+            nonce,
+            result: None,
+        };
+        self.ack(&keys, &[&ack]).await?;
+        let nack = NackItem {
+            job_id,
+            nonce,
+            action: NackAction::Retry,
+            delay_ms: None,
+            if_owner: None,
+            failure: Failure::default(),
+        };
+        self.nack(&keys, &[&nack]).await?;
+        let extension = ExtendItem {
+            job_id,
+            nonce,
+            duration_ms: 1_000,
+            by: Extender::Holder,
+            progress: None,
+        };
+        self.extend(&keys, &[&extension]).await?;
+        self.cancel(&keys, job_id, "", 1_000).await?;
+        self.get_job(&keys, job_id).await?;
+        self.await_settled(&keys, job_id, 0).await?;
+        self.reclaim(&keys, nonce).await?;
+        self.counts(&keys).await?;
+        self.resume(&keys).await?;
+        self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
+        self.next_due(&keys).await?;
+        self.update_due_index(0, &[]).await?;
+        self.maintain_or_forget(&keys, 0).await.map(drop)
+    }
+}
