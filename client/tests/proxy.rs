@@ -1,13 +1,7 @@
 //! Responses that are not from a broker: from proxies whose broker is away, and from other servers.
 #![allow(clippy::unwrap_used, reason = "everything here is part of a test")]
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use bananas_client::{Client, Detail, JobId, NewJob, Reason};
 use bananas_proto::v1::{EnqueueRequest, EnqueueResponse};
@@ -16,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 use tonic::Code;
@@ -33,7 +28,7 @@ struct Proxy {
 impl Proxy {
     async fn start(answers: &[(u16, &'static str)]) -> (Self, SocketAddr) {
         let proxy = Self::default();
-        proxy.answers.lock().unwrap().extend(answers);
+        proxy.answers.lock().extend(answers);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let served = proxy.clone();
@@ -56,8 +51,8 @@ impl Proxy {
             .job
             .unwrap_or_default()
             .job_id;
-        self.seen.lock().unwrap().push(id.clone());
-        let next = self.answers.lock().unwrap().pop_front();
+        self.seen.lock().push(id.clone());
+        let next = self.answers.lock().pop_front();
         if let Some((status, content_type)) = next {
             let mut page = Response::new(Full::from(format!("<html><h1>{status}</h1></html>")).boxed());
             *page.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -101,7 +96,7 @@ async fn a_call_to_a_proxy_whose_broker_is_away_is_repeated() {
         let id = job.job_id();
         let enqueued = client(address, combine).enqueue(job).await.unwrap();
         assert_eq!((enqueued.job_id, enqueued.deduplicated), (id, false));
-        assert_eq!(*proxy.seen.lock().unwrap(), vec![id.to_string(); 5]);
+        assert_eq!(*proxy.seen.lock(), vec![id.to_string(); 5]);
     }
 }
 
@@ -134,7 +129,7 @@ async fn a_response_of_another_server_is_an_error_with_the_code_that_grpc_gives_
         let begin = format!("a server that is not a broker responded at http://{address} (HTTP {status} ");
         assert!(error.message().starts_with(&begin), "{error}");
         assert!(error.message().ends_with("; is this the gRPC port?"), "{error}");
-        assert_eq!(proxy.seen.lock().unwrap().len(), 1);
+        assert_eq!(proxy.seen.lock().len(), 1);
     }
 }
 

@@ -183,6 +183,7 @@ impl Visit for Fields {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_types, reason = "a poisoned lock fails the test")]
 mod tests {
     use std::sync::{Arc, Mutex};
 

@@ -4,6 +4,12 @@
 //! `cargo run --release -p bananas-broker --example script_cost`, on a machine that does nothing else. With `--
 //! --large`: what jobs of 64 KiB and 1 MiB cost, a fetch of a thousand of them included (takes 3 GiB of memory).
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "a measurement: sends commands to Redis, finds it by the environment, prints its tables"
+)]
+
 use std::{
     process::{Child, Command, Stdio},
     time::Duration,

@@ -141,6 +141,7 @@ impl From<Error> for Status {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "statuses as tonic makes them")]
 mod tests {
     use super::*;
     use crate::domain::JobId;

@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    fmt::Write,
-    sync::{Arc, Mutex},
-};
+use std::{fmt::Write, sync::Arc};
 
 use bananas_harness::dev_broker::DevBroker;
 use opentelemetry_proto::tonic::{
@@ -15,6 +12,7 @@ use opentelemetry_proto::tonic::{
     },
     trace::v1::Span,
 };
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -34,7 +32,7 @@ impl TraceService for Collector {
             .resource_spans
             .into_iter()
             .flat_map(|resource| resource.scope_spans);
-        self.0.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
+        self.0.lock().extend(scopes.flat_map(|scope| scope.spans));
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
@@ -67,7 +65,7 @@ async fn a_call_is_a_span_under_the_callers_and_is_sent_before_the_end() {
     HealthClient::new(channel).check(request).await.unwrap();
     assert!(dev.stop().await.success());
 
-    let spans = collector.0.lock().unwrap();
+    let spans = collector.0.lock();
     let span = spans
         .iter()
         .find(|span| span.name == "grpc.health.v1.Health/Check")

@@ -8,6 +8,7 @@ pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// The variables of this process, without those that are not Unicode.
+    #[allow(clippy::disallowed_methods, reason = "the one reader of the environment")]
     pub fn of_process() -> Self {
         let variables = std::env::vars_os();
         Self(

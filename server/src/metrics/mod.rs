@@ -23,6 +23,7 @@ pub use self::{
     labelled::Labelled,
     queue::{BANDS, BandMetrics, QueueDepths, QueueMetrics, band},
 };
+use crate::clock::now_ms;
 
 /// Queues with their own value of the `routing_key` label; further queues are counted under `_other`.
 pub const MAX_ROUTING_KEYS: usize = 1_000;
@@ -97,7 +98,7 @@ impl Metrics {
             queues: RwLock::default(),
             other: Arc::new(QueueMetrics::new(OTHER, true)),
             max_routing_keys,
-            start_time: process::now_seconds(),
+            start_time: now_ms() as f64 / 1000.0,
             calls: CallMetrics::new(),
             routing_keys_dropped: Counter::default(),
             worker_total: Gauge::default(),

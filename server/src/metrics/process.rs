@@ -1,7 +1,5 @@
 //! CPU, memory and file descriptors of this process, read from the kernel at each scrape.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 /// One reading of `/proc/self`. A value that could not be read is zero.
 #[derive(Debug, Default)]
 pub(super) struct ProcessReading {
@@ -24,14 +22,6 @@ pub(super) fn read() -> ProcessReading {
             .unwrap_or_default(),
         max_fds: rlimit::Resource::NOFILE.get_soft().unwrap_or_default(),
     }
-}
-
-/// Now, in seconds since the Unix epoch. Read once, when the metrics are made.
-pub(super) fn now_seconds() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs_f64()
 }
 
 fn read_ticks() -> Option<(u64, u64)> {

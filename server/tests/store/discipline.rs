@@ -6,14 +6,12 @@
 //! - Only known commands, none that walks a whole keyspace or an unbounded set, and a bounded number of them for each
 //!   job.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bananas_broker::store::{AckItem, NackAction};
 use bananas_harness::redis_server::RedisServer;
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 
 use crate::{
     cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining, nacking,
@@ -268,7 +266,7 @@ fn read(line: &str, runs: &mut Vec<Run>) -> bool {
             run.commands.push(words);
         }
     } else if verb == b"EVALSHA" {
-        let loaded = LOADED.lock().unwrap();
+        let loaded = LOADED.lock();
         let script = loaded.get(&words[1]).cloned().expect("it was loaded before");
         runs.push(Run {
             script,
@@ -277,7 +275,7 @@ fn read(line: &str, runs: &mut Vec<Run>) -> bool {
     } else if verb == b"SCRIPT" {
         let name = script_of(&words[2]);
         let sha = redis::Script::new(std::str::from_utf8(&words[2]).unwrap());
-        let mut loaded = LOADED.lock().unwrap();
+        let mut loaded = LOADED.lock();
         loaded.insert(sha.get_hash().as_bytes().to_vec(), name);
     } else if verb == b"EVAL" {
         // The dump of the audit: no script of the broker.

@@ -7,6 +7,11 @@
 //! space is audited (`keyspace` of the harness).
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    reason = "these tests send commands to Redis, read their switches and print what they ran"
+)]
 
 mod bounds;
 mod cancelling;

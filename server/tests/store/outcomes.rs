@@ -1,7 +1,9 @@
 //! Every outcome of every script. A fact marks the outcomes that it has seen; `discipline.rs` runs all facts and fails
 //! if one is missing.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
 
 /// A script and one of its outcomes.
 pub(crate) type Outcome = (&'static str, &'static str);
@@ -224,12 +226,12 @@ static REACHED: Mutex<BTreeSet<Outcome>> = Mutex::new(BTreeSet::new());
 /// Marks an outcome as seen.
 pub(crate) fn mark(outcome: Outcome) {
     assert!(all().any(|known| known == outcome), "{outcome:?} is not on the list");
-    REACHED.lock().unwrap().insert(outcome);
+    REACHED.lock().insert(outcome);
 }
 
 /// The outcomes that no fact has seen.
 pub(crate) fn missing() -> Vec<Outcome> {
-    let reached = REACHED.lock().unwrap();
+    let reached = REACHED.lock();
     all().filter(|outcome| !reached.contains(outcome)).collect()
 }
 

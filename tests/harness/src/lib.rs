@@ -11,7 +11,12 @@
 //!   workers that make a history).
 //! - [`stand`] puts a Redis and brokers together; [`eventually`] waits, bounded, for a condition. Nothing here relies
 //!   on a sleep.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_types,
+    reason = "a harness fails by panicking, and a poisoned lock fails the test"
+)]
 
 pub mod api;
 pub mod broker;

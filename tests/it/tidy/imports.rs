@@ -51,11 +51,7 @@ const OWNED: &[Owned] = &[
     Owned {
         within: "server/src/",
         names: &["SystemTime::now"],
-        places: &[
-            "server/src/clock.rs",
-            // When the process started.
-            "server/src/metrics/process.rs",
-        ],
+        places: &["server/src/clock.rs"],
     },
     Owned {
         within: "server/src/",

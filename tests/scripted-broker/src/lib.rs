@@ -5,7 +5,12 @@
 //! - [`stream`]: one `Subscribe` stream from the broker's side, frame by frame; [`frames`] makes usual frames.
 //! - [`scenario`]: the same as data. `tests/conformance/README.md` describes the format; the program `scripted-broker`
 //!   plays a file, so that a worker in any language can be tested against it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a harness fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_types,
+    reason = "a harness fails by panicking, and a poisoned lock fails the test"
+)]
 
 pub mod broker;
 pub mod calls;

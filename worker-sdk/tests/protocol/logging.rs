@@ -1,13 +1,11 @@
 //! Log lines about jobs: only what the broker has applied.
 
-use std::{
-    io::Write,
-    sync::{Arc, Mutex, MutexGuard},
-};
+use std::{io::Write, sync::Arc};
 
 use bananas_proto::server::{self as wire, JobState, subscribe_response::Frame as FromBroker};
 use bananas_scripted_broker::{frames::job, stream::Stream};
 use bananas_worker::HandlerError;
+use parking_lot::{Mutex, MutexGuard};
 use tracing::subscriber::DefaultGuard;
 
 use crate::broker::{Broker, quiet, run};
@@ -28,7 +26,7 @@ impl Write for Log {
 
 impl Log {
     fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.0.lock().expect("no writer has panicked")
+        self.0.lock()
     }
 
     /// Collects everything that this thread logs from now on.
