@@ -82,8 +82,8 @@ impl Broker {
         metrics: Arc<Metrics>,
     ) -> Result<(Arc<Self>, mpsc::UnboundedReceiver<(String, Notification)>), OpenError> {
         let store = Arc::new(Store::open(options.store, metrics.clone()).await?);
-        let signals = store.listen();
-        let queues = Arc::new(Queues::new(store.clone(), metrics.clone(), signals.interest));
+        let notifications = store.listen();
+        let queues = Arc::new(Queues::new(store.clone(), metrics.clone(), notifications.interest));
         let health = tonic_health::server::HealthReporter::new();
         set_health(&health, tonic_health::ServingStatus::Serving).await;
         let broker = Arc::new(Self {
@@ -101,7 +101,7 @@ impl Broker {
             stopped: CancellationToken::new(),
             health,
         });
-        Ok((broker, signals.incoming))
+        Ok((broker, notifications.incoming))
     }
 
     /// Runs a background task until the drain is over.

@@ -19,7 +19,7 @@ pub type Sink = Box<dyn Fn(Delivery) -> Result<(), Delivery> + Send + Sync>;
 
 /// Why a consumer gets nothing, or that it can get jobs again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum Advice {
     /// Every queue of the selector is paused.
     Paused,
     /// At least one queue is not paused any more.
@@ -29,7 +29,7 @@ pub enum Notice {
 }
 
 /// Receives the notices of a consumer.
-pub(super) type Notify = Box<dyn Fn(Notice) + Send + Sync>;
+pub(super) type Notify = Box<dyn Fn(Advice) + Send + Sync>;
 
 /// Who a consumer is. The script writes it into the leases.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Consumer {
         self.blocked_by_size.store(true, SeqCst);
         drop(window);
         if !self.no_room_sent.swap(true, SeqCst) {
-            (self.notify)(Notice::NoRoom);
+            (self.notify)(Advice::NoRoom);
         }
     }
 
@@ -224,7 +224,7 @@ impl Consumer {
         self.queue_up();
     }
 
-    pub(super) fn notice(&self, notice: Notice) {
+    pub(super) fn notice(&self, notice: Advice) {
         (self.notify)(notice);
     }
 

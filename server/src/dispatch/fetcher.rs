@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    Consumer, Delivery, Dispatcher, Notice, Selector,
+    Advice, Consumer, Delivery, Dispatcher, Selector,
     pending::{FetchStart, PendingWork},
     wait_list::WaitList,
 };
@@ -30,7 +30,7 @@ const UNUSED_FOR: Duration = Duration::from_secs(30);
 /// The first and the longest pause of one queue after an error of Redis.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// A fetcher.
+/// Fetches for all consumers with one selector.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     selector: Selector,
@@ -106,7 +106,7 @@ impl Fetcher {
                 }
                 let mut until = unused_since.max(now) + UNUSED_FOR;
                 if !self.wait_list.is_empty() {
-                    until = until.min(next_poll).min(self.next_moment().unwrap_or(until));
+                    until = until.min(next_poll).min(self.wake_at().unwrap_or(until));
                 }
                 tokio::select! {
                     () = self.wait_list.wake.notified() => {}
@@ -174,7 +174,7 @@ impl Fetcher {
     }
 
     /// When the next job falls due, or the pause of a queue with pending work ends.
-    fn next_moment(&self) -> Option<Instant> {
+    fn wake_at(&self) -> Option<Instant> {
         let moments = |watched: &WatchedQueue| {
             [
                 *watched.due.lock(),
@@ -271,10 +271,8 @@ impl Fetcher {
             }
             return false;
         }
+        watched.note_rest(&batch, wanted);
         let found = batch.jobs.len() as u32;
-        if found == wanted || matches!(batch.verdict, Verdict::Again | Verdict::BlockedBySize) {
-            watched.pending.notify(None);
-        }
         let no_room = batch.verdict == Verdict::BlockedBySize;
         watched.queue.note_leased(&batch);
         if found > 0 {
@@ -287,10 +285,7 @@ impl Fetcher {
     async fn fetch_alone(&self, watched: &WatchedQueue, reserved: &mut Reservation) {
         match self.lease(watched, std::slice::from_ref(reserved)).await {
             Ok(batch) => {
-                let all = batch.jobs.len() as u32 == reserved.demand.jobs;
-                if all || matches!(batch.verdict, Verdict::Again | Verdict::BlockedBySize) {
-                    watched.pending.notify(None);
-                }
+                watched.note_rest(&batch, reserved.demand.jobs);
                 watched.queue.note_leased(&batch);
                 Self::assign(&watched.queue, batch, std::slice::from_mut(reserved));
             }
@@ -390,7 +385,7 @@ impl Fetcher {
         watched.paused.store(paused, SeqCst);
         let after = all_paused();
         if before != after {
-            let notice = if after { Notice::Paused } else { Notice::Resumed };
+            let notice = if after { Advice::Paused } else { Advice::Resumed };
             for consumer in self.wait_list.consumers() {
                 consumer.notice(notice);
             }
@@ -418,10 +413,18 @@ impl WatchedQueue {
             .map(|due| Instant::now() + Duration::from_millis(due.saturating_sub(batch.now_us / 1_000)));
     }
 
+    /// Notes whether the queue may have more jobs than the fetch brought.
+    fn note_rest(&self, batch: &LeaseBatch, wanted: u32) {
+        let all = batch.jobs.len() as u32 == wanted;
+        if all || matches!(batch.verdict, Verdict::Again | Verdict::BlockedBySize) {
+            self.pending.notify(None);
+        }
+    }
+
     /// Notes a fetch that failed: the queue pauses, each time for longer. The other queues do not wait for it.
     fn failed(&self, error: &Error) {
         if *error == Error::RequestIdReused {
-            // The fault of the one consumer that asked: it waits in vain.
+            // The fault of the one consumer that asked: its call times out.
             return;
         }
         tracing::debug!(%error, queue = %self.queue.routing_key(), "fetch failed");

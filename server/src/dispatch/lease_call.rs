@@ -18,7 +18,7 @@ const MIN_LEFT: Duration = Duration::from_millis(20);
 /// A draining broker holds a call that may wait for this long, so that clients do not call again and again.
 const DRAINING_WAIT: Duration = Duration::from_secs(1);
 
-/// A lease call.
+/// What a lease call asks for, checked.
 #[derive(Debug)]
 pub struct LeaseCall {
     /// What the worker asks for.

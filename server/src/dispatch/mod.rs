@@ -17,7 +17,7 @@ use crate::{
     metrics::Metrics,
     queue::{Queues, waiters::LaneFilter},
 };
-pub use consumer::{Consumer, Identity, Notice, Sink};
+pub use consumer::{Advice, Consumer, Identity, Sink};
 pub use delivery::Delivery;
 use fetcher::Fetcher;
 pub use lease_call::{LeaseCall, LeaseResult};
@@ -60,7 +60,7 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Without fetchers.
+    /// Fetchers are started when a consumer first asks with their selector.
     pub fn new(queues: Arc<Queues>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             queues,

@@ -10,7 +10,7 @@ use super::{
     convert,
     enqueue::wire_enqueued_state,
     lease,
-    settle::{read_extensions, read_settlements, wire_extended, wire_settled, wire_state},
+    settle::{read_extensions, read_settlements, wire_extended, wire_settled},
     subscribe,
 };
 use crate::{
@@ -122,7 +122,7 @@ impl BrokerService for Service {
         let outcome = result?;
         self.0.sessions.settled_elsewhere(&token);
         Ok(Response::new(pb::NackResponse {
-            state: outcome.state.map_or(0, |state| wire_state(state) as i32),
+            state: outcome.state.map_or(0, |state| convert::wire_state(state) as i32),
             run_time: outcome.run_ms().map(convert::timestamp),
             already_settled: outcome.settled.already,
         }))

@@ -1,6 +1,6 @@
 //! `BatchEnqueue`: each job on its own, or all or none.
 
-use super::{Service, convert, settle::wire_state};
+use super::{Service, convert};
 use crate::{
     domain::{Error, JobId, limits::MAX_ATOMIC_ITEMS},
     queue::PerQueue,
@@ -13,7 +13,7 @@ pub(super) type EachEnqueued = Vec<(Option<JobId>, Result<Enqueued, Error>)>;
 
 /// The state of a job that existed before; UNSPECIFIED for a new one.
 pub(super) fn wire_enqueued_state(enqueued: &Enqueued) -> i32 {
-    enqueued.state.map_or(0, |state| wire_state(state) as i32)
+    enqueued.state.map_or(0, |state| convert::wire_state(state) as i32)
 }
 
 impl Service {

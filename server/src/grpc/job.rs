@@ -7,7 +7,6 @@ use super::{
     Service,
     bounds::{deadline, respond_by, weighed},
     convert,
-    settle::wire_state,
 };
 use crate::{
     domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
@@ -80,7 +79,7 @@ impl JobService for Service {
         .map_err(|error| Error::Bug(error.to_string()))??;
         let (state, _) = state.ok_or(Error::JobNotFound)?;
         Ok(Response::new(pb::CancelJobResponse {
-            state: wire_state(state).into(),
+            state: convert::wire_state(state).into(),
         }))
     }
 }
@@ -147,7 +146,7 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
             .encode_to_vec()
             .into()
         }),
-        state: wire_state(view.state).into(),
+        state: convert::wire_state(view.state).into(),
         attempts: hash.number(field::ATTEMPTS).unwrap_or(0),
         losses: hash.number(field::LOSSES).unwrap_or(0),
         create_time: created.map(convert::timestamp),

@@ -28,11 +28,11 @@ impl Page {
     }
 
     /// One entry more than the page may have: if it comes, there is a next page.
-    pub(super) fn and_one(&self) -> usize {
+    pub(super) fn fetch_limit(&self) -> usize {
         self.size + 1
     }
 
-    /// This page of a list that was read in order from [`Page::after`] on, up to [`Page::and_one`] entries; and the
+    /// This page of a list that was read in order from [`Page::after`] on, up to [`Page::fetch_limit`] entries; and the
     /// token of the next page, empty after the last.
     pub(super) fn first<T>(&self, mut items: Vec<T>, name: impl Fn(&T) -> String) -> (Vec<T>, String) {
         let more = items.len() > self.size;

@@ -29,7 +29,7 @@ impl QueueService for Service {
         let names = self
             .0
             .store
-            .queue_names(&request.prefix, page.after(), page.and_one())
+            .queue_names(&request.prefix, page.after(), page.fetch_limit())
             .await?;
         let (names, next_page_token) = page.first(names, ToString::to_string);
         let queues = stream::iter(names)

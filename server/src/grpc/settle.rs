@@ -4,24 +4,11 @@ use bananas_proto::server as pb;
 
 use super::convert;
 use crate::{
-    domain::{Error, JobState, Limits},
+    domain::{Error, Limits},
     session::settle::{ReadExtension, ReadSettlement, SettleResult},
     status::item_error,
     store::Extended,
 };
-
-/// The state of a job as the API has it.
-pub(super) const fn wire_state(state: JobState) -> pb::JobState {
-    match state {
-        JobState::Scheduled => pb::JobState::Scheduled,
-        JobState::Ready => pb::JobState::Ready,
-        JobState::Leased => pb::JobState::Leased,
-        JobState::Succeeded => pb::JobState::Succeeded,
-        JobState::Dead => pb::JobState::Dead,
-        JobState::Cancelled => pb::JobState::Cancelled,
-        JobState::Expired => pb::JobState::Expired,
-    }
-}
 
 /// Checks the settlements of one call or frame.
 pub(super) fn read_settlements(settlements: Vec<pb::Settlement>, limits: &Limits) -> Vec<ReadSettlement> {
@@ -42,7 +29,7 @@ pub(super) fn wire_settled(result: SettleResult) -> pb::SettleResult {
         Ok(settled) => pb::SettleResult {
             error: None,
             already_settled: settled.already,
-            state: settled.state.map_or(0, |state| wire_state(state) as i32),
+            state: settled.state.map_or(0, |state| convert::wire_state(state) as i32),
         },
         Err(error) => pb::SettleResult {
             error: Some(item_error(&error)),

@@ -36,7 +36,7 @@ const IDLE_RUN_MS: u64 = REGISTERED_MS + 60_000;
 const IDLE_RUNS_PER_SECOND: u64 = 40;
 /// One in this many queues in which nothing is due is maintained all the same: that finds lost deadlines and counts
 /// what is kept.
-const RUN_ANYWAY: u32 = 30;
+const UNDUE_RUN_ODDS: u32 = 30;
 
 pub(super) async fn run(broker: &Arc<Broker>) {
     let reports = broker.queues.due_reports();
@@ -89,11 +89,11 @@ async fn update_due_index(broker: &Arc<Broker>, reports: &DueReports, runs: &mut
     };
     for (name, _) in updates.iter().filter(|(_, update)| *update == DueUpdate::Used) {
         if let Some(queue) = broker.queues.known(name) {
-            queue.registered(at_ms, generation);
+            queue.note_registered(at_ms, generation);
         }
     }
-    for run in runs_of(&due, reports.take_worked().into_iter()) {
-        runs.spawn(run.make(broker.clone()));
+    for run in runs_of(&due, reports.take_many_settled().into_iter()) {
+        runs.spawn(run.execute(broker.clone()));
     }
     Some(if (room > 0 && due.taken.len() == room) || reports.is_waiting() {
         Duration::ZERO
@@ -114,7 +114,7 @@ struct Run {
     queues: u64,
 }
 
-fn runs_of(due: &DueQueues, worked: impl Iterator<Item = RoutingKey>) -> Vec<Run> {
+fn runs_of(due: &DueQueues, many_settled: impl Iterator<Item = RoutingKey>) -> Vec<Run> {
     let handed_out = due.taken.iter().cloned().map(
         |DueQueue {
              routing_key,
@@ -124,12 +124,12 @@ fn runs_of(due: &DueQueues, worked: impl Iterator<Item = RoutingKey>) -> Vec<Run
             routing_key,
             score,
             may_forget,
-            unchecked: may_forget || fastrand::u32(..RUN_ANYWAY) == 0,
+            unchecked: may_forget || fastrand::u32(..UNDUE_RUN_ODDS) == 0,
             now_ms: due.now_ms,
             queues: due.queues,
         },
     );
-    let own = worked.map(|routing_key| Run {
+    let own = many_settled.map(|routing_key| Run {
         routing_key,
         score: String::new(),
         may_forget: false,
@@ -141,7 +141,7 @@ fn runs_of(due: &DueQueues, worked: impl Iterator<Item = RoutingKey>) -> Vec<Run
 }
 
 impl Run {
-    async fn make(self, broker: Arc<Broker>) {
+    async fn execute(self, broker: Arc<Broker>) {
         match self.maintain(&broker).await {
             Ok(next) => broker.queues.due_reports().maintained(
                 self.routing_key,

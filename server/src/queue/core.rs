@@ -83,12 +83,12 @@ impl QueueCore {
         })
     }
 
-    /// Its name.
+    /// The routing key, which is the name of the queue.
     pub fn routing_key(&self) -> &RoutingKey {
         &self.routing_key
     }
 
-    /// The names of its keys.
+    /// The names of its keys in Redis.
     pub fn keys(&self) -> &QueueKeys {
         &self.keys
     }
@@ -169,7 +169,7 @@ impl QueueCore {
         let before = self.settled.fetch_add(jobs as u64, Relaxed);
         if before / SETTLED_PER_COUNT != (before + jobs as u64) / SETTLED_PER_COUNT {
             self.has_held_jobs.store(true, Relaxed);
-            self.due_reports.worked(&self.routing_key);
+            self.due_reports.note_many_settled(&self.routing_key);
         }
     }
 
@@ -190,7 +190,7 @@ impl QueueCore {
                     Error::StoreUnavailable { what, .. } => Error::StoreUnavailable { what, unknown: false },
                     other => other,
                 })?;
-            self.registered(now, generation);
+            self.note_registered(now, generation);
         } else if now >= registered + REPORT_USE_AFTER_MS {
             self.due_reports.used(&self.routing_key);
         }
@@ -198,7 +198,7 @@ impl QueueCore {
     }
 
     /// The due index has the queue since `at_ms`.
-    pub(crate) fn registered(&self, at_ms: u64, generation: u64) {
+    pub(crate) fn note_registered(&self, at_ms: u64, generation: u64) {
         self.has_held_jobs.store(true, Relaxed);
         self.registered_generation.store(generation, Relaxed);
         self.registered_ms.store(at_ms, Relaxed);
@@ -210,7 +210,7 @@ impl QueueCore {
     }
 
     /// A call named the queue.
-    pub(super) fn named(&self) {
+    pub(super) fn note_named(&self) {
         self.named_ms.store(self.due_reports.coarse_ms(), Relaxed);
     }
 

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::guard::unless_it_panics;
+use super::guard::catch_panic;
 use crate::{
     domain::{Error, RoutingKey},
     store::{DueUpdate, MAX_DUE_UPDATES, Store},
@@ -44,7 +44,7 @@ struct Waiting {
     known: Vec<RoutingKey>,
     due: HashMap<RoutingKey, u64>,
     maintained: Vec<(RoutingKey, DueUpdate)>,
-    worked: HashSet<RoutingKey>,
+    many_settled: HashSet<RoutingKey>,
     later: Vec<RoutingKey>,
 }
 
@@ -108,7 +108,7 @@ impl DueReports {
                 return;
             }
             let names: Vec<RoutingKey> = some.iter().map(|(name, _)| name.clone()).collect();
-            let result = unless_it_panics(store.register(names)).await;
+            let result = catch_panic(store.register(names)).await;
             for (_, reply) in some {
                 // The caller may be gone.
                 let _ = reply.send(result.clone());
@@ -132,13 +132,13 @@ impl DueReports {
     }
 
     /// Many jobs of a queue settled: maintenance counts soon what is kept of them.
-    pub(crate) fn worked(&self, name: &RoutingKey) {
-        self.waiting.lock().worked.insert(name.clone());
+    pub(crate) fn note_many_settled(&self, name: &RoutingKey) {
+        self.waiting.lock().many_settled.insert(name.clone());
     }
 
     /// Takes the queues of which many jobs settled since the last time.
-    pub(crate) fn take_worked(&self) -> HashSet<RoutingKey> {
-        std::mem::take(&mut self.waiting.lock().worked)
+    pub(crate) fn take_many_settled(&self) -> HashSet<RoutingKey> {
+        std::mem::take(&mut self.waiting.lock().many_settled)
     }
 
     /// Something falls due in a queue after its next planned maintenance: reported within a second, in case that run is
@@ -153,8 +153,8 @@ impl DueReports {
     }
 
     /// Maintenance of a queue ran.
-    pub(crate) fn maintained(&self, name: RoutingKey, told: DueUpdate) {
-        self.waiting.lock().maintained.push((name, told));
+    pub(crate) fn maintained(&self, name: RoutingKey, report: DueUpdate) {
+        self.waiting.lock().maintained.push((name, report));
         self.wake.notify_one();
     }
 

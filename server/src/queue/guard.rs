@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use crate::domain::Error;
 
 /// Runs a script call; a panic in it becomes an error.
-pub(super) async fn unless_it_panics<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(super) async fn catch_panic<T>(run: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(run)
         .catch_unwind()
         .await

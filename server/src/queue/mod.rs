@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 pub use self::core::QueueCore;
 pub(crate) use self::core::REGISTERED_MS;
 use crate::{
-    domain::{JobId, Nonce, Owner, RoutingKey, limits::MAX_GROUP_ITEMS},
+    domain::{Failure, JobId, Nonce, Owner, RoutingKey, limits::MAX_GROUP_ITEMS},
     metrics::Metrics,
     store::{Interest, NackAction, NackItem, Store},
 };
@@ -77,7 +77,7 @@ impl Queue {
                 },
                 delay_ms: None,
                 if_owner: owner,
-                failure: Default::default(),
+                failure: Failure::default(),
             });
             self.nack.submit(items.collect()).all().await;
         }
@@ -113,7 +113,7 @@ pub struct Queues {
 }
 
 impl Queues {
-    /// Without queues.
+    /// Queues are added when a call first names them.
     pub fn new(store: Arc<Store>, metrics: Arc<Metrics>, interest: mpsc::UnboundedSender<Interest>) -> Self {
         Self {
             store,
@@ -138,7 +138,7 @@ impl Queues {
     /// more than the keys: [`Store::keys`].
     pub fn get(&self, routing_key: &RoutingKey) -> Arc<Queue> {
         if let Some(queue) = self.known(routing_key) {
-            queue.named();
+            queue.note_named();
             return queue;
         }
         let mut queues = self.by_key.write();

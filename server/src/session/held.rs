@@ -1,4 +1,4 @@
-//! One job that a worker holds over a stream, and what is due of its lease.
+//! One job that a worker holds over a stream, and when its lease needs renewal.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use crate::{domain::Nonce, queue::Queue};
 
 const A_SECOND: Duration = Duration::from_secs(1);
-/// The worker hears at most this long before the end of its attempt that its time is up.
+/// The worker is notified at most this long before its attempt times out.
 const ATTEMPT_MARGIN: Duration = Duration::from_millis(100);
 
 /// How long after the delivery of a job that is still held its lease is marked as confirmed, from which on a lost lease
 /// counts. Most jobs are done by then and cost nothing.
-pub(super) fn confirmation_pause(term: Duration) -> Duration {
+pub(super) fn confirmation_delay(term: Duration) -> Duration {
     A_SECOND.min(term / 4)
 }
 

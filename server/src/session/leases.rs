@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Outbound, Session, State,
-    held::{HeldJob, confirmation_pause},
+    Outbound, State, WorkerStream,
+    held::{HeldJob, confirmation_delay},
 };
 use crate::{
     domain::{Error, JobId, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
@@ -14,7 +14,7 @@ use crate::{
     store::{ExtendItem, Extended, Extender},
 };
 
-/// The worker hears this long before a lease ends that it ends, or a tenth of its term: clocks and networks take time.
+/// The worker is notified this long before a lease ends, or a tenth of its term: clocks and networks take time.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Renewals of many jobs travel together: checked a few times a second at most.
 const MIN_RENEWAL_PAUSE: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ struct Ending {
     kept: Vec<ExtendItem>,
 }
 
-impl Session {
+impl WorkerStream {
     /// A third of the lease from now on; or the end of the lease if a timeout or a cancel cuts it short, so that it
     /// cannot be renewed.
     pub(super) fn renew_at(&self, now: Instant, remaining_ms: u64) -> Instant {
@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// Tells the worker which leases end now without a renewal: it stops before another worker can start.
-    pub fn stop_ending(&self) {
+    pub fn notify_expiring(&self) {
         let now = Instant::now();
         let ending: Vec<(JobId, Nonce)> = self
             .state()
@@ -134,7 +134,7 @@ impl Session {
             let confirmed = held.delivery <= received;
             if !confirmed && (held.is_last_renewal() || held.ends > now + self.lease * 2 / 3) {
                 // Nothing to confirm yet, and a renewal is too early or cannot help.
-                held.renew_at = now + confirmation_pause(held.ends - now);
+                held.renew_at = now + confirmation_delay(held.ends - now);
                 continue;
             }
             let item = ExtendItem {
@@ -166,7 +166,7 @@ impl Session {
                 held.renew_at = self.renew_at(asked, extended.remaining_ms);
                 if item.by == Extender::Owner(self.owner, false) {
                     // The lease is not marked as confirmed yet.
-                    let pause = confirmation_pause(Duration::from_millis(extended.remaining_ms));
+                    let pause = confirmation_delay(Duration::from_millis(extended.remaining_ms));
                     held.renew_at = held.renew_at.min(asked + pause);
                 }
                 if let Some(reason) = extended.cancel_reason {

@@ -31,7 +31,7 @@ use crate::{
     domain::{Error, JobId, JobMap, LeaseToken, Nonce, Owner, Policy},
     queue::Queues,
 };
-use held::{HeldJob, confirmation_pause};
+use held::{HeldJob, confirmation_delay};
 use leased_job::LeasedJob;
 pub use opening::{Opening, Window};
 pub use outbound::{DrainReason, Outbound};
@@ -45,9 +45,9 @@ const FRAME_BYTES: usize = 1 << 20;
 /// Where a session sends its messages. An error ends the stream.
 pub type Outbox = mpsc::UnboundedSender<Result<Outbound, Error>>;
 
-/// One stream's side of the broker.
+/// One stream of a session: the broker's side of a `Subscribe` call.
 #[derive(Debug)]
-pub struct Session {
+pub struct WorkerStream {
     id: String,
     /// The owner of the leases of this stream, as Redis stores it.
     owner: Owner,
@@ -90,7 +90,7 @@ struct State {
     named: JobMap<u32>,
 }
 
-impl Session {
+impl WorkerStream {
     /// A session for a stream that opens.
     pub fn new(queues: &Arc<Queues>, sessions: &Sessions, opening: &Opening, outbox: Outbox) -> Arc<Self> {
         let session = Arc::new(Self {
@@ -170,7 +170,7 @@ impl Session {
 
     /// Notes a frame of settlements; `false` if a frame in flight names one of its jobs: then it has to wait.
     pub fn begin_settling(&self, jobs: &[JobId]) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         if state.frames_in_flight > 0 && jobs.iter().any(|job| state.named.contains_key(job)) {
             return false;
         }
@@ -180,28 +180,28 @@ impl Session {
 
     /// Notes a frame of extensions.
     pub fn begin_extending(&self, jobs: &[JobId]) {
-        self.state.lock().begin_frame(jobs);
+        self.state().begin_frame(jobs);
     }
 
     /// A frame has its results.
     pub fn end_frame(&self, jobs: &[JobId]) {
-        self.state.lock().end_frame(jobs);
+        self.state().end_frame(jobs);
         self.frame_done.notify_one();
     }
 
     /// Frames in flight to Redis.
     pub fn frames_in_flight(&self) -> usize {
-        self.state.lock().frames_in_flight
+        self.state().frames_in_flight
     }
 
     /// Whether the worker gets no more jobs.
     pub fn is_draining(&self) -> bool {
-        self.state.lock().draining
+        self.state().draining
     }
 
     /// Holds the jobs of a fetch and sends them, in frames of bounded size.
     fn deliver(self: &Arc<Self>, delivery: Delivery, policy: &Policy) -> Result<(), Delivery> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         if self.outbox.is_closed() || state.ended || state.draining {
             return Err(delivery);
         }
@@ -231,7 +231,7 @@ impl Session {
                 ends: now + term,
                 margin: self.margin(term),
                 extended_until: None,
-                renew_at: now + confirmation_pause(term),
+                renew_at: now + confirmation_delay(term),
                 attempt_ends: now + Duration::from_millis(leased.attempt_timeout_ms),
                 cancelled: false,
             };
@@ -254,7 +254,7 @@ impl Session {
         if !frame.is_empty() {
             self.send_jobs(&mut state, frame);
         }
-        self.renew_no_later_than(&mut state, now + confirmation_pause(shortest));
+        self.renew_no_later_than(&mut state, now + confirmation_delay(shortest));
         drop(state);
         self.consumer().free(free_jobs, free_bytes);
         Ok(())
@@ -276,7 +276,7 @@ impl Session {
 
     /// The worker has every frame up to this one.
     pub fn received(&self, delivery: u64) -> Result<(), Error> {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         if delivery > state.delivery {
             return Err(Error::invalid("received.delivery", "was not sent yet"));
         }
@@ -286,7 +286,7 @@ impl Session {
 
     /// Replaces the window.
     pub fn set_window(&self, window: Window) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         state.window = window;
         let draining = state.draining;
         drop(state);
@@ -297,8 +297,8 @@ impl Session {
     }
 
     /// No more jobs come.
-    pub fn stop_taking(&self) {
-        self.state.lock().draining = true;
+    pub fn stop_delivering(&self) {
+        self.state().draining = true;
         self.consumer().close();
         self.changed.store(true, Relaxed);
     }
@@ -313,7 +313,7 @@ impl Session {
     /// A released job may be here again under another lease, which stays.
     pub fn free(&self, leases: impl Iterator<Item = (JobId, Nonce)>) -> usize {
         let (mut jobs, mut bytes) = (0, 0);
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let mut gone = Vec::new();
         for (id, nonce) in leases {
             if let Entry::Occupied(held) = state.held.entry(id)
@@ -341,12 +341,12 @@ impl Session {
 
     /// The number of held jobs.
     pub fn held_count(&self) -> usize {
-        self.state.lock().held.len()
+        self.state().held.len()
     }
 
     /// Asks the worker once to stop a job.
     fn cancel(&self, job: JobId, grace: Duration, reason: &str) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let Some(held) = state.held.get_mut(&job) else {
             return;
         };

@@ -6,12 +6,12 @@ use bananas_proto::server as pb;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Session, Sessions, held::HeldJob};
+use super::{Sessions, WorkerStream, held::HeldJob, settle};
 use crate::{
     clock::now_ms,
     dispatch::Selector,
     domain::{Error, LeaseToken, Owner},
-    queue::{PerQueue, Queue, Queues, batch::Results},
+    queue::{Queue, Queues},
     store::{ExtendItem, Extended, Extender},
 };
 
@@ -40,30 +40,30 @@ pub struct Opening {
     /// The tokens of the leases that it holds.
     pub held_tokens: Vec<Bytes>,
     /// The session's stream before this one, if it is at this broker.
-    pub before: Option<Arc<Session>>,
+    pub previous: Option<Arc<WorkerStream>>,
 }
 
 impl Opening {
     /// Decides whether the worker resumes the session that it names. A session id is no secret: only a lease of the
     /// session proves that the worker has come back. Any other worker gets a new session.
     pub fn identify(&mut self, sessions: &Sessions) {
-        let before = sessions.get(&self.session_id);
-        let holds_one = |before: &Arc<Session>| {
+        let previous = sessions.get(&self.session_id);
+        let holds_one = |previous: &Arc<WorkerStream>| {
             let mut tokens = self
                 .held_tokens
                 .iter()
                 .filter_map(|token| LeaseToken::decode(token).ok());
-            tokens.any(|token| before.holds(&token))
+            tokens.any(|token| previous.holds(&token))
         };
-        match before {
-            Some(before) if holds_one(&before) => self.before = Some(before),
+        match previous {
+            Some(previous) if holds_one(&previous) => self.previous = Some(previous),
             None if !self.session_id.is_empty() && !self.held_tokens.is_empty() => {}
             _ => self.session_id = uuid::Uuid::now_v7().to_string(),
         }
     }
 }
 
-impl Session {
+impl WorkerStream {
     /// Takes over the leases that the worker brings along; the results come in order.
     ///
     /// A job that the stream before had sent and that the worker does not name never arrived: it is released.
@@ -75,67 +75,47 @@ impl Session {
         queues: &Arc<Queues>,
         opening: &Opening,
     ) -> Result<Vec<Result<Extended, Error>>, Error> {
-        // The stream before this one delivers no more jobs.
-        if let Some(before) = &opening.before {
-            before.stop_taking();
+        if let Some(previous) = &opening.previous {
+            previous.stop_delivering();
         }
-        let mut per_queue: PerQueue<Vec<ExtendItem>> = PerQueue::default();
-        let mut places = Vec::with_capacity(opening.held_tokens.len());
-        for (index, token) in opening.held_tokens.iter().enumerate() {
-            let token = LeaseToken::decode(token).map_err(|error| error.at("held_tokens", index));
-            places.push(token.map(|token| {
-                let item = ExtendItem {
-                    job_id: token.job_id,
-                    nonce: token.nonce,
-                    duration_ms: opening.selector.lease_ms,
-                    by: Extender::Taking(self.owner),
-                    progress: None,
-                };
-                let (at, items) = per_queue.of(&token.routing_key, || queues.get(&token.routing_key));
-                items.push(item);
-                (at, items.len() - 1, token)
-            }));
-        }
+        let item = |token: &LeaseToken| ExtendItem {
+            job_id: token.job_id,
+            nonce: token.nonce,
+            duration_ms: opening.selector.lease_ms,
+            by: Extender::Taking(self.owner),
+            progress: None,
+        };
+        let read = |(index, token): (usize, &Bytes)| {
+            let token = LeaseToken::decode(token).map_err(|error| error.at("held_tokens", index))?;
+            Ok((token.clone(), item(&token)))
+        };
+        let extensions = opening.held_tokens.iter().enumerate().map(read).collect();
         let asked = Instant::now();
-        let mut extended: Vec<(Arc<Queue>, Results<Extended>)> = Vec::new();
-        for (queue, items) in per_queue {
-            let results = queue.extend.submit(items).all().await;
-            extended.push((queue, results));
-        }
-        let mut all = extended.iter().flat_map(|(_, results)| results);
-        if let Some(error) = all.find_map(|result| match result {
+        let extended = settle::extend(queues, extensions).await;
+        if let Some(error) = extended.iter().find_map(|(_, result)| match result {
             Err(error @ (Error::StoreUnavailable { .. } | Error::ShuttingDown)) => Some(error),
             _ => None,
         }) {
             return Err(error.clone());
         }
-        // And it frees what the worker names.
-        if let Some(before) = &opening.before {
-            let named = places.iter().flatten().map(|(_, _, token)| (token.job_id, token.nonce));
-            before.free(named);
+        // The previous stream frees what the worker names.
+        if let Some(previous) = &opening.previous {
+            let named = extended.iter().filter_map(|(token, _)| token.as_ref());
+            previous.free(named.map(|token| (token.job_id, token.nonce)));
         }
-        let mut results = Vec::with_capacity(places.len());
         let (mut jobs, mut bytes) = (0, 0);
-        for (place, wire) in places.into_iter().zip(&opening.held_tokens) {
-            let result = match place {
-                Err(error) => Err(error),
-                Ok((at, index, token)) => {
-                    let (queue, results) = &extended[at];
-                    let result = results.get(index).cloned().unwrap_or(Err(Error::ShuttingDown));
-                    if let Ok(extended) = &result
-                        && self.take_over(queue, &token, wire, extended, asked)
-                    {
-                        jobs += 1;
-                        bytes += extended.bytes;
-                    }
-                    result
-                }
-            };
-            results.push(result);
+        for ((token, result), wire) in extended.iter().zip(&opening.held_tokens) {
+            if let (Some(token), Ok(extended)) = (token, result)
+                && self.take_over(&queues.get(&token.routing_key), token, wire, extended, asked)
+            {
+                jobs += 1;
+                bytes += extended.bytes;
+            }
         }
         self.consumer().hold(jobs, bytes);
-        if opening.before.is_none()
-            && let Some(owner) = self.former_owner(&extended)
+        let results: Vec<Result<Extended, Error>> = extended.into_iter().map(|(_, result)| result).collect();
+        if opening.previous.is_none()
+            && let Some(owner) = self.former_owner(&results)
         {
             let selected: Vec<_> = opening
                 .selector
@@ -151,10 +131,10 @@ impl Session {
 
     /// The stream that owned the leases before, if it was at another broker. (A stream at this one releases them itself
     /// when it ends.)
-    fn former_owner(&self, extended: &[(Arc<Queue>, Results<Extended>)]) -> Option<Owner> {
-        extended
+    fn former_owner(&self, results: &[Result<Extended, Error>]) -> Option<Owner> {
+        results
             .iter()
-            .flat_map(|(_, results)| results.iter().flatten())
+            .flatten()
             .filter_map(|extended| extended.previous_owner)
             .find(|owner| ![Owner::NONE, self.owner].contains(owner))
     }

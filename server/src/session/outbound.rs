@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::settle::SettleResult;
-use crate::{dispatch::Notice, domain::Error, store::Extended};
+use crate::{dispatch::Advice, domain::Error, store::Extended};
 
 /// A message to the worker.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub enum Outbound {
         grace_ms: u64,
     },
     /// Why no jobs come, or that they may come again.
-    Advice(Notice),
+    Advice(Advice),
     /// The results of one `settle` frame.
     SettleResults {
         /// The number that the worker gave the frame.

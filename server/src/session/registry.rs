@@ -9,20 +9,20 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Session;
+use super::WorkerStream;
 use crate::domain::{JobId, JobMap, LeaseToken};
 
 /// Which stream holds which job.
 #[derive(Debug, Default)]
-pub(super) struct Holders(Mutex<JobMap<Weak<Session>>>);
+pub(super) struct Holders(Mutex<JobMap<Weak<WorkerStream>>>);
 
 impl Holders {
-    pub(super) fn note(&self, job: JobId, session: &Arc<Session>) {
+    pub(super) fn note(&self, job: JobId, session: &Arc<WorkerStream>) {
         self.0.lock().insert(job, Arc::downgrade(session));
     }
 
     /// A stream does not hold these jobs any more; another one may.
-    pub(super) fn forget<'a>(&self, jobs: impl Iterator<Item = &'a JobId>, session: &Session) {
+    pub(super) fn forget<'a>(&self, jobs: impl Iterator<Item = &'a JobId>, session: &WorkerStream) {
         let mut holders = self.0.lock();
         for job in jobs {
             if let Entry::Occupied(holder) = holders.entry(*job)
@@ -33,7 +33,7 @@ impl Holders {
         }
     }
 
-    fn of(&self, job: JobId) -> Option<Arc<Session>> {
+    fn of(&self, job: JobId) -> Option<Arc<WorkerStream>> {
         self.0.lock().get(&job)?.upgrade()
     }
 }
@@ -50,15 +50,15 @@ pub struct Sessions {
 
 #[derive(Debug, Default)]
 pub(super) struct Open {
-    pub(super) streams: Vec<Arc<Session>>,
-    pub(super) by_id: HashMap<String, Arc<Session>>,
+    pub(super) streams: Vec<Arc<WorkerStream>>,
+    pub(super) by_id: HashMap<String, Arc<WorkerStream>>,
     /// Sessions that left since the last report.
     pub(super) gone: Vec<String>,
 }
 
 impl Sessions {
     /// Adds a stream that opened.
-    pub fn insert(&self, session: Arc<Session>) {
+    pub fn insert(&self, session: Arc<WorkerStream>) {
         let mut open = self.open.lock();
         open.gone.retain(|id| id != session.id());
         open.by_id.insert(session.id().to_owned(), session.clone());
@@ -66,7 +66,7 @@ impl Sessions {
     }
 
     /// Removes a stream that ended.
-    pub fn remove(&self, session: &Arc<Session>) {
+    pub fn remove(&self, session: &Arc<WorkerStream>) {
         let mut open = self.open.lock();
         open.streams.retain(|other| !Arc::ptr_eq(other, session));
         // The next stream of the session may be here already.
@@ -88,7 +88,7 @@ impl Sessions {
     }
 
     /// The latest stream of a session.
-    pub(super) fn get(&self, id: &str) -> Option<Arc<Session>> {
+    pub(super) fn get(&self, id: &str) -> Option<Arc<WorkerStream>> {
         self.open.lock().by_id.get(id).cloned()
     }
 

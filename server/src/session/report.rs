@@ -5,10 +5,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use bananas_proto::{server as pb, time::timestamp};
 use prost::Message as _;
 
-use super::{Session, Sessions};
+use super::{Sessions, WorkerStream};
 use crate::{metrics::Metrics, store::FleetEntry};
 
-impl Session {
+impl WorkerStream {
     /// Whether ListWorkers would show a change since the last call of this function.
     fn has_changed(&self) -> bool {
         let held = self.held_count();
@@ -40,7 +40,7 @@ impl Sessions {
         let all = self.report_all.swap(false, Relaxed);
         let (streams, gone) = {
             let mut open = self.open.lock();
-            let streams: Vec<Arc<Session>> = open.by_id.values().cloned().collect();
+            let streams: Vec<Arc<WorkerStream>> = open.by_id.values().cloned().collect();
             (streams, std::mem::take(&mut open.gone))
         };
         let mut changes: Vec<FleetEntry> = gone

@@ -1,5 +1,5 @@
-//! Settlements and extensions of one call or frame: to the batches of their queues, and their results in the order in
-//! which they came.
+//! Sends the settlements and extensions of one call or frame to the batches of their queues, and returns the results in
+//! input order.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -102,7 +102,7 @@ pub fn note_nack(queue: &Queue, token: &LeaseToken, action: NackAction, result: 
 /// Settles many leases; the results come in order. What has left for Redis is applied, even if the caller goes away.
 pub async fn settle(queues: &Queues, settlements: Vec<ReadSettlement>) -> Vec<SettleResult> {
     let mut results = Vec::with_capacity(settlements.len());
-    for wave in waves(settlements) {
+    for wave in split_repeated(settlements) {
         results.extend(settle_wave(queues, wave).await);
     }
     results
@@ -110,7 +110,7 @@ pub async fn settle(queues: &Queues, settlements: Vec<ReadSettlement>) -> Vec<Se
 
 /// Acks and nacks travel to Redis in different calls, so the two settlements of a job that is settled twice go in two
 /// waves: the first one counts.
-fn waves(mut settlements: Vec<ReadSettlement>) -> Vec<Vec<ReadSettlement>> {
+fn split_repeated(mut settlements: Vec<ReadSettlement>) -> Vec<Vec<ReadSettlement>> {
     let is_ack = |read: &ReadSettlement| matches!(read, Ok((_, Settlement::Ack(_))));
     let is_mixed = settlements.iter().any(is_ack) && settlements.iter().any(|read| read.is_ok() && !is_ack(read));
     if !is_mixed {

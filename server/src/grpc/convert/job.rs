@@ -42,52 +42,9 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         Some(JobId::parse(&decoded.job_id)?)
     };
     let priority = priority(decoded.priority, "priority")?;
-    payload("payload", &decoded.payload, limits)?;
-    text_at_most("content_type", &decoded.content_type, bound::SHORT_TEXT_BYTES)?;
-    if !decoded.headers.is_empty() {
-        pairs("headers", &decoded.headers, bound::HEADERS)?;
-        if decoded.headers.keys().any(|key| key.starts_with("bananas-")) {
-            return Err(Error::invalid(
-                "headers",
-                "keys that start with \"bananas-\" are reserved",
-            ));
-        }
-    }
-    if !decoded.labels.is_empty() {
-        pairs("labels", &decoded.labels, bound::LABELS)?;
-        let plain = |key: &String| {
-            key.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-        };
-        if !decoded.labels.keys().all(plain) {
-            return Err(Error::invalid("labels", "keys must be of A-Z a-z 0-9 _ . -"));
-        }
-    }
+    check_bounds(&decoded, limits)?;
     let now_ms = now_ms();
-    let start = match &decoded.start {
-        None => Start::Now,
-        Some(pb::job_spec::Start::Delay(delay)) => match duration_ms(delay, "delay", 0, bound::MAX_AHEAD_MS)? {
-            0 => Start::Now,
-            ms => Start::In(ms),
-        },
-        Some(pb::job_spec::Start::RunAt(at)) => Start::At(timestamp_ms(at, "run_at", now_ms)?),
-    };
-    let start_by_ms = decoded
-        .start_by
-        .as_ref()
-        .map(|at| timestamp_ms(at, "start_by", now_ms))
-        .transpose()?;
-    if start_by_ms == Some(0) {
-        return Err(Error::invalid(
-            "start_by",
-            "is not later than 1970; leave it out where there is no bound",
-        ));
-    }
-    if let (Some(start_by), Start::At(run_at)) = (start_by_ms, start)
-        && start_by < run_at
-    {
-        return Err(Error::invalid("start_by", "is before run_at"));
-    }
+    let (start, start_by_ms) = start(&decoded, now_ms)?;
     let unique = decoded.unique.as_ref().map(unique).transpose()?;
     let (policy, mut flags) = own_policy(&decoded)?;
     if start_by_ms.is_some() {
@@ -96,12 +53,12 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     if unique.is_some() {
         flags |= flag::STATE;
     }
-    let whole = || Error::invalid("job", "is not a valid message");
-    let mut fields = SpecFields::of_spec(spec).ok_or_else(whole)?;
+    let malformed = || Error::invalid("job", "is not a valid message");
+    let mut fields = SpecFields::of_spec(spec).ok_or_else(malformed)?;
     let plain;
     if !fields.is_plain(decoded.headers.len(), decoded.labels.len()) {
-        plain = once_each(&decoded, spec).ok_or_else(whole)?;
-        fields = SpecFields::of_spec(&plain).ok_or_else(whole)?;
+        plain = without_repeats(&decoded, spec).ok_or_else(malformed)?;
+        fields = SpecFields::of_spec(&plain).ok_or_else(malformed)?;
     }
     if fields.bytes_beside_payload() > bound::SPEC_BYTES {
         return Err(Error::invalid(
@@ -145,9 +102,64 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     })
 }
 
+/// Checks the payload and the texts of a job.
+fn check_bounds(spec: &pb::JobSpec, limits: &Limits) -> Result<(), Error> {
+    payload("payload", &spec.payload, limits)?;
+    text_at_most("content_type", &spec.content_type, bound::SHORT_TEXT_BYTES)?;
+    if !spec.headers.is_empty() {
+        pairs("headers", &spec.headers, bound::HEADERS)?;
+        if spec.headers.keys().any(|key| key.starts_with("bananas-")) {
+            return Err(Error::invalid(
+                "headers",
+                "keys that start with \"bananas-\" are reserved",
+            ));
+        }
+    }
+    if !spec.labels.is_empty() {
+        pairs("labels", &spec.labels, bound::LABELS)?;
+        let plain = |key: &String| {
+            key.bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        };
+        if !spec.labels.keys().all(plain) {
+            return Err(Error::invalid("labels", "keys must be of A-Z a-z 0-9 _ . -"));
+        }
+    }
+    Ok(())
+}
+
+/// When a job starts, and by when it has to.
+fn start(spec: &pb::JobSpec, now_ms: u64) -> Result<(Start, Option<u64>), Error> {
+    let start = match &spec.start {
+        None => Start::Now,
+        Some(pb::job_spec::Start::Delay(delay)) => match duration_ms(delay, "delay", 0, bound::MAX_AHEAD_MS)? {
+            0 => Start::Now,
+            ms => Start::In(ms),
+        },
+        Some(pb::job_spec::Start::RunAt(at)) => Start::At(timestamp_ms(at, "run_at", now_ms)?),
+    };
+    let start_by_ms = spec
+        .start_by
+        .as_ref()
+        .map(|at| timestamp_ms(at, "start_by", now_ms))
+        .transpose()?;
+    if start_by_ms == Some(0) {
+        return Err(Error::invalid(
+            "start_by",
+            "is not later than 1970; leave it out where there is no bound",
+        ));
+    }
+    if let (Some(start_by), Start::At(run_at)) = (start_by_ms, start)
+        && start_by < run_at
+    {
+        return Err(Error::invalid("start_by", "is before run_at"));
+    }
+    Ok((start, start_by_ms))
+}
+
 /// Encodes the checked fields of a spec that has some of them more than once, each once; and the fields that only a
 /// newer version knows.
-fn once_each(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
+fn without_repeats(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
     let newer = SpecFields::of_newer(spec)?;
     let mut out = BytesMut::with_capacity(decoded.encoded_len() + newer.len());
     decoded.encode(&mut out).ok()?;
@@ -372,7 +384,7 @@ mod tests {
                 let type_name = field.type_name().replace("JobSpec.", "LeasedJob.");
                 assert_eq!((field.label(), type_name.as_str()), (there.label(), there.type_name()));
             }
-            // A new field above 15 needs a change in record/fields.rs: `once_each` writes known fields and copies
+            // A new field above 15 needs a change in record/fields.rs: `without_repeats` writes known fields and copies
             // others.
             assert!(
                 field.number() <= 15,

@@ -1,15 +1,21 @@
 //! Messages of the API, checked once and turned into the broker's own types, and back. Every error names its field.
 
+mod fingerprint;
 mod job;
 mod policy;
 mod selector;
 mod settlement;
+mod state;
 mod text;
 mod time;
+mod worker;
 
 pub(super) use bananas_proto::time::{duration, timestamp};
+pub(super) use fingerprint::fingerprint;
 pub(super) use job::{job, spec};
-pub(super) use selector::{fingerprint, lease_ms, selector, worker};
+pub(super) use selector::{lease_ms, selector};
 pub(super) use settlement::{extension, nack, result, settlement};
+pub(super) use state::wire_state;
 pub(super) use text::reason;
 pub(super) use time::duration_ms;
+pub(super) use worker::worker;

@@ -7,7 +7,7 @@ use tokio_stream::Stream;
 use tonic::Status;
 
 use crate::{
-    dispatch::Notice,
+    dispatch::Advice,
     grpc::{
         convert::{duration, timestamp},
         settle::{wire_extended, wire_settled},
@@ -37,9 +37,9 @@ pub(super) fn frame(message: Outbound) -> Frame {
         }),
         Outbound::Advice(notice) => Frame::Advice(pb::Advice {
             reason: match notice {
-                Notice::Paused => pb::AdviceReason::Paused,
-                Notice::Resumed => pb::AdviceReason::Empty,
-                Notice::NoRoom => pb::AdviceReason::NoRoom,
+                Advice::Paused => pb::AdviceReason::Paused,
+                Advice::Resumed => pb::AdviceReason::Empty,
+                Advice::NoRoom => pb::AdviceReason::NoRoom,
             }
             .into(),
             retry_after: None,

@@ -19,7 +19,7 @@ use super::{bounds::number_at_most, convert, settle::wire_extended};
 use crate::{
     broker::Broker,
     domain::{Error, limits as bound},
-    session::{Opening, Session, Window},
+    session::{Opening, Window, WorkerStream},
     status::unreadable,
 };
 pub(super) use frames::Frames;
@@ -43,7 +43,7 @@ pub(super) async fn open(broker: &Arc<Broker>, mut inbound: Streaming<pb::Subscr
     let mut opening = check_open(open)?;
     opening.identify(&broker.sessions);
     let (outbox, messages) = mpsc::unbounded_channel();
-    let session = Session::new(&broker.queues, &broker.sessions, &opening, outbox);
+    let session = WorkerStream::new(&broker.queues, &broker.sessions, &opening, outbox);
     let held = session.resume(&broker.queues, &opening).await?;
     let opened = opened(
         broker,
@@ -91,7 +91,7 @@ fn check_open(open: pb::Open) -> Result<Opening, Error> {
         }))?,
         session_id: open.session_id,
         held_tokens: open.held_tokens,
-        before: None,
+        previous: None,
     })
 }
 
@@ -110,7 +110,7 @@ fn check_flow(flow: pb::Flow) -> Result<Window, Error> {
 }
 
 /// The first frame to the worker: who serves it, by which rules, and what became of the leases it brought along.
-fn opened(broker: &Broker, opening: &Opening, session: &Session, held: Vec<pb::ExtendResult>) -> pb::Opened {
+fn opened(broker: &Broker, opening: &Opening, session: &WorkerStream, held: Vec<pb::ExtendResult>) -> pb::Opened {
     let duration = |duration: Duration| Some(convert::duration(duration.as_millis() as u64));
     pb::Opened {
         session_id: session.id().to_owned(),

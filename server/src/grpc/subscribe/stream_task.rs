@@ -17,7 +17,7 @@ use crate::{
     domain::{Error, JobId, LeaseToken, Limits},
     grpc::settle::{read_extensions, read_settlements},
     session::{
-        DrainReason, Outbound, Session,
+        DrainReason, Outbound, WorkerStream,
         settle::{self, SettleResult},
     },
     status::unreadable,
@@ -36,7 +36,7 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct StreamTask {
     broker: Arc<Broker>,
-    session: Arc<Session>,
+    session: Arc<WorkerStream>,
     inbound: Streaming<pb::SubscribeRequest>,
     /// The worker has closed its side: it only listens, and settles by unary calls.
     half_closed: bool,
@@ -62,7 +62,11 @@ enum End {
 }
 
 impl StreamTask {
-    pub(super) fn new(broker: Arc<Broker>, session: Arc<Session>, inbound: Streaming<pb::SubscribeRequest>) -> Self {
+    pub(super) fn new(
+        broker: Arc<Broker>,
+        session: Arc<WorkerStream>,
+        inbound: Streaming<pb::SubscribeRequest>,
+    ) -> Self {
         let now = Instant::now();
         let age = broker.stream.max_age.mul_f64(0.9 + fastrand::f64() * 0.2);
         Self {
@@ -106,7 +110,7 @@ impl StreamTask {
             if session.unsent().load(std::sync::atomic::Ordering::Relaxed) > MAX_UNSENT_BYTES {
                 return End::Failed(Error::Overloaded);
             }
-            let next = self.next_moment();
+            let next = self.wake_at();
             let reads = self.reads();
             tokio::select! {
                 frame = self.inbound.message(), if reads => match frame {
@@ -161,7 +165,7 @@ impl StreamTask {
         leaves && idle && (self.half_closed || self.session.held_count() == 0)
     }
 
-    fn next_moment(&self) -> Instant {
+    fn wake_at(&self) -> Instant {
         let renewal_at = if self.renewal.is_some() {
             None
         } else {
@@ -184,7 +188,7 @@ impl StreamTask {
 
     fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
-        self.session.stop_ending();
+        self.session.notify_expiring();
         if self.renewal.is_none() && self.session.renewal_at().is_some_and(|at| at <= now) {
             self.start_renewal();
         }
@@ -206,7 +210,7 @@ impl StreamTask {
 
     /// Sends no more jobs, and asks the worker to open its next stream first.
     fn ask_to_leave(&mut self, reason: DrainReason, grace: Duration) {
-        self.session.stop_taking();
+        self.session.stop_delivering();
         self.leave_by = Some(Instant::now() + grace);
         self.session.send(Outbound::Draining { reason, grace });
     }
@@ -216,7 +220,7 @@ impl StreamTask {
             FromWorker::Open(_) => return Err(Error::invalid("frame", "open is only for the first frame")),
             FromWorker::Flow(flow) => self.session.set_window(check_flow(flow)?),
             FromWorker::Received(received) => self.session.received(received.delivery)?,
-            FromWorker::Drain(pb::Drain {}) => self.session.stop_taking(),
+            FromWorker::Drain(pb::Drain {}) => self.session.stop_delivering(),
             FromWorker::Heartbeat(_) => {}
             FromWorker::Settle(frame) => {
                 let jobs = jobs_of(frame.settlements.iter().map(|settlement| &settlement.lease_token));

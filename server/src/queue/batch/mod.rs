@@ -14,7 +14,7 @@ use std::{collections::VecDeque, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{core::QueueCore, guard::unless_it_panics};
+use super::{core::QueueCore, guard::catch_panic};
 use crate::{
     domain::{
         Error,
@@ -209,9 +209,9 @@ async fn run_batches<O: Operation>(shared: Arc<Shared<O>>) {
                 Err(Error::clone(error))
             } else {
                 shared.sizes.record(part.len() as u64);
-                unless_it_panics(O::run(&shared.queue, &part)).await
+                catch_panic(O::run(&shared.queue, &part)).await
             };
-            refused = refused.or_else(|| error_of_the_rest(result.as_ref().err()?));
+            refused = refused.or_else(|| error_for_remaining(result.as_ref().err()?));
             append(&mut results, result, part.len());
         }
         reply(batch, results);
@@ -240,7 +240,7 @@ fn split<O: Operation>(batch: &[Call<O>]) -> Vec<Vec<&O::Item>> {
 
 /// The error of the remaining parts of a call if Redis refuses one part: they are not sent, so that no item overtakes
 /// an earlier one. Other errors say nothing about the rest.
-fn error_of_the_rest(error: &Error) -> Option<Error> {
+fn error_for_remaining(error: &Error) -> Option<Error> {
     match error {
         Error::StoreUnavailable { .. } | Error::StoreOutOfMemory | Error::QueuePausedForEnqueue(_) => {
             Some(error.clone().not_applied())

@@ -148,17 +148,17 @@ fn a_part_that_redis_refuses_holds_back_the_rest_of_its_call_and_other_errors_do
         what: "no reply in time",
         unknown,
     };
-    assert_eq!(error_of_the_rest(&unavailable(true)), Some(unavailable(false)));
+    assert_eq!(error_for_remaining(&unavailable(true)), Some(unavailable(false)));
     assert_eq!(
-        error_of_the_rest(&Error::StoreOutOfMemory),
+        error_for_remaining(&Error::StoreOutOfMemory),
         Some(Error::StoreOutOfMemory)
     );
-    assert_eq!(error_of_the_rest(&Error::Bug("WRONGTYPE".into())), None);
+    assert_eq!(error_for_remaining(&Error::Bug("WRONGTYPE".into())), None);
 }
 
 #[tokio::test]
 async fn a_panic_is_an_error_of_each_item() {
-    let result = unless_it_panics::<Results<usize>>(async { panic!("a defect, made by a test") }).await;
+    let result = catch_panic::<Results<usize>>(async { panic!("a defect, made by a test") }).await;
     let mut results = Vec::new();
     append(&mut results, result, 2);
     assert!(
