@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::{Store, keys, reply::Reply, script::protocol::due};
+use super::{Store, keys, protocol::due, reply::Reply};
 use crate::domain::{Error, RoutingKey};
 
 /// Most queues that one call tells something of.

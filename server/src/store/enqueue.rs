@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::{
     QueueKeys, Store,
     keys::part,
+    protocol::{enqueue as protocol, scope},
     reply::Reply,
-    script::protocol::{enqueue as protocol, scope},
 };
 use crate::domain::{Error, JobId, JobState, JobType, record::flag};
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{QueueKeys, Store, keys::part, layout::LeaseValue, reply::Reply, script::protocol::wait};
+use super::{QueueKeys, Store, keys::part, layout::LeaseValue, protocol::wait, reply::Reply};
 use crate::domain::{Error, JobId, JobState};
 
 /// The state hash of a job: what became of it.

@@ -30,7 +30,7 @@
 //! lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last sign of life) and `<prefix>:{~brokers}:<id>`
 //! (hash, the streams of one broker; expires).
 
-use super::script::shared;
+use super::shared::shared;
 use crate::domain::RoutingKey;
 
 /// The keys of one queue that scripts declare, made once.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::script::shared;
+use super::shared::shared;
 use crate::domain::{JobId, Nonce, Owner};
 
 shared! {

@@ -8,12 +8,10 @@ use super::{
     NackAction, NackItem, QueueKeys, Store,
     keys::part,
     layout::{lease_tail, read_entry},
+    protocol::{next_due, verdict},
     reclaim::LostFetch,
     reply::{Reply, malformed},
-    script::{
-        Call,
-        protocol::{next_due, verdict},
-    },
+    script::Call,
 };
 use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS, record::Head};
 

@@ -6,14 +6,13 @@ use redis::Value;
 use super::{
     QueueKeys, Store,
     keys::part,
+    protocol::TIDY_MS,
     reply::{Reply, first_score_ms},
 };
 use crate::domain::{Error, JobId};
 
 /// Items of each kind in one round: keeps a round under a few milliseconds.
 const ITEMS_PER_RUN: u64 = 100;
-/// What is only pruned may wait this long for others of its kind.
-pub(super) const TIDY_MS: u64 = 5_000;
 
 /// What one round did.
 #[derive(Clone, Debug, Default)]

@@ -15,13 +15,16 @@ pub mod keys;
 mod layout;
 mod lease;
 mod maintenance;
+mod protocol;
 mod queue;
 mod reclaim;
 mod redis;
+mod rehearsal;
 mod reply;
 mod scan;
 mod script;
 mod settle;
+mod shared;
 
 use std::{sync::Arc, time::Duration};
 

@@ -6,12 +6,11 @@ use redis::Value;
 use super::{
     QueueKeys, Store,
     keys::{meta, part},
+    protocol::LANES_PER_COUNT,
     reply::{Reply, first_score_ms},
 };
 use crate::domain::Error;
 
-/// Lanes that one call counts.
-pub(super) const LANES_PER_COUNT: usize = 1_000;
 /// Lanes of a queue that are counted at most.
 const MOST_LANES: usize = 100_000;
 

@@ -3,8 +3,8 @@
 use super::{
     QueueKeys, Store,
     keys::part,
+    protocol::{ack, code, extend, nack},
     reply::Reply,
-    script::protocol::{ack, code, extend, nack},
 };
 use crate::domain::{Error, Failure, JobId, JobResult, JobState, Nonce, Owner, Progress};
 

@@ -7,7 +7,6 @@ mod error;
 mod link;
 pub mod preflight;
 mod pubsub;
-mod rehearsal;
 
 pub use condition::Condition;
 use endpoint::Ended;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Endpoint;
 use crate::{
     domain::JobId,
-    store::{Store, script::protocol::notify},
+    store::{Store, protocol::notify},
 };
 
 /// A channel that nobody here cares for is listened to for so long: as a rule somebody comes back, and every change costs Redis a command.

@@ -2,10 +2,8 @@
 
 mod assemble;
 mod prelude;
-pub(super) mod protocol;
 #[cfg(test)]
 mod scope;
-pub(super) mod shared;
 mod tokens;
 
 use std::{sync::Arc, time::Instant};
@@ -21,7 +19,6 @@ use crate::{
     },
 };
 use assemble::Library;
-pub(super) use shared::shared;
 
 /// How often a call loads its script again before it gives up.
 const LOADS: usize = 5;

@@ -1,16 +1,15 @@
 //! The constants that scripts use by name. The assembler writes their literals into the text of a script: a Lua local
 //! would cost time at each call, and a function may have only 200 of them.
 
-use super::{
-    protocol,
-    shared::{FirstByte, InLua},
-};
 use crate::{
     domain::{
         JobState, limits,
         record::{self, flag},
     },
-    store::{keys, layout, maintenance, queue},
+    store::{
+        keys, layout, protocol,
+        shared::{FirstByte, InLua},
+    },
 };
 
 /// Lanes that one fetch walks through.
@@ -66,7 +65,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     let mut one = |name: &str, value: &dyn InLua| all.push((name.to_owned(), value.in_lua()));
     record_format(&mut one);
     one("LANES_PER_FETCH", &LANES_PER_FETCH);
-    one("LANES_PER_COUNT", &queue::LANES_PER_COUNT);
+    one("LANES_PER_COUNT", &protocol::LANES_PER_COUNT);
     one("JOBS_PER_FETCH", &limits::MAX_LEASE_JOBS);
     one("BYTES_PER_FETCH", &limits::MAX_GROUP_BYTES);
     one("ENTRIES_PER_FETCH", &ENTRIES_PER_FETCH);
@@ -79,7 +78,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     one("DIGIT_9", &b'9');
     one("MINUS", &b'-');
     one("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
-    one("TIDY_MS", &maintenance::TIDY_MS);
+    one("TIDY_MS", &protocol::TIDY_MS);
     one("NEWER_PAUSE_MS", &NEWER_PAUSE_MS);
     one(
         "UNCONFIRMED_TEXT",

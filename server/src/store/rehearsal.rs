@@ -4,20 +4,21 @@
 use crate::{
     domain::{Error, Failure, JobId, Nonce, Owner, RoutingKey},
     store::{
-        AckItem, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store, redis::Class,
+        AckItem, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store,
+        redis::{Class, Failure as RedisFailure},
     },
 };
 
 impl Store {
     /// Runs every script once, on a queue that no caller can name and with ids that do not exist.
-    pub(in crate::store) async fn rehearse(&self) -> Result<(), super::Failure> {
+    pub(in crate::store) async fn rehearse(&self) -> Result<(), RedisFailure> {
         let Err(error) = self.run_every_script().await else {
             return Ok(());
         };
         // The error of a call has no class; the failure that it comes from was noted with its class.
         Err(match self.condition.last_failure() {
             Some(failure) if failure.error == error => failure,
-            _ => super::Failure {
+            _ => RedisFailure {
                 class: Class::Unexpected,
                 detail: error.to_string(),
                 error,

@@ -3,6 +3,11 @@
 
 use super::shared::shared;
 
+/// Lanes that one call of counts.lua counts.
+pub(super) const LANES_PER_COUNT: usize = 1_000;
+/// What is only pruned may wait this long for others of its kind.
+pub(super) const TIDY_MS: u64 = 5_000;
+
 shared! {
     /// enqueue.lua: what the jobs of a group say beside their records.
     mod enqueue as "ENQUEUE_" {

@@ -55,7 +55,7 @@ macro_rules! shared {
 
             /// Each name in Lua, and its literal there.
             pub(in crate::store) fn in_lua() -> Vec<(&'static str, String)> {
-                use $crate::store::script::shared::InLua as _;
+                use $crate::store::shared::InLua as _;
                 vec![$((concat!($prefix, stringify!($name)), $name.in_lua())),*]
             }
         }
