@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     domain::Nonce,
-    queue::Queue,
+    queue::{Queue, Release},
     store::{LeaseBatch, Leased},
 };
 
@@ -39,7 +39,21 @@ impl Delivery {
 
     /// Puts the jobs back to the head of their lanes, without a count. If that fails, their leases run out.
     pub fn release(&self) {
-        let leases = self.jobs.iter().map(|job| (job.job_id, self.nonce, false)).collect();
-        self.queue.release_soon(leases);
+        self.queue.release_soon(self.releases());
+    }
+
+    /// The queue, and what [`Delivery::release`] would release.
+    pub fn into_releases(self) -> (Arc<Queue>, Vec<Release>) {
+        let releases = self.releases();
+        (self.queue, releases)
+    }
+
+    fn releases(&self) -> Vec<Release> {
+        let lease = |job: &Leased| Release {
+            job_id: job.job_id,
+            nonce: self.nonce,
+            unconfirmed: false,
+        };
+        self.jobs.iter().map(lease).collect()
     }
 }

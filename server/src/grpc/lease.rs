@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    dispatch::{LeaseCall, LeaseResult},
+    dispatch::{Delivery, LeaseCall, LeaseResult},
     domain::{Error, JobId, limits as bound},
     edge::Weight,
     session::leased_job::LeasedJob,
@@ -75,16 +75,11 @@ pub(super) fn response(mut result: LeaseResult, broker: &Broker) -> Response<pb:
     let bytes = jobs.iter().map(bytes::Bytes::len).sum();
     let advice = jobs.is_empty().then(|| advice(&result));
     let mut response = Response::new(pb::LeaseResponse { jobs, advice });
-    let leases: Vec<_> = deliveries
-        .into_iter()
-        .map(|delivery| {
-            let ids: Vec<JobId> = delivery.jobs.iter().map(|job| job.job_id).collect();
-            (delivery.queue, delivery.nonce, ids)
-        })
-        .collect();
+    // Only the leases are kept: the records are in the response.
+    let leases: Vec<_> = deliveries.into_iter().map(Delivery::into_releases).collect();
     response.extensions_mut().insert(Weight::new(bytes).or_else(move || {
-        for (queue, nonce, ids) in leases {
-            queue.release_soon(ids.into_iter().map(|id| (id, nonce, false)).collect());
+        for (queue, leases) in leases {
+            queue.release_soon(leases);
         }
     }));
     response

@@ -48,6 +48,17 @@ impl std::ops::Deref for Queue {
     }
 }
 
+/// A lease to release.
+#[derive(Clone, Copy, Debug)]
+pub struct Release {
+    /// Its job.
+    pub job_id: JobId,
+    /// Its nonce.
+    pub nonce: Nonce,
+    /// The delivery counts as unconfirmed.
+    pub unconfirmed: bool,
+}
+
 impl Queue {
     fn new(core: Arc<QueueCore>, metrics: &Metrics) -> Self {
         Self {
@@ -61,16 +72,15 @@ impl Queue {
     }
 
     /// Releases leases of jobs that no worker has: back to the head of their lanes, in this order. With an owner, only
-    /// leases that this stream still owns: the worker may have taken the job along to another stream. `true`: the
-    /// delivery counts as unconfirmed.
-    pub async fn release(&self, leases: Vec<(JobId, Nonce, bool)>, owner: Option<Owner>) {
+    /// leases that this stream still owns: the worker may have taken the job along to another stream.
+    pub async fn release(&self, leases: Vec<Release>, owner: Option<Owner>) {
         self.metrics().released.inc_by(leases.len() as u64);
         // The last first: each goes to the head of its lane.
         for some in leases.rchunks(MAX_GROUP_ITEMS) {
-            let items = some.iter().map(|&(job_id, nonce, unconfirmed)| NackItem {
-                job_id,
-                nonce,
-                action: if unconfirmed {
+            let items = some.iter().map(|lease| NackItem {
+                job_id: lease.job_id,
+                nonce: lease.nonce,
+                action: if lease.unconfirmed {
                     NackAction::ReleaseUnconfirmed
                 } else {
                     NackAction::ReleaseUndelivered
@@ -84,7 +94,7 @@ impl Queue {
     }
 
     /// [`Queue::release`] in a task of its own. A broker that drains waits for it.
-    pub fn release_soon(self: &Arc<Self>, leases: Vec<(JobId, Nonce, bool)>) {
+    pub fn release_soon(self: &Arc<Self>, leases: Vec<Release>) {
         let queue = self.clone();
         self.store()
             .in_flight()

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{Error, JobId, LeaseToken, Nonce, limits::MAX_GROUP_ITEMS},
-    queue::PerQueue,
+    queue::{PerQueue, Release},
     store::{ExtendItem, Extended, Extender},
 };
 
@@ -24,8 +24,8 @@ const ERROR_PAUSE: Duration = Duration::from_secs(1);
 /// What happens to the leases of one queue when a stream ends.
 #[derive(Debug, Default)]
 struct Ending {
-    /// Released. `true`: the delivery counts as unconfirmed.
-    unreceived: Vec<(JobId, Nonce, bool)>,
+    /// Released.
+    unreceived: Vec<Release>,
     /// Kept for the grace.
     kept: Vec<ExtendItem>,
 }
@@ -218,8 +218,11 @@ impl WorkerStream {
         for (job_id, held) in ordered {
             let (_, ending) = queues.of(held.queue.routing_key(), || held.queue.clone());
             if held.delivery > received {
-                let is_suspect = Some(held.delivery) == suspect;
-                ending.unreceived.push((job_id, held.nonce, is_suspect));
+                ending.unreceived.push(Release {
+                    job_id,
+                    nonce: held.nonce,
+                    unconfirmed: Some(held.delivery) == suspect,
+                });
             } else {
                 let extended = held.extended_until.map(|until| until.saturating_duration_since(now));
                 let rest = grace.min(self.lease).max(extended.unwrap_or_default());
