@@ -106,11 +106,11 @@ pub const NON_RETRYABLE_TYPES: usize = 32;
 /// The bounds of a value that a caller may leave out.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds<T> {
-    /// The least.
+    /// Smallest value.
     pub min: T,
-    /// If the caller does not say.
+    /// Used if the caller sets none.
     pub default: T,
-    /// The most.
+    /// Largest value.
     pub max: T,
 }
 

@@ -1,4 +1,4 @@
-//! What a worker says of a job beside its verdict: a result, a failure, progress.
+//! What a worker reports about a job besides the outcome: a result, a failure, progress.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ pub struct JobResult {
 /// Why an attempt failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
-    /// The type, by which a policy names failures that are not retried.
+    /// The type; `non_retryable_types` names the types that are not retried.
     pub failure_type: String,
     /// The message.
     pub message: String,
@@ -28,7 +28,7 @@ impl Failure {
         self.failure_type.len() + self.message.len() + self.stack.len()
     }
 
-    /// Whether it says nothing.
+    /// Whether all its texts are empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
