@@ -87,7 +87,8 @@ mutants! {
     a_stale_extension_that_is_applied_is_caught:
         "~= ARGV[at + 1] then" => "~= ARGV[at + 1] and false then";
     a_lease_that_ends_early_is_caught:
-        "'-inf', now, 'LIMIT', 0, run.limit)\n  if #ids >=" => "'-inf', now + 950, 'LIMIT', 0, run.limit)\n  if #ids >=";
+        "'-inf', now, 'LIMIT', 0, run.limit)\n  if #ids >=" =>
+            "'-inf', now + 950, 'LIMIT', 0, run.limit)\n  if #ids >=";
     a_leased_job_that_stays_in_its_lane_is_caught:
         "call('LTRIM', plan.key, passed, '-1')" => "";
     an_ack_that_is_not_remembered_is_caught:

@@ -369,7 +369,7 @@ pub(crate) fn nack(job_id: JobId, nonce: Nonce, action: NackAction) -> NackItem 
         action,
         delay_ms: None,
         if_owner: None,
-        failure: Default::default(),
+        failure: Failure::default(),
     }
 }
 

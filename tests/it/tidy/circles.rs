@@ -113,7 +113,7 @@ fn owner(modules: &BTreeMap<Path, Module>, path: Path) -> Option<Path> {
             .get(&module)?
             .uses
             .iter()
-            .filter(|one| one.public)
+            .filter(|one| one.is_public())
             .flat_map(|one| &one.paths);
         let mut exports = exports.filter(|export| export.last() == Some(name));
         let next = exports.find_map(|export| {

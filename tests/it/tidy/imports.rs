@@ -111,7 +111,7 @@ pub(super) fn ungrouped(sources: &[Source]) -> Vec<Offence> {
             let between = &lines[one.line - 1..other.line - 1];
             let adjacent = between.iter().all(|line| !line.trim().is_empty())
                 && between.iter().filter(|line| line.trim_end().ends_with(';')).count() == 1;
-            if adjacent && one.public == other.public && root(&one.paths) == root(&other.paths) {
+            if adjacent && one.visibility == other.visibility && root(&one.paths) == root(&other.paths) {
                 found.push(Offence {
                     path: source.path.clone(),
                     line: other.line,
@@ -161,5 +161,7 @@ mod tests {
         assert_eq!(count("use a::B;\nuse c::D;\n"), 0);
         assert_eq!(count("use crate::a::B;\n\nuse crate::c;\n"), 0);
         assert_eq!(count("pub use crate::a::B;\nuse crate::c;\n"), 0);
+        assert_eq!(count("pub use crate::a::B;\npub(crate) use crate::c;\n"), 0);
+        assert_eq!(count("#[cfg(x)]\nuse crate::a::B;\nuse crate::c;\n"), 0);
     }
 }

@@ -69,10 +69,17 @@ pub(super) fn without_tests(code: &str) -> &str {
 pub(super) struct Use {
     /// Counted from 1.
     pub(super) line: usize,
-    /// `pub`, in any form.
-    pub(super) public: bool,
+    /// `pub`, `pub(crate)` or the like, with the attributes before it; empty if there are none.
+    pub(super) visibility: String,
     /// Each path, as segments; the last may be `*`, or the name before an `as`.
     pub(super) paths: Vec<Vec<String>>,
+}
+
+impl Use {
+    /// Whether other modules see it.
+    pub(super) fn is_public(&self) -> bool {
+        self.visibility.contains("pub")
+    }
 }
 
 /// All `use` of the code, those inside functions and modules too.
@@ -89,10 +96,11 @@ pub(super) fn uses(code: &str) -> Vec<Use> {
             let text = &code[start + at + 4..];
             let text = &text[..text.find(';').unwrap_or(text.len())];
             let before = statement[..at].trim_end();
-            let visibility = before.rsplit(['{', ']', '\n']).next().unwrap_or_default().trim();
+            let visibility = before.rsplit(['{', '\n']).next().unwrap_or_default().trim();
+            let visibility = if visibility.starts_with("#!") { "" } else { visibility };
             found.push(Use {
                 line: code[..start + at].matches('\n').count() + 1,
-                public: visibility.starts_with("pub"),
+                visibility: visibility.to_owned(),
                 paths: paths(&text.split_whitespace().collect::<Vec<_>>().join(" ")),
             });
         }
@@ -215,7 +223,7 @@ mod tests {
             .map(|one| {
                 (
                     one.line,
-                    one.public,
+                    one.is_public(),
                     one.paths.iter().map(|path| path.join(".")).collect(),
                 )
             })
