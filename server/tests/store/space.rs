@@ -8,7 +8,7 @@ use std::{
 
 use bananas_broker::{
     domain::{
-        Error, JobId, JobResult, JobType, Nonce, Owner, Policy, Progress, RoutingKey,
+        Error, Failure, JobId, JobResult, JobType, Nonce, Owner, Policy, Progress, RoutingKey,
         record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
     },
     metrics::Metrics,
