@@ -3,9 +3,9 @@
 /// Where a job is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
-    /// Waits for its time. A producer puts a job here with a start time. Its holder does with Nack SNOOZE,
-    /// with Nack RETRY (for the backoff, 2 s to 10 min by default), and with the sixth Nack RELEASE in a row (for 250 ms
-    /// to 10 s). Maintenance does after an attempt that timed out, as after a RETRY.
+    /// Waits for its time. A producer puts a job here with a start time. Its holder does with Nack SNOOZE, with Nack
+    /// RETRY (for the backoff, 2 s to 10 min by default), and with the sixth RELEASE in a row (for 250 ms to 10 s).
+    /// Maintenance does after an attempt that timed out, as after a RETRY.
     ///
     /// The first fetch or maintenance run after the due time promotes it to [`Ready`](Self::Ready), or after its
     /// `start_by` moves it to [`Expired`](Self::Expired). `CancelJob` moves it to [`Cancelled`](Self::Cancelled) at
