@@ -209,7 +209,7 @@ impl WorkerStream {
         let mut frame = Vec::with_capacity(delivery.jobs.len());
         let mut frame_bytes = 0;
         // A part of the window is free again if a record cannot be read, or if a lease replaces one of the same job
-        // whose end this broker had not heard of.
+        // whose end this broker had not learned of.
         let (mut free_jobs, mut free_bytes) = (0, 0);
         let mut shortest = self.lease;
         for job in &delivery.jobs {

@@ -64,7 +64,7 @@ struct Shared<O: Operation> {
     sizes: Arc<Histogram>,
 }
 
-/// Collects calls, and hands them out batch by batch.
+/// Collects calls, and returns them batch by batch.
 #[derive(Debug)]
 struct Collector<O: Operation> {
     waiting: Mutex<Waiting<O>>,
