@@ -175,7 +175,7 @@ impl Bench {
                 action,
                 delay_ms: (action != NackAction::Release).then_some(LONG_MS),
                 if_owner: None,
-                failure: Default::default(),
+                failure: bananas_broker::domain::Failure::default(),
             })
             .collect();
         self.store.nack(&self.keys, &items.iter().collect::<Vec<_>>()).await?;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
-    store::{JobView, field},
+    store::{JobView, keys::field},
 };
 
 /// How long the entry of a cancelled job may stay in its lane if no fetch passes it, in milliseconds.

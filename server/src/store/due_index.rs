@@ -1,61 +1,62 @@
-//! due_index.lua: the list of queues, and when each is to be looked after.
+//! due_index.lua: the due index, the list of all queues by the time of their next maintenance.
 
 use redis::Value;
 
 use super::{Store, keys, protocol::due, reply::Reply};
 use crate::domain::{Error, RoutingKey};
 
-/// Most queues that one call tells something of.
+/// Most queues that one call reports on.
 pub const MAX_DUE_UPDATES: usize = 500;
-/// A queue that was taken is left to its taker for this long; then it is anybody's again.
+/// A queue that a broker took is left to it for this long; then any broker can take it.
 const LEFT_MS: u64 = 10_000;
-/// A queue that is used is looked after this long after it was listed, even if nobody says that something falls due in it.
+/// Maintenance of a queue in use runs this long after it was listed, even if no broker reports that something falls
+/// due.
 const USED_MS: u64 = 60_000;
 
-/// What is told of a queue.
+/// A report about a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DueUpdate {
     /// A job is about to be stored: the queue is listed from now on.
     Used,
-    /// It is there, and is listed if it is not.
+    /// It exists, and is listed if it is not.
     Known,
     /// Something falls due in it, so many milliseconds from now.
     Due(u64),
-    /// It was looked after.
+    /// Its maintenance has run.
     Maintained {
-        /// The score that it was taken with; empty if nobody gave it out.
+        /// The score with which it was taken; empty if it was not taken from the index.
         taken: String,
-        /// When, in milliseconds, by the clock of Redis.
+        /// When it ran, in milliseconds of the Redis clock.
         at_ms: u64,
-        /// When to come again. `None`: it is gone.
+        /// When to run again. `None`: the queue is gone.
         next: Option<NextRun>,
     },
 }
 
-/// When a queue is to be looked after again, in milliseconds, by the clock of Redis.
+/// When maintenance of a queue is to run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NextRun {
-    /// When.
+    /// In milliseconds of the Redis clock.
     pub at_ms: u64,
-    /// Nothing falls due then: a visit to tidy up, which may find the queue empty and forget it.
+    /// Nothing falls due then: the run may find the queue empty and forget it.
     pub may_forget: bool,
 }
 
-/// A queue to look after.
+/// A queue whose maintenance is due.
 #[derive(Clone, Debug)]
 pub struct DueQueue {
-    /// Which.
+    /// Its name.
     pub routing_key: RoutingKey,
-    /// Under what it was given out.
+    /// The score with which it was taken.
     pub score: String,
-    /// Nobody has used it since this visit was planned.
+    /// No broker has used it since this run was planned.
     pub may_forget: bool,
 }
 
-/// What the list said.
+/// The queues that a call took.
 #[derive(Clone, Debug, Default)]
 pub struct DueQueues {
-    /// When, in milliseconds, by the clock of Redis.
+    /// The time, in milliseconds of the Redis clock.
     pub now_ms: u64,
     /// How many queues there are.
     pub queues: u64,
@@ -66,13 +67,13 @@ pub struct DueQueues {
 }
 
 impl Store {
-    /// Tells the list of queues what happened, at most [`MAX_DUE_UPDATES`] things, and takes up to `most` queues that are due. May be repeated.
-    pub async fn update_due_index(&self, most: usize, told: &[(RoutingKey, DueUpdate)]) -> Result<DueQueues, Error> {
+    /// Reports on queues, at most [`MAX_DUE_UPDATES`], and takes up to `most` queues that are due. May be repeated.
+    pub async fn update_due_index(&self, most: usize, updates: &[(RoutingKey, DueUpdate)]) -> Result<DueQueues, Error> {
         let keys = [keys::names(&self.prefix), keys::due(&self.prefix)];
-        let mut call = self.scripts.due_index.call_on(keys.into_iter(), told.len() * 64);
+        let mut call = self.scripts.due_index.call_on(keys.into_iter(), updates.len() * 64);
         call.int(most as u64).int(LEFT_MS).int(USED_MS);
-        for (name, what) in told {
-            match what {
+        for (name, update) in updates {
+            match update {
                 DueUpdate::Used => call.text(due::USED).text(name.as_str()),
                 DueUpdate::Known => call.text(due::KNOWN).text(name.as_str()),
                 DueUpdate::Due(ms) => call.text(due::WITHIN).text(name.as_str()).int(*ms),
@@ -87,7 +88,7 @@ impl Store {
             };
         }
         let mut reply = Reply::new(call.run(&self.reads, &self.metrics, true).await?)?;
-        let mut agenda = DueQueues {
+        let mut found = DueQueues {
             now_ms: reply.uint()?,
             queues: reply.uint()?,
             next_in_ms: reply.maybe_uint()?,
@@ -95,25 +96,25 @@ impl Store {
         };
         while reply.left() > 0 {
             let (name, score) = (reply.text()?, reply.text()?);
-            // A name that somebody else wrote there is nobody's queue.
+            // A foreign name in the index is no queue.
             if let Ok(routing_key) = RoutingKey::parse(&name) {
-                agenda.taken.push(DueQueue {
+                found.taken.push(DueQueue {
                     routing_key,
                     may_forget: score.ends_with(".5"),
                     score,
                 });
             }
         }
-        Ok(agenda)
+        Ok(found)
     }
 
-    /// Puts queues on the list of queues, at most [`MAX_DUE_UPDATES`]. To be done before their first jobs are stored.
+    /// Lists queues, at most [`MAX_DUE_UPDATES`]. To be called before their first jobs are stored.
     pub async fn register(&self, routing_keys: impl IntoIterator<Item = RoutingKey>) -> Result<(), Error> {
-        let told: Vec<_> = routing_keys.into_iter().map(|name| (name, DueUpdate::Used)).collect();
-        self.update_due_index(0, &told).await.map(drop)
+        let updates: Vec<_> = routing_keys.into_iter().map(|name| (name, DueUpdate::Used)).collect();
+        self.update_due_index(0, &updates).await.map(drop)
     }
 
-    /// Which of these queues are not on the list.
+    /// Which of these queues are not listed.
     pub async fn unlisted(&self, names: Vec<RoutingKey>) -> Result<Vec<RoutingKey>, Error> {
         if names.is_empty() {
             return Ok(names);
@@ -133,7 +134,7 @@ impl Store {
         Ok(unlisted)
     }
 
-    /// Whether a queue is on the list.
+    /// Whether a queue is listed.
     pub async fn is_registered(&self, routing_key: &RoutingKey) -> Result<bool, Error> {
         let mut command = redis::cmd("ZSCORE");
         command.arg(keys::names(&self.prefix)).arg(routing_key.as_str());

@@ -15,20 +15,20 @@ use crate::domain::{Error, JobId, JobState, JobType, record::flag};
 pub enum Start {
     /// At once.
     Now,
-    /// This many milliseconds from now, by the clock of Redis.
+    /// This many milliseconds from now.
     In(u64),
     /// At this time, in milliseconds.
     At(u64),
 }
 
-/// A key under which only one job may live.
+/// A key that only one job may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UniqueKey {
     /// The key.
     pub key: String,
     /// Released at the first lease instead of at the end.
     pub until_leased: bool,
-    /// A second job is refused instead of answered with the first.
+    /// A second job is refused. Otherwise its caller gets the first.
     pub reject: bool,
 }
 
@@ -37,7 +37,7 @@ pub struct UniqueKey {
 pub struct EnqueueItem {
     /// Its id.
     pub id: JobId,
-    /// The broker made the id just now: nobody can have used it before.
+    /// The broker made the id just now, so no job has it.
     pub id_is_new: bool,
     /// The handler.
     pub job_type: JobType,
@@ -49,27 +49,27 @@ pub struct EnqueueItem {
     pub record: Bytes,
     /// When it may start.
     pub start: Start,
-    /// In milliseconds.
+    /// When it must have started, in milliseconds.
     pub start_by_ms: Option<u64>,
     /// Its unique key.
     pub unique: Option<UniqueKey>,
 }
 
-/// What became of it.
+/// What became of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enqueued {
-    /// The job that lives: the new one, or the one that was there.
+    /// The job that exists: the new one, or the one that was there.
     pub job_id: JobId,
     /// It was there already.
     pub deduplicated: bool,
-    /// Where the job is that was there already.
+    /// The state of the job that was there already.
     pub state: Option<JobState>,
 }
 
-/// What became of all of a call.
+/// What became of the jobs of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// When, in microseconds, by the clock of Redis.
+    /// When they were stored, in microseconds of the Redis clock.
     pub at_us: u64,
     /// One for each job, in order.
     pub answers: Vec<Result<Enqueued, Error>>,
@@ -86,7 +86,7 @@ impl EnqueueItem {
         }
     }
 
-    /// Where the job is right after it was stored at this time, in microseconds.
+    /// The state of the job right after it was stored at this time, in microseconds.
     pub fn first_state(&self, at_us: u64) -> JobState {
         match self.start {
             Start::In(ms) if ms > 0 => JobState::Scheduled,
@@ -105,10 +105,11 @@ impl EnqueueItem {
 }
 
 impl Store {
-    /// Stores jobs; no two of them may have the same id. Each has its own answer; an error of the call is everybody's.
+    /// Stores jobs, no two with the same id. Each job gets its own result. If the call fails, every job gets that
+    /// error.
     pub async fn enqueue(&self, keys: &QueueKeys, items: &[&EnqueueItem]) -> Result<Stored, Error> {
-        // Groups of jobs that share a lane; nearly always there is one. A lane gets group after group, so only its last group may grow: else a job would pass
-        // those that came before it.
+        // Groups of jobs that share a lane; nearly always there is one. A lane gets group after group, so only its last
+        // group may grow: otherwise a job would overtake earlier ones.
         let mut groups: Vec<Vec<usize>> = Vec::with_capacity(1);
         for (index, item) in items.iter().enumerate() {
             match groups.iter_mut().rev().find(|group| items[group[0]].same_lane(item)) {
@@ -150,7 +151,8 @@ impl Store {
                 }
             }
         }
-        // Repeatable: a job that the lost call stored is found by its id. An id that is new to us is not looked up, so that call is not repeated.
+        // Repeatable: a job that the lost call stored is found by its id. A new id is not searched for, so a call with
+        // one is not repeated.
         let repeatable = items.iter().all(|item| !item.id_is_new);
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, repeatable).await?)?;
         let at_us = reply.uint()?;
@@ -191,7 +193,7 @@ impl Store {
                 })
             };
         }
-        // The holder of a unique key may have been stored by this call: it is where it was put.
+        // This call may have stored the holder of a unique key: its state is that in which it was stored.
         for (index, item) in items.iter().enumerate().filter(|(_, item)| item.unique.is_some()) {
             if let Ok(answer) = &answers[index]
                 && answer.job_id != item.id

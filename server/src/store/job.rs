@@ -1,11 +1,11 @@
-//! get_job.lua, wait_job.lua and cancel.lua: one job, read, waited for, cancelled.
+//! get_job.lua, wait_job.lua and cancel.lua: reads one job, waits for it, cancels it.
 
 use bytes::Bytes;
 
 use super::{QueueKeys, Store, keys::part, layout::LeaseValue, protocol::wait, reply::Reply};
 use crate::domain::{Error, JobId, JobState};
 
-/// The state hash of a job: what became of it.
+/// The state hash of a job: [`field`](super::keys::field).
 #[derive(Clone, Debug, Default)]
 pub struct StateHash {
     fields: Vec<(Bytes, Bytes)>,
@@ -32,16 +32,16 @@ impl StateHash {
     }
 }
 
-/// Everything there is about a job.
+/// Everything that is stored of a job.
 #[derive(Clone, Debug)]
 pub struct JobView {
-    /// Where it is.
+    /// Its state.
     pub state: JobState,
-    /// Its record; gone where only the id is remembered.
+    /// Its record. `None`: only the id is remembered.
     pub record: Option<Bytes>,
-    /// What became of it.
+    /// Its state hash.
     pub hash: StateHash,
-    /// LEASED: since when, in milliseconds, and by whom.
+    /// LEASED: since when, in milliseconds, and the holder.
     pub lease: Option<(u64, String)>,
     /// LEASED: until when, in milliseconds.
     pub lease_expires_ms: Option<u64>,
@@ -50,7 +50,7 @@ pub struct JobView {
 }
 
 fn state_of(letter: &[u8]) -> Option<JobState> {
-    // A nack is remembered with the state it led to; without a body only a final one can be true.
+    // A nack is remembered with the state it led to; without a record only a final one can be true.
     letter
         .first()
         .and_then(|letter| JobState::from_letter(*letter))
@@ -91,7 +91,8 @@ impl Store {
         }))
     }
 
-    /// Registers interest in the end of a job for `wait_ms`; returns at once with whether it has ended. `Ok(None)`: there is no such job.
+    /// Registers for `wait_ms` that a call waits for the end of a job; returns at once whether it has ended.
+    /// `Ok(None)`: there is no such job.
     pub async fn await_settled(&self, keys: &QueueKeys, id: JobId, wait_ms: u64) -> Result<Option<bool>, Error> {
         let mut call = self.scripts.wait_job.call(keys, &[part::META, part::WAITERS], 16);
         call.bytes(&id.0).int(wait_ms);
@@ -103,7 +104,7 @@ impl Store {
         })
     }
 
-    /// Cancels a job; returns where it is now.
+    /// Cancels a job; returns its state, and whether this call has ended it.
     pub async fn cancel(
         &self,
         keys: &QueueKeys,

@@ -1,4 +1,4 @@
-//! lease.lua: handing out jobs.
+//! lease.lua: leasing jobs.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -13,50 +13,51 @@ use super::{
     reply::{Reply, malformed},
     script::Call,
 };
-use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS, record::Head};
+use crate::domain::{Error, Failure, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS, record::Head};
 
-/// One who wants jobs.
+/// What one consumer takes now.
 #[derive(Clone, Debug)]
 pub struct Demand {
-    /// Who it is; kept with the lease.
+    /// The worker, stored in the lease.
     pub holder: String,
-    /// The stream that keeps the leases alive.
+    /// The stream that renews the leases.
     pub owner: Owner,
     /// At most this many.
     pub jobs: u32,
     /// At most this many bytes of records and checkpoints.
     pub max_bytes: u64,
-    /// A single larger job comes, too, if it is the only one: the holder holds nothing else.
+    /// The consumer holds nothing else, so it also takes one larger job alone.
     pub allow_oversized: bool,
-    /// Jobs held already. Who holds least for its size comes first.
+    /// Jobs it holds already. The consumer that holds the smallest part of its window is served first.
     pub held: u32,
 }
 
-/// What is wanted of a queue.
+/// One fetch from a queue.
 #[derive(Debug)]
 pub struct LeaseRequest<'a> {
-    /// Digits of the wanted priorities; empty: all.
+    /// The priorities, as digits; empty: all.
     pub priorities: &'a str,
-    /// The wanted types; empty: all.
+    /// The job types; empty: all.
     pub job_types: &'a [String],
     /// How long the leases run.
     pub lease_ms: u64,
-    /// Who wants how much.
+    /// What each consumer takes.
     pub demands: &'a [Demand],
-    /// Makes claims repeatable: for each claim an id (all different; empty: it is not) and a fingerprint of everything else that was asked. Empty: none is.
+    /// Makes demands repeatable: for each a request id (all different; empty: it is not repeatable) and a fingerprint
+    /// of its other fields. Empty: no demand is.
     pub requests: &'a [(&'a str, &'a str)],
 }
 
-/// How a look ended.
+/// How a fetch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// There is no more for these claims, or they have all that they asked for.
+    /// There are no more jobs for these demands, or each got all it asked for.
     Done,
     /// The queue is paused.
     Paused,
-    /// There may be more: look again at once.
+    /// There may be more: fetch again at once.
     Again,
-    /// The next job is larger than the room of every claim that takes another, or has to be alone in the answer of a call.
+    /// The next job is larger than what each demand has left, or must be the only one in the response of a lease call.
     BlockedBySize,
 }
 
@@ -69,7 +70,7 @@ pub struct Leased {
     pub ready_ms: u64,
     /// Its record.
     pub record: Bytes,
-    /// Which claim it is for.
+    /// The number of its demand, from 0.
     pub demand: usize,
     /// How long the lease runs.
     pub lease_ms: u64,
@@ -79,16 +80,16 @@ pub struct Leased {
     pub losses: u32,
     /// What the last attempt left.
     pub checkpoint: Bytes,
-    /// Several workers did not live to confirm it: the answer of a call has nothing else in it.
+    /// Several workers did not live to confirm it: a delivery to a lease call has no other job.
     pub goes_alone: bool,
 }
 
-/// What one look at a queue found.
+/// What one fetch leased.
 #[derive(Clone, Debug)]
 pub struct LeaseBatch {
-    /// When, in microseconds, by the clock of Redis.
+    /// When it was, in microseconds of the Redis clock.
     pub now_us: u64,
-    /// The secret of the leases.
+    /// The nonce of the leases.
     pub nonce: Nonce,
     /// The jobs.
     pub jobs: Vec<Leased>,
@@ -100,11 +101,11 @@ pub struct LeaseBatch {
     pub verdict: Verdict,
     /// Jobs that were set aside because they could not be read.
     pub quarantined: u64,
-    /// Nothing was done: among several requests was one that was made before, and such a one must be made alone.
+    /// Nothing was done: one of several requests was made before, and must be repeated alone.
     pub among_repeated: bool,
 }
 
-/// Claims of one look.
+/// Demands of one fetch.
 pub const MAX_DEMANDS: usize = 64;
 
 impl Leased {
@@ -115,15 +116,15 @@ impl Leased {
 }
 
 impl LeaseBatch {
-    /// The jobs, by claim; none are left in the look.
+    /// The jobs of each demand; the batch keeps none.
     pub fn split_by_consumer(&mut self, consumers: usize) -> Vec<Vec<Leased>> {
-        let mut hands: Vec<Vec<Leased>> = vec![Vec::new(); consumers];
+        let mut batches: Vec<Vec<Leased>> = vec![Vec::new(); consumers];
         for job in self.jobs.drain(..) {
-            if let Some(hand) = hands.get_mut(job.demand) {
-                hand.push(job);
+            if let Some(batch) = batches.get_mut(job.demand) {
+                batch.push(job);
             }
         }
-        hands
+        batches
     }
 }
 
@@ -163,7 +164,7 @@ impl Store {
             tracing::error!(
                 key = keys.base(),
                 quarantined = batch.quarantined,
-                "records that could not be read were set aside"
+                "unreadable records were moved to quarantine"
             );
             self.metrics.quarantined.inc_by(batch.quarantined);
         }
@@ -171,7 +172,7 @@ impl Store {
             tracing::error!(
                 key = keys.base(),
                 newer,
-                "jobs that a newer broker stored were left for one that can read them"
+                "jobs of a newer version were left for a broker that can read them"
             );
         }
         Ok(batch)
@@ -298,7 +299,7 @@ impl LeaseBatch {
 }
 
 impl Store {
-    /// Sets jobs aside that the script took for jobs and that cannot be read here; returns how many.
+    /// Moves jobs whose records this broker cannot decode to quarantine; returns how many.
     async fn set_aside(&self, keys: &QueueKeys, nonce: Nonce, jobs: &mut Vec<Leased>) -> u64 {
         let unreadable = jobs.extract_if(.., |job| Head::decode(&job.record).is_none());
         let items: Vec<NackItem> = unreadable
@@ -308,40 +309,41 @@ impl Store {
                 action: NackAction::SetAside,
                 delay_ms: None,
                 if_owner: None,
-                failure: Default::default(),
+                failure: Failure::default(),
             })
             .collect();
         if !items.is_empty()
             && let Err(error) = self.nack(keys, &items.iter().collect::<Vec<_>>()).await
         {
-            tracing::warn!(%error, "jobs that cannot be read stay leased until the lease ends");
+            tracing::warn!(%error, "unreadable jobs stay leased until their lease ends");
         }
         items.len() as u64
     }
 }
 
-/// The order in which jobs are dealt to claims, by number from 1: each to the one that then holds least for its size. Empty: there is only one.
-fn turns(claims: &[Demand]) -> Vec<u8> {
-    if claims.len() < 2 {
+/// The order in which jobs are assigned to demands, by number from 1: each to the consumer that then holds the smallest
+/// part of its window. Empty: there is one demand.
+fn turns(demands: &[Demand]) -> Vec<u8> {
+    if demands.len() < 2 {
         return Vec::new();
     }
-    let fill = |claim: &Demand, dealt: u32| {
-        let held = u64::from(claim.held + dealt);
-        Reverse(held * 1_000_000 / u64::from(claim.held + claim.jobs).max(1))
+    let fill = |demand: &Demand, assigned: u32| {
+        let held = u64::from(demand.held + assigned);
+        Reverse(held * 1_000_000 / u64::from(demand.held + demand.jobs).max(1))
     };
-    let mut next: BinaryHeap<_> = claims
+    let mut next: BinaryHeap<_> = demands
         .iter()
         .enumerate()
-        .filter(|(_, claim)| claim.jobs > 0)
-        .map(|(index, claim)| (fill(claim, 0), Reverse(index), 0))
+        .filter(|(_, demand)| demand.jobs > 0)
+        .map(|(index, demand)| (fill(demand, 0), Reverse(index), 0))
         .collect();
     let mut turns = Vec::with_capacity(MAX_GROUP_ITEMS);
     while turns.len() < MAX_GROUP_ITEMS
-        && let Some((_, index, dealt)) = next.pop()
+        && let Some((_, index, assigned)) = next.pop()
     {
         turns.push(index.0 as u8 + 1);
-        if dealt + 1 < claims[index.0].jobs {
-            next.push((fill(&claims[index.0], dealt + 1), index, dealt + 1));
+        if assigned + 1 < demands[index.0].jobs {
+            next.push((fill(&demands[index.0], assigned + 1), index, assigned + 1));
         }
     }
     turns
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_least_for_its_size_comes_first() {
+    fn the_consumer_with_the_smallest_part_of_its_window_comes_first() {
         assert!(turns(&[demand(0, 5)]).is_empty());
         assert_eq!(turns(&[demand(0, 2), demand(0, 2)]), [1, 2, 1, 2]);
         // Three of four held, none of two, one of four.

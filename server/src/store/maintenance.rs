@@ -11,17 +11,17 @@ use super::{
 };
 use crate::domain::{Error, JobId};
 
-/// Items of each kind in one round: keeps a round under a few milliseconds.
+/// Items of each kind in one run: keeps a run under a few milliseconds.
 const ITEMS_PER_RUN: u64 = 100;
 
-/// What one round did.
+/// What one run did.
 #[derive(Clone, Debug, Default)]
 pub struct MaintenanceReport {
-    /// When, in milliseconds, by the clock of Redis.
+    /// The time, in milliseconds of the Redis clock.
     pub now_ms: u64,
     /// There is more to do at once.
     pub more: bool,
-    /// When there will be something to do, in milliseconds.
+    /// When the next run is due, in milliseconds.
     pub next_ms: Option<u64>,
     /// Jobs that became ready.
     pub promoted: u64,
@@ -29,25 +29,25 @@ pub struct MaintenanceReport {
     pub timed_out: u64,
     /// The priority of each of them.
     pub timed_priorities: Vec<u8>,
-    /// Leases that died with their worker.
+    /// Leases whose worker went away or was silent.
     pub lost: u64,
     /// Jobs that became dead.
     pub dead: u64,
     /// Jobs that were not started in time.
     pub expired: u64,
-    /// Cancels that the worker did not answer.
+    /// Cancels for which the worker did not stop.
     pub cancelled: u64,
     /// Records whose retention was over.
     pub pruned: u64,
     /// Leases that had lost their deadline.
     pub repaired: u64,
-    /// Where the repair sweep goes on.
+    /// Where the repair scan goes on.
     pub cursor: u64,
-    /// Jobs that could not be read and were set aside.
+    /// Unreadable jobs that were moved to quarantine.
     pub quarantined: Vec<JobId>,
-    /// Entries without a job's id that were set aside.
+    /// Entries without a job's id that were moved to quarantine.
     pub strays: u64,
-    /// There is work in the queue.
+    /// Jobs are scheduled, ready or leased.
     pub busy: bool,
     /// Leases that ended before any worker had confirmed the job.
     pub unconfirmed: u64,
@@ -60,14 +60,14 @@ pub struct MaintenanceReport {
 /// What falls due in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Due {
-    /// When, in milliseconds, by the clock of Redis.
+    /// The time, in milliseconds of the Redis clock.
     pub next_ms: Option<u64>,
-    /// There is something to tidy up now.
+    /// There is something to clean up now.
     pub untidy: bool,
 }
 
 impl MaintenanceReport {
-    /// Something was done that is counted.
+    /// Whether the run did something that is counted.
     pub fn is_eventful(&self) -> bool {
         let counted = [
             self.promoted,
@@ -84,7 +84,7 @@ impl MaintenanceReport {
 }
 
 impl Store {
-    /// Asks when something falls due in a queue, without a script: most queues that are asked have nothing to do.
+    /// Reads when something falls due in a queue, without a script: most queues have nothing to do.
     pub async fn next_due(&self, keys: &QueueKeys) -> Result<Due, Error> {
         let first = |part: &str| {
             let mut command = redis::cmd("ZRANGE");
@@ -116,17 +116,23 @@ impl Store {
         })
     }
 
-    /// Runs one bounded round over a queue.
+    /// Runs maintenance of a queue once, bounded.
     pub async fn maintain(&self, keys: &QueueKeys, cursor: u64) -> Result<MaintenanceReport, Error> {
-        self.round(keys, cursor, false).await
+        self.run_maintenance(keys, cursor, false).await
     }
 
-    /// Runs one bounded round over a queue that nobody has used for a while: if nothing is in it, its last keys go.
+    /// As [`Store::maintain`], for a queue that no broker has used for a while: if nothing is in it, its last keys are
+    /// removed.
     pub async fn maintain_or_forget(&self, keys: &QueueKeys, cursor: u64) -> Result<MaintenanceReport, Error> {
-        self.round(keys, cursor, true).await
+        self.run_maintenance(keys, cursor, true).await
     }
 
-    async fn round(&self, keys: &QueueKeys, cursor: u64, may_forget: bool) -> Result<MaintenanceReport, Error> {
+    async fn run_maintenance(
+        &self,
+        keys: &QueueKeys,
+        cursor: u64,
+        may_forget: bool,
+    ) -> Result<MaintenanceReport, Error> {
         let parts = [
             part::META,
             part::LANES,

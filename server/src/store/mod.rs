@@ -1,6 +1,7 @@
 //! The only code that knows Redis: connections, keys, scripts, and one typed function for each script.
 //!
-//! Every state change of a job is one script call. A script reads and checks first, then writes; an expected outcome is data, not an error.
+//! Every state change of a job is one script call. A script reads and checks first, then writes; an expected outcome is
+//! data, not an error.
 
 #![allow(
     clippy::disallowed_methods,
@@ -33,7 +34,6 @@ pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::{JobView, StateHash};
 pub use keys::QueueKeys;
-pub(crate) use keys::field;
 pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, Verdict};
 pub use maintenance::{Due, MaintenanceReport};
 pub use queue::{LaneCount, Occupied, QueueCounts};
@@ -50,18 +50,18 @@ use script::Scripts;
 /// How long the first subscription may take, dialling included.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to reach Redis and how to behave towards it.
+/// How to reach Redis, and the policy of the store.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where it is.
     pub endpoint: Endpoint,
-    /// What every key of ours begins with.
+    /// The start of every key.
     pub key_prefix: String,
     /// Connections for scripts that write.
     pub connections: usize,
-    /// For one command.
+    /// How long Redis may take for one command.
     pub response_timeout: Duration,
-    /// Serve even if jobs could be lost.
+    /// Start even if this Redis could lose jobs.
     pub allow_unsafe: bool,
     /// Defaults of jobs.
     pub policy: Policy,
@@ -88,7 +88,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Connects, checks that this Redis keeps what it is given, and loads the scripts.
+    /// Connects, checks that this Redis does not lose jobs, and loads the scripts.
     pub async fn open(options: Options, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let condition = Condition::new(metrics.clone());
         let link = || Link::new(options.endpoint.clone(), options.response_timeout, condition.clone());
@@ -116,7 +116,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Listens on a channel of ours and stops again.
+    /// Subscribes to a channel and unsubscribes again.
     async fn try_listening(&self) -> Result<(), Failure> {
         let listened = async {
             let mut pubsub = self.endpoint.client()?.get_async_pubsub().await?;
@@ -128,7 +128,7 @@ impl Store {
             .map_err(|error: ::redis::RedisError| redis::failure(&error).not_applied())
     }
 
-    /// Waiting makes good for a Redis that is not there yet, not for a wrong password or address.
+    /// Retrying helps if Redis is still starting, not if the password or the address is wrong.
     fn not_reached(&self, failure: Failure) -> OpenError {
         let address = self.address();
         match failure.class {
@@ -153,7 +153,7 @@ impl Store {
         }
     }
 
-    /// What was found out about this Redis at the start, with the role that it has now.
+    /// What the preflight found out about this Redis, with the role that it has now.
     pub fn facts(&self) -> Option<preflight::RedisFacts> {
         let mut facts = self.facts.read().clone()?;
         if let Some(role) = self.condition.role() {
@@ -177,12 +177,12 @@ impl Store {
         &self.condition
     }
 
-    /// Tasks whose script calls outlive their callers: a broker that ends waits for them.
+    /// Tasks whose script calls outlive their callers: a broker that stops waits for them.
     pub fn in_flight(&self) -> &TaskTracker {
         &self.in_flight
     }
 
-    /// Grows with every connection that is made: what Redis was told before may be lost with the one that it was told to.
+    /// Grows with every new connection: the Redis behind it may have lost what an earlier one stored.
     pub fn generation(&self) -> u64 {
         self.writes.iter().chain([&self.reads]).map(Link::generation).sum()
     }
@@ -212,34 +212,34 @@ pub enum OpenError {
     /// The address or the credentials cannot be used.
     #[error("redis.url: {0}")]
     Address(String),
-    /// What is there is no Redis, or has no such database.
+    /// The server is no Redis, or has no such database.
     #[error("{0}")]
     Unusable(String),
-    /// It does not answer.
+    /// Redis does not answer.
     #[error("cannot reach Redis at {address}: {cause}")]
     Connect {
-        /// Where it should be, without credentials.
+        /// Its address, without credentials.
         address: String,
-        /// What the system or Redis said.
+        /// The error of the system or of Redis.
         cause: String,
     },
-    /// It is there and refuses us.
+    /// Redis refuses the user or the password.
     #[error(
         "Redis at {0} refuses this user or password: check redis.username and redis.password (REDIS_PASSWORD, REDIS_PASSWORD_FILE)"
     )]
     Denied(String),
-    /// It is there and wants to know who we are.
+    /// Redis asks for a password.
     #[error("Redis at {0} wants a password: set REDIS_PASSWORD or REDIS_PASSWORD_FILE (redis.password)")]
     NoPassword(String),
-    /// Jobs could be lost on it.
+    /// This Redis could lose jobs.
     #[error("{0}")]
     Unfit(#[from] preflight::Refused),
-    /// This user may not do what the scripts do.
+    /// This user has not all rights of a broker.
     #[error("this Redis user may not do what a broker does ({detail}); grant it: {rule}")]
     Rights {
-        /// What Redis said.
+        /// The error of Redis.
         detail: String,
-        /// What ACL SETUSER has to be told.
+        /// The grant for ACL SETUSER.
         rule: String,
     },
     /// A script does not run.

@@ -1,4 +1,4 @@
-//! counts.lua and pause.lua.
+//! counts.lua and pause.lua: one queue as a whole.
 
 use futures_util::future::join_all;
 use redis::Value;
@@ -25,7 +25,7 @@ pub struct LaneCount {
     pub ready: u64,
 }
 
-/// Whether a queue may have jobs to hand out.
+/// Whether a queue may have jobs to lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occupied {
     /// Some are ready, or scheduled.
@@ -35,14 +35,14 @@ pub enum Occupied {
         /// In milliseconds.
         first_lease_ends_in_ms: Option<u64>,
     },
-    /// It hands out nothing.
+    /// It is paused.
     Paused,
 }
 
-/// How much is in a queue.
+/// How many jobs are in a queue.
 #[derive(Clone, Debug, Default)]
 pub struct QueueCounts {
-    /// When it was counted, in milliseconds, by the clock of Redis.
+    /// When they were counted, in milliseconds of the Redis clock.
     pub now_ms: u64,
     /// SCHEDULED.
     pub scheduled: u64,
@@ -52,15 +52,15 @@ pub struct QueueCounts {
     pub dead: u64,
     /// Retained.
     pub settled: u64,
-    /// Set aside.
+    /// In quarantine.
     pub quarantined: u64,
     /// Written by a newer broker, and left for it.
     pub newer: u64,
-    /// Hands out nothing.
+    /// Whether it leases nothing.
     pub paused: bool,
-    /// Takes nothing.
+    /// Whether it refuses new jobs.
     pub enqueue_paused: bool,
-    /// Why.
+    /// Why it is paused.
     pub pause_reason: String,
     /// Since when, in milliseconds; 0 if it is not paused.
     pub pause_ms: u64,
@@ -78,7 +78,7 @@ impl QueueCounts {
 }
 
 impl Store {
-    /// Whether queues may have jobs to hand out; asked all at once, each answered for itself.
+    /// Whether queues may have jobs to lease: read in one round trip, with a result for each.
     pub async fn occupied<'a>(&self, queues: impl Iterator<Item = &'a QueueKeys>) -> Vec<Result<Occupied, Error>> {
         let time = redis::cmd("TIME");
         let answers = join_all(queues.map(async |keys| {
@@ -139,7 +139,7 @@ impl Store {
         Ok(counts)
     }
 
-    /// Counts a queue, but for its first lanes; and whether there are more.
+    /// Counts a queue without its first lanes; and whether there are more.
     async fn counts_from(&self, keys: &QueueKeys, lanes: usize) -> Result<(QueueCounts, bool), Error> {
         let parts = [
             part::META,
@@ -184,7 +184,8 @@ impl Store {
         Ok((counts, more))
     }
 
-    /// Whether jobs are scheduled, ready or leased in a queue, and how many are dead: without a script, for queues in which nothing happens.
+    /// Whether jobs are scheduled, ready or leased in a queue, and how many are dead. Without a script, for queues in
+    /// which nothing happens.
     pub async fn is_in_use(&self, keys: &QueueKeys) -> Result<(bool, u64), Error> {
         let mut exists = redis::cmd("EXISTS");
         exists

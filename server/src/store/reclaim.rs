@@ -1,77 +1,81 @@
-//! Jobs that were leased and that nobody has go back at once and count nothing: those of a call whose answer was lost, and those that a worker did not get
-//! before its stream broke.
+//! Releases leases that nobody holds, without counting an attempt: those of a fetch whose reply was lost, and those of
+//! jobs that a worker did not get before its stream broke.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
 use super::{NackAction, NackItem, QueueKeys, Store, keys::part, layout::LeaseValue, reply::Reply};
-use crate::domain::{Error, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS};
+use crate::domain::{Error, Failure, JobId, Nonce, Owner, limits::MAX_GROUP_ITEMS};
 
-/// When to walk the leases, counted from the loss: a command that was on its way when its connection broke may still run a moment later.
-const WALKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
+/// When to scan the leases, counted from the loss: a command that was in flight when its connection broke may still run
+/// a moment later.
+const SCANS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(4)];
 /// A lost fetch is remembered as long as its leases run, and at least this long.
 const AT_LEAST: Duration = Duration::from_mins(1);
-/// Leases that one step of a walk fetches at, about.
+/// Leases that one step of a scan reads, about.
 const STEP: u64 = 500;
-/// A queue with more leases is not walked for a worker that has come back: where many come back at once that would cost more than it saves.
+/// A queue with more leases is not scanned for a worker that has come back: if many come back at once, the scans would
+/// cost more than they save.
 const MOST_LEASES: u64 = 5_000;
 
-/// Lost fetches that are remembered. In a long outage each selector loses one at each try; the leases of the oldest have run out first.
+/// Lost fetches that are remembered. In a long outage each fetcher loses one at each try; the leases of the oldest run
+/// out first.
 const MOST: usize = 1_000;
-/// Walks that are made at the same time.
+/// Scans at the same time.
 const AT_ONCE: usize = 8;
 
-/// A fetch whose answer was lost.
+/// A fetch whose reply was lost.
 #[derive(Debug)]
 pub(super) struct LostFetch {
     keys: QueueKeys,
     nonce: Nonce,
     since: Instant,
     lease: Duration,
-    walks: usize,
+    scans: usize,
 }
 
 impl LostFetch {
-    /// `lease`: how long what it leased is leased at most.
+    /// `lease`: how long its leases run at most.
     pub(super) fn new(keys: QueueKeys, nonce: Nonce, lease: Duration) -> Self {
         Self {
             keys,
             nonce,
             since: Instant::now(),
             lease,
-            walks: 0,
+            scans: 0,
         }
     }
 
     fn is_due(&self) -> bool {
-        WALKS
-            .get(self.walks)
+        SCANS
+            .get(self.scans)
             .is_some_and(|after| self.since.elapsed() >= *after)
     }
 }
 
 impl Store {
-    /// Gives back what lost fetches leased, as far as it is time for it; returns how many jobs. To be called about once a second.
+    /// Reclaims the leases of lost fetches that are due for a scan; returns how many jobs. To be called about once a
+    /// second.
     pub async fn reclaim_lost(&self) -> usize {
         let mut fetches = std::mem::take(&mut *self.lost_fetches.lock());
-        fetches.retain(|fetch| fetch.walks < WALKS.len() && fetch.since.elapsed() < fetch.lease.max(AT_LEAST));
+        fetches.retain(|fetch| fetch.scans < SCANS.len() && fetch.since.elapsed() < fetch.lease.max(AT_LEAST));
         fetches.drain(..fetches.len().saturating_sub(MOST));
         let mut released = 0;
-        // In parts: where Redis is away, all of the first fail, and the others need not try.
+        // In parts: if Redis is away, all of the first part fail, and the others need not try.
         for some in fetches.chunks_mut(AT_ONCE) {
             let due = some.iter_mut().filter(|fetch| fetch.is_due());
-            let walks = due.map(async |fetch| match self.reclaim(&fetch.keys, fetch.nonce).await {
+            let scans = due.map(async |fetch| match self.reclaim(&fetch.keys, fetch.nonce).await {
                 Ok(jobs) => {
-                    fetch.walks += 1;
+                    fetch.scans += 1;
                     Some(jobs)
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "lost leases could not be looked for");
+                    tracing::debug!(%error, "the leases of a lost fetch could not be reclaimed");
                     None
                 }
             });
-            let found = join_all(walks).await;
+            let found = join_all(scans).await;
             released += found.iter().flatten().sum::<usize>();
             if !found.is_empty() && found.iter().all(Option::is_none) {
                 break;
@@ -81,21 +85,21 @@ impl Store {
         if released > 0 {
             tracing::info!(
                 jobs = released,
-                "jobs whose lease got lost on the way went back to their queues"
+                "jobs of fetches whose replies were lost went back to their queues"
             );
         }
         released
     }
 
-    /// Gives back every lease of one fetch, in the order of their ids.
+    /// Reclaims every lease of one fetch, in the order of their ids.
     pub async fn reclaim(&self, keys: &QueueKeys, nonce: Nonce) -> Result<usize, Error> {
         let leases = self.leases(keys, |lease| lease.nonce() == Some(nonce)).await?;
         self.release_all(keys, leases.into_iter().map(|(id, _)| (id, nonce)).collect(), None)
             .await
     }
 
-    /// Gives back what a stream keeps that its worker never confirmed and does not name: the worker has come back without it. In a queue with more than
-    /// 5,000 leases that is left to the end of the leases.
+    /// Releases the jobs of a stream that its worker never confirmed: the worker has come back without them. In a queue
+    /// with more than 5,000 leases they stay until their leases end.
     pub async fn release_unnamed(&self, keys: &QueueKeys, owner: Owner) -> Result<usize, Error> {
         let mut command = redis::cmd("HLEN");
         command.arg(keys.key(part::LEASES));
@@ -155,7 +159,7 @@ impl Store {
                     action: NackAction::ReleaseUndelivered,
                     delay_ms: None,
                     if_owner,
-                    failure: Default::default(),
+                    failure: Failure::default(),
                 })
                 .collect();
             let outcomes = self.nack(keys, &items.iter().collect::<Vec<_>>()).await?;

@@ -1,5 +1,5 @@
-//! The rehearsal: runs every script once at the start of a broker, as its own Redis user, so that a right that is missing
-//! shows then and not with the first job.
+//! The rehearsal: runs every script once at the start of a broker, as its own Redis user, so that a right that is
+//! missing shows then and not with the first job.
 
 use crate::{
     domain::{Error, Failure, JobId, Nonce, Owner, RoutingKey},

@@ -80,7 +80,7 @@ impl Reply {
     }
 }
 
-/// The time, in milliseconds, that the only element of an answer with scores has as its score. None where there is none, or no time.
+/// The score of the only element of a reply with scores, as a time in milliseconds. `None`: no element, or no time.
 pub(super) fn first_score_ms(answer: &Value) -> Option<u64> {
     first_score(answer)
         .filter(|ms| ms.is_finite())

@@ -1,4 +1,5 @@
-//! Walks the keyspace in small steps, and finds what no list names any more: queues that are not on the list of queues, lanes that are not in their index.
+//! The keyspace scan: finds queues that are missing in the due index and lanes that are missing in the lane index, in
+//! small steps.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use redis::Value;
 use super::{Store, keys::part, reply::Reply};
 use crate::domain::{Error, RoutingKey};
 
-/// Keys that Redis looks at in one step, about: half a millisecond.
+/// Keys that Redis reads in one step, about: half a millisecond.
 const STEP: u32 = 1_000;
 /// Lanes that one call puts back.
 const LANES_AT_ONCE: usize = 100;
@@ -21,19 +22,19 @@ pub struct FoundLane {
     pub lane: Vec<u8>,
 }
 
-/// What a step found.
+/// What one step found.
 #[derive(Clone, Debug, Default)]
 pub struct ScanStep {
-    /// Where the next step goes on; 0 after the last.
+    /// Where the next step begins; 0 after the last.
     pub cursor: u64,
-    /// Queues of which there are keys, and whether there is a job in them as far as these keys tell.
+    /// Queues that have keys, and whether these keys show that a job is in them.
     pub queues: BTreeMap<RoutingKey, bool>,
     /// Lanes.
     pub lanes: Vec<FoundLane>,
 }
 
 impl Store {
-    /// One step through all keys of Redis.
+    /// Runs one step of the scan.
     pub async fn scan_step(&self, cursor: u64) -> Result<ScanStep, Error> {
         // Every key of a queue but those of single jobs, which begin with another letter.
         let pattern = format!("{}:{{*}}:[iztlbxfmrq]*", escaped(&self.prefix));
@@ -69,7 +70,7 @@ impl Store {
         Some((routing_key, rest[end..].strip_prefix(b"}:")?))
     }
 
-    /// Puts those of the lanes of one queue into its index that are missing there; returns how many.
+    /// Puts those of these lanes that are missing in the lane index back into it; returns how many.
     pub async fn reindex(&self, routing_key: &RoutingKey, lanes: &[Vec<u8>]) -> Result<u64, Error> {
         let keys = self.keys(routing_key);
         let mut indexed = 0;

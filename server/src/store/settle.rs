@@ -1,4 +1,4 @@
-//! ack.lua, nack.lua and extend.lua: what a holder may do with a lease.
+//! ack.lua, nack.lua and extend.lua: settling and extending leases.
 
 use super::{
     QueueKeys, Store,
@@ -8,35 +8,35 @@ use super::{
 };
 use crate::domain::{Error, Failure, JobId, JobResult, JobState, Nonce, Owner, Progress};
 
-/// A lease that is done.
+/// A lease to ack.
 #[derive(Clone, Debug)]
 pub struct AckItem {
     /// The job.
     pub job_id: JobId,
-    /// The secret of the lease.
+    /// The nonce of the lease.
     pub nonce: Nonce,
     /// Its result.
     pub result: Option<JobResult>,
 }
 
-/// What a nack asks for.
+/// What a nack does with the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NackAction {
-    /// Again, after the backoff or a delay.
+    /// Run again, after the backoff or a delay.
     Retry,
-    /// Not started: back to the head.
+    /// The worker did not start it: back to the head of its lane.
     Release,
-    /// Given back by the broker, because no worker has it: back to the head.
+    /// The broker releases it, because no worker has it: back to the head of its lane.
     ReleaseUndelivered,
-    /// The same, and it counts as a delivery that no worker confirmed.
+    /// The same, counted as a delivery that no worker confirmed.
     ReleaseUnconfirmed,
-    /// Later.
+    /// Run later.
     Snooze,
     /// Dead at once.
     DeadLetter,
     /// Cancelled at once.
     Discard,
-    /// Set aside by the broker, which cannot read the record.
+    /// The broker cannot read the record: to quarantine.
     SetAside,
 }
 
@@ -55,36 +55,37 @@ impl NackAction {
     }
 }
 
-/// A lease that is not done.
+/// A lease to nack.
 #[derive(Clone, Debug)]
 pub struct NackItem {
     /// The job.
     pub job_id: JobId,
-    /// The secret of the lease.
+    /// The nonce of the lease.
     pub nonce: Nonce,
     /// What to do with the job.
     pub action: NackAction,
     /// Instead of the backoff, or how long to snooze.
     pub delay_ms: Option<u64>,
-    /// A job given back: only if this stream still keeps the lease.
+    /// A job that the broker releases: only if this stream still owns the lease.
     pub if_owner: Option<Owner>,
     /// Why the attempt failed; empty: no failure.
     pub failure: Failure,
 }
 
-/// Who prolongs a lease.
+/// Who extends a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extender {
-    /// Whoever has the token: it has the job.
+    /// The holder: it has the token, so it has the job.
     Holder,
-    /// The same, for exactly this term, which may be shorter than what is left; if a stream keeps the lease it is at least that.
+    /// The holder, for exactly this term, which may be shorter than the rest; if a stream owns the lease, for at least
+    /// this term.
     Exactly,
-    /// The stream that keeps the lease; nothing is done if another does. And whether the worker has said that it has the job.
+    /// The stream that owns the lease; nothing is done if another does. And whether the worker has confirmed the job.
     Owner(Owner, bool),
-    /// The same, for exactly this term, of a job that the worker has: the stream, whose own term in milliseconds this is, ends. A lease that is longer was
-    /// asked for, and stays.
+    /// The owner, which ends, for exactly this term, of a job that the worker has; with its own term in milliseconds. A
+    /// lease that is longer was asked for by the worker, and stays.
     Leaving(Owner, u64),
-    /// A stream that keeps it from now on, for a worker that has the job.
+    /// A stream that owns it from now on, for a worker that has the job.
     Taking(Owner),
 }
 
@@ -102,14 +103,14 @@ impl Extender {
     }
 }
 
-/// A lease to prolong.
+/// A lease to extend.
 #[derive(Clone, Debug)]
 pub struct ExtendItem {
     /// The job.
     pub job_id: JobId,
-    /// The secret of the lease.
+    /// The nonce of the lease.
     pub nonce: Nonce,
-    /// The new term, from now. No lease becomes shorter by it unless the one who asks may do so.
+    /// The new term, from now. It shortens a lease only if the one who asks may do so.
     pub duration_ms: u64,
     /// Who asks.
     pub by: Extender,
@@ -120,9 +121,9 @@ pub struct ExtendItem {
 /// How a settlement went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// When, in milliseconds, by the clock of Redis.
+    /// The time, in milliseconds of the Redis clock.
     pub now_ms: u64,
-    /// The same answer had been given before.
+    /// It was settled in the same way before.
     pub already: bool,
 }
 
@@ -131,9 +132,10 @@ pub struct Settled {
 pub struct NackOutcome {
     /// When, and whether for the first time.
     pub settled: Settled,
-    /// Where the job is now; not known for a repeated nack.
+    /// The state of the job; not known for a repeated nack.
     pub state: Option<JobState>,
-    /// When a scheduled job becomes ready, in milliseconds; of one that came back after its `start_by`: now, because it is to expire.
+    /// When a scheduled job becomes ready, in milliseconds; now for a job that came back after its `start_by`, because
+    /// it expires.
     pub due_ms: Option<u64>,
 }
 
@@ -143,7 +145,7 @@ impl NackOutcome {
         self.due_ms.filter(|_| self.state == Some(JobState::Scheduled))
     }
 
-    /// How long until the job wants something to be done, in milliseconds.
+    /// How long until something falls due for the job, in milliseconds.
     pub fn due_in_ms(&self) -> Option<u64> {
         Some(self.due_ms?.saturating_sub(self.settled.now_ms))
     }
@@ -154,20 +156,20 @@ impl NackOutcome {
 pub struct Extended {
     /// How long the lease runs now.
     pub remaining_ms: u64,
-    /// When it ends, in milliseconds, by the clock of Redis.
+    /// When it ends, in milliseconds of the Redis clock.
     pub deadline_ms: u64,
-    /// Somebody asked to cancel the job.
+    /// A cancel was asked for, with this reason.
     pub cancel_reason: Option<String>,
-    /// Nothing was done: another stream keeps the lease.
+    /// Nothing was done: another stream owns the lease.
     pub moved: bool,
     /// Taken over: what the job takes of a window.
     pub bytes: u64,
-    /// Taken over: the stream that kept it before.
+    /// Taken over: the owner before.
     pub previous_owner: Option<Owner>,
 }
 
 impl Store {
-    /// Acks leases of one queue. Each has its own answer; an error of the call is everybody's.
+    /// Acks leases of one queue. Each gets its own result. If the call fails, each gets that error.
     pub async fn ack(&self, keys: &QueueKeys, items: &[&AckItem]) -> Result<Vec<Result<Settled, Error>>, Error> {
         let parts = [part::META, part::LEASES, part::DEADLINES, part::SETTLED];
         let data_bytes = items
@@ -240,8 +242,8 @@ impl Store {
                 .text(&item.failure.message)
                 .text(&item.failure.stack);
         }
-        // Not repeated: if the lost call was applied and the job has gone on since, the repetition would be told LEASE_LOST, which says that nothing was
-        // changed. The caller learns that the outcome is unknown.
+        // Not repeated: if the lost call was applied and the job has gone on since, the repetition would get
+        // LEASE_LOST, which says that nothing changed. The caller learns that the outcome is unknown.
         let mut reply = Reply::new(call.run(self.write(keys), &self.metrics, false).await?)?;
         let now_ms = reply.uint()?;
         let mut answers = reply.list()?;
@@ -259,7 +261,7 @@ impl Store {
         Ok(results)
     }
 
-    /// Prolongs leases of one queue.
+    /// Extends leases of one queue.
     pub async fn extend(&self, keys: &QueueKeys, items: &[&ExtendItem]) -> Result<Vec<Result<Extended, Error>>, Error> {
         let parts = [part::META, part::LEASES, part::DEADLINES];
         let mut call = self.scripts.extend.call(keys, &parts, items.len() * 64);

@@ -23,7 +23,7 @@ for _, lane in ipairs(lanes) do
   end
 end
 return {
-  now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]), 
-  call('HLEN', KEYS[7]), call('LLEN', KEYS[9]), meta[1] and 1 or 0, meta[2] and 1 or 0, meta[3] or '', (tonumber(meta[4]) or 0), oldest_ms,
-  #lanes == LANES_PER_COUNT and 1 or 0, unpack(ready),
+  now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]),
+  call('HLEN', KEYS[7]), call('LLEN', KEYS[9]), meta[1] and 1 or 0, meta[2] and 1 or 0,
+  meta[3] or '', (tonumber(meta[4]) or 0), oldest_ms, #lanes == LANES_PER_COUNT and 1 or 0, unpack(ready),
 }

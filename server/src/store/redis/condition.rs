@@ -10,8 +10,8 @@ use parking_lot::RwLock;
 use super::{Class, Failure};
 use crate::metrics::Metrics;
 
-/// Whether Redis can be used at the moment, why not, and its role. /readyz and GetBrokerInfo report it, a log line reports
-/// each change, and the gauges follow it.
+/// Whether Redis can be used at the moment, why not, and its role. /readyz and GetBrokerInfo report it, a log line
+/// reports each change, and the gauges follow it.
 #[derive(Debug)]
 pub struct Condition {
     metrics: Arc<Metrics>,
@@ -27,7 +27,7 @@ pub struct Condition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Trouble {
     what: &'static str,
-    /// It answers, and refuses what changes something.
+    /// It answers, but refuses writes.
     only_writes: bool,
 }
 
@@ -68,7 +68,7 @@ impl Condition {
         self.role.read().clone()
     }
 
-    /// What went wrong last, with the words of Redis: for whoever starts a broker.
+    /// The last failure, with the error of Redis.
     pub(in crate::store) fn last_failure(&self) -> Option<Failure> {
         self.last_failure.read().clone()
     }
@@ -77,7 +77,7 @@ impl Condition {
         *self.role.write() = Some(role.to_owned());
     }
 
-    /// A command got its answer. One that only reads does not show that Redis takes writes.
+    /// A command got its reply. The reply to a read does not show that Redis takes writes.
     pub(super) fn answered(&self, writes: bool) {
         if self.consecutive_failures.load(Relaxed) != 0 {
             self.consecutive_failures.store(0, Relaxed);

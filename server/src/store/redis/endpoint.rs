@@ -1,4 +1,4 @@
-//! Where Redis is, and how a connection to it is made.
+//! The address of Redis, and how a connection to it is made.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use redis::{
 
 use crate::store::OpenError;
 
-/// Where Redis is and who we are there.
+/// The address of Redis, and the credentials.
 #[derive(Clone)]
 pub struct Endpoint {
     info: ConnectionInfo,
@@ -67,7 +67,8 @@ impl Endpoint {
         })
     }
 
-    /// For `rediss://`: the authority that signed the server's certificate, instead of the system's, and the certificate and key that we show. All PEM.
+    /// For `rediss://`: the authority that signed the server's certificate, instead of the system's, and the client
+    /// certificate and key. All PEM.
     pub fn with_tls(self, authority: Option<Vec<u8>>, ours: Option<(Vec<u8>, Vec<u8>)>) -> Result<Self, OpenError> {
         let client_tls = ours.map(|(client_cert, client_key)| redis::ClientTlsConfig {
             client_cert,
@@ -90,7 +91,8 @@ impl Endpoint {
         self.info.addr().to_string()
     }
 
-    /// A connection for scripts and commands. RESP3, because only there the library says when a connection has ended, and not just to the next caller.
+    /// A connection for scripts and commands. RESP3, because only there the library reports the end of a connection at
+    /// once, and not with the next command.
     pub(super) async fn connect(
         &self,
         response_timeout: Duration,
@@ -108,7 +110,7 @@ impl Endpoint {
             .await
     }
 
-    /// Whether there is a password to show.
+    /// Whether a password is set.
     pub(in crate::store) fn has_password(&self) -> bool {
         self.info.redis_settings().password().is_some()
     }
@@ -118,7 +120,7 @@ impl Endpoint {
     }
 }
 
-/// Whether a connection has ended, as its driver sees it: what is sent after that never leaves.
+/// Whether the driver of a connection has seen its end: a command that is sent after that never leaves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ended(Arc<AtomicBool>);
 

@@ -1,4 +1,4 @@
-//! What an error of Redis, or of the way to it, means for us and for the caller.
+//! Maps errors of Redis, and of the connection to it, to a class and to what the caller gets.
 
 use std::io::ErrorKind as Io;
 
@@ -6,12 +6,12 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::domain::Error;
 
-/// What an error of Redis means for us.
+/// What kind of failure an error of Redis is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Class {
     /// The connection broke or cannot be made.
     Unreachable,
-    /// No answer in time: the command may have run.
+    /// No reply in time: the command may have run.
     Timeout,
     /// A replica, or a primary that may not write.
     WrongNode,
@@ -23,7 +23,7 @@ pub(in crate::store) enum Class {
     NoScript,
     /// Credentials or rights.
     Denied,
-    /// What answers is no Redis, or has no such database: no waiting helps.
+    /// The server is no Redis, or has no such database: retrying does not help.
     WrongAddress,
     /// A defect here or foreign data there.
     Unexpected,
@@ -52,14 +52,14 @@ impl Class {
     }
 }
 
-/// A command that was not done, or of which that is not known.
+/// A command that failed, or whose outcome is unknown.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct Failure {
-    /// What it means for us.
+    /// Its class.
     pub(in crate::store) class: Class,
-    /// What the caller is told.
+    /// The error that the caller gets.
     pub(in crate::store) error: Error,
-    /// What Redis or the system said; for the log and for whoever starts a broker.
+    /// The error of Redis or of the system, for the log and for errors at the start.
     pub(in crate::store) detail: String,
 }
 
@@ -72,13 +72,13 @@ impl Failure {
         }
     }
 
-    /// The same for something that was not sent, or not in this step of a call.
+    /// The same failure, of a command that was not applied.
     pub(in crate::store) fn not_applied(mut self) -> Self {
         self.error = self.error.not_applied();
         self
     }
 
-    /// What the caller is told, in a few words.
+    /// The reason, in a few words.
     pub(super) fn what(&self) -> &'static str {
         match self.error {
             Error::StoreUnavailable { what, .. } => what,
@@ -87,7 +87,7 @@ impl Failure {
     }
 }
 
-/// Of a command that was handed to a connection.
+/// The failure of a command that was handed to a connection.
 pub(in crate::store) fn failure(error: &RedisError) -> Failure {
     use ServerErrorKind as Server;
     let failure = |class, what| Failure::new(class, what, false, error);
@@ -115,7 +115,7 @@ pub(in crate::store) fn failure(error: &RedisError) -> Failure {
             Some("NOREPLICAS") => failure(Class::NotNow, "too few replicas"),
             Some("MISCONF") => failure(Class::NotNow, "disk trouble"),
             Some("NOAUTH" | "WRONGPASS") => failure(Class::Denied, "access denied"),
-            // A right that is missing in the middle of a script: what stands before it has been done.
+            // A right is missing in the middle of a script: the commands before it have been applied.
             _ if is_denied_in_a_script(error) => Failure::new(Class::Denied, "access denied", true, error),
             _ => Failure {
                 class: Class::Unexpected,
@@ -131,7 +131,7 @@ fn is_denied_in_a_script(error: &RedisError) -> bool {
     detail.contains("The user executing the script can't") || detail.contains("ACL failure in script")
 }
 
-/// Of a connection that could not be made: nothing of the caller's was sent, and the cause is worth a sentence.
+/// The failure of a connection that could not be made: no command was sent, and the detail is a whole sentence.
 pub(super) fn of_dialling(error: &RedisError) -> Failure {
     let unreachable = |what, detail: String| Failure::new(Class::Unreachable, what, false, &detail);
     if error.is_timeout() {

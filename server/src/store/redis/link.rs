@@ -1,4 +1,5 @@
-//! One connection that many callers share: made by whoever needs it first, dropped when it cannot be trusted any more.
+//! One connection that many callers share. The first caller that needs it dials; it is dropped when it cannot be
+//! trusted any more.
 
 use std::{
     sync::{
@@ -20,11 +21,11 @@ use super::{
 };
 use crate::domain::Error;
 
-/// This many commands without an answer in a row, and the connection is replaced.
+/// After this many commands in a row without a reply, the connection is replaced.
 const TIMEOUTS_BEFORE_REDIAL: u32 = 3;
 /// After a failed dial, callers get its error for this long instead of dialling again.
 const REDIAL_PAUSE: Duration = Duration::from_millis(200);
-/// Commands of ours that change nothing.
+/// Commands that change nothing.
 const READS: [&[u8]; 14] = [
     b"ZRANGE",
     b"ZREVRANGE",
@@ -47,11 +48,11 @@ const READS: [&[u8]; 14] = [
 pub(in crate::store) struct Wants {
     /// It may run twice.
     pub(in crate::store) repeatable: bool,
-    /// It changes something, so its answer shows that Redis takes writes.
+    /// It changes something, so its reply shows that Redis takes writes.
     pub(in crate::store) writes: bool,
 }
 
-/// The connection, and who makes it anew.
+/// The connection, and what is needed to replace it.
 #[derive(Debug)]
 pub(in crate::store) struct Link {
     endpoint: Endpoint,
@@ -145,7 +146,7 @@ impl Link {
         let ended = Ended::default();
         let connected = self.endpoint.connect(self.response_timeout, ended.clone()).await;
         let mut connection = connected.map_err(|error| of_dialling(&error))?;
-        // A replica takes no writes. A user that may not ask is believed: its writes will tell.
+        // A replica takes no writes. If ACL forbids ROLE, assume a primary: a replica will reject the first write.
         let role = connection
             .req_packed_command(&redis::cmd("ROLE"))
             .await
@@ -180,7 +181,8 @@ impl Link {
         Ok((connection, ended))
     }
 
-    /// Sends one command. `repeatable` commands are sent once more over a new connection if this one broke: they may run twice.
+    /// Sends one command. A `repeatable` command is sent once more over a new connection if this one broke: it may run
+    /// twice.
     pub(in crate::store) async fn run(&self, command: &Cmd, repeatable: bool) -> Result<Value, Error> {
         let reads = matches!(command.args_iter().next(), Some(Arg::Simple(name)) if READS.contains(&name));
         let wants = Wants {
@@ -190,8 +192,8 @@ impl Link {
         self.send(command, wants).await.map_err(|failure| failure.error)
     }
 
-    /// The same, with what a failure means. A command that was not sent, because the connection had ended before, goes over a new one whatever it wants; so does
-    /// one that was refused by a node that takes no writes.
+    /// The same, with the class of a failure. A command that was not sent, because the connection had ended before, is
+    /// always sent over a new one; so is a command that a node refused because it takes no writes.
     pub(in crate::store) async fn send(&self, command: &Cmd, wants: Wants) -> Result<Value, Failure> {
         let mut repeats = 1;
         loop {
@@ -200,7 +202,7 @@ impl Link {
                 mut connection,
                 ..
             } = self.get_live().await?;
-            // An error that Redis answers with is a value at this level of the client.
+            // An error reply of Redis is a value at this level of the client.
             let answer = connection
                 .req_packed_command(command)
                 .await

@@ -1,28 +1,27 @@
-//! What is known about a Redis before the first job goes there, and whether it would keep what it is given.
+//! The preflight: reads the settings of Redis before the first job is stored, and refuses a Redis that could lose jobs.
 //!
 //! Works with CONFIG renamed or denied: everything that decides is in INFO.
 
-use redis::ErrorKind;
-use redis::aio::MultiplexedConnection;
-use std::collections::HashMap;
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
+
+use redis::{ErrorKind, aio::MultiplexedConnection};
 
 /// The oldest version whose scripts can declare what they may do (`#!lua flags=…`).
 const OLDEST_MAJOR: u32 = 7;
-/// How often a Redis that is still reading its data is asked again.
+/// How long to wait before the next try if Redis is still loading its data.
 const LOADING_PAUSE: Duration = Duration::from_millis(500);
 /// The commands of a broker; docs/redis.md has them too.
 const RIGHTS: &str = "-@all +@read +@write +@scripting +@pubsub +@connection +time -@dangerous +info +role";
 const UNKNOWN: &str = "unknown";
 
-/// What was found out about this Redis.
+/// The facts about this Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisFacts {
     /// "redis" or "valkey".
     pub server_name: String,
-    /// Of that program, for example "7.0.15".
+    /// The version, for example "7.0.15".
     pub version: String,
-    /// "master" or what it says.
+    /// "master" or another role.
     pub role: String,
     /// maxmemory_policy.
     pub eviction_policy: String,
@@ -30,18 +29,18 @@ pub struct RedisFacts {
     pub append_fsync: String,
     /// run_id.
     pub run_id: String,
-    /// Bytes that it may use; 0 is no limit.
+    /// Memory that it may use, in bytes; 0 is no limit.
     pub maxmemory_bytes: u64,
     /// Replicas connected to it.
     pub replicas: u64,
 }
 
-/// Jobs could be lost on this Redis, or it cannot work at all.
+/// This Redis could lose jobs, or does not work at all.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// One thing that is not as it should be: what can happen, and what to set.
+/// One setting that is wrong: what can happen, and what to set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     severity: Severity,
@@ -50,7 +49,7 @@ struct Finding {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Severity {
-    /// Nothing works with this; there is nothing to allow.
+    /// The broker cannot work with it.
     Impossible,
     /// Jobs could be lost; `redis.allow_unsafe` accepts that.
     Unsafe,
@@ -58,8 +57,8 @@ enum Severity {
     Notice,
 }
 
-/// Checks whether this Redis keeps what it is given. One that is still loading its data is waited for. With `allow_unsafe`, what could lose
-/// jobs is a warning instead of a refusal.
+/// Checks whether this Redis could lose jobs. Waits while it is still loading its data. With `allow_unsafe`, a setting
+/// that could lose jobs is a warning instead of a refusal.
 pub async fn check(
     connection: &mut MultiplexedConnection,
     prefix: &str,
@@ -104,7 +103,8 @@ async fn read_info(connection: &mut MultiplexedConnection, prefix: &str) -> Resu
     }
 }
 
-/// The fsync policy is in CONFIG alone. Where that is renamed or denied, it stays unknown, which changes nothing but a warning.
+/// The fsync policy is in CONFIG only. If that is renamed or denied, the policy stays unknown, which only affects a
+/// warning.
 async fn read_append_fsync(connection: &mut MultiplexedConnection) -> Option<String> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg("appendfsync");
@@ -112,7 +112,7 @@ async fn read_append_fsync(connection: &mut MultiplexedConnection) -> Option<Str
     answer.ok()?.remove("appendfsync")
 }
 
-/// What the user of a broker may do, as ACL SETUSER takes it: all that a broker needs, and nothing that reaches beyond its keys.
+/// The rights that a broker needs, as ACL SETUSER takes them; none of them reaches beyond its keys.
 pub(in crate::store) fn acl_rule(prefix: &str) -> String {
     format!("~{prefix}:* &{prefix}:* {RIGHTS}")
 }
@@ -130,7 +130,7 @@ fn facts(info: &HashMap<String, String>, append_fsync: Option<String>) -> RedisF
         Some(_) => "off".into(),
         None => UNKNOWN.into(),
     };
-    // A fork shows the Redis version that it is compatible with beside its own.
+    // A fork reports the Redis version with which it is compatible beside its own.
     let server_name = info.get("server_name").cloned().unwrap_or_else(|| "redis".into());
     let version = info
         .get(&format!("{server_name}_version"))
@@ -244,8 +244,10 @@ fn judge(findings: Vec<Finding>, allow_unsafe: bool) -> Result<(), Refused> {
 mod tests {
     use super::*;
 
-    const FIT: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n# Memory\r\nmaxmemory:1073741824\r\nmaxmemory_policy:noeviction\r\n\
-        # Persistence\r\nloading:0\r\naof_enabled:1\r\naof_last_write_status:ok\r\n# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\
+    const FIT: &str = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\n# Memory\r\n\
+        maxmemory:1073741824\r\nmaxmemory_policy:noeviction\r\n\
+        # Persistence\r\nloading:0\r\naof_enabled:1\r\naof_last_write_status:ok\r\n\
+        # Replication\r\nrole:master\r\nconnected_slaves:0\r\n\
         # Cluster\r\ncluster_enabled:0\r\n";
 
     fn judged(changes: &[(&str, &str)], append_fsync: Option<&str>) -> (Vec<Finding>, RedisFacts) {

@@ -1,4 +1,5 @@
-//! What brokers tell each other over Redis pub/sub. A hint, never the truth: after a break everybody looks for himself.
+//! Notifications between brokers over Redis pub/sub. They are hints: after a break every broker checks its queues
+//! again.
 
 use std::{
     collections::BTreeMap,
@@ -18,16 +19,16 @@ use crate::{
     store::{Store, protocol::notify},
 };
 
-/// A channel that nobody here cares for is listened to for so long: as a rule somebody comes back, and every change costs Redis a command.
+/// A channel that no task uses is kept for this long: it is mostly used again, and every change costs Redis a command.
 const LINGER: Duration = Duration::from_secs(10);
-/// How often channels are given up.
+/// How often unused channels are left.
 const TIDY_EVERY: Duration = Duration::from_secs(2);
 
-/// Names in one SUBSCRIBE: some ten thousand channels are listened to again with a few dozen commands.
+/// Names in one SUBSCRIBE: ten thousand channels take a few dozen commands after a reconnect.
 const NAMES_AT_ONCE: usize = 500;
-/// For the answer to each of them.
+/// How long Redis may take for each of them.
 const STEP: Duration = Duration::from_secs(5);
-/// After a failure, and after many.
+/// The pause after a failure, and the longest after many.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -36,7 +37,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub enum Notification {
     /// A lane was empty and is not any more.
     LaneReady {
-        /// Whose doing it was.
+        /// Whether this broker caused it.
         by_us: bool,
         /// 1 to 9.
         priority: u8,
@@ -45,18 +46,18 @@ pub enum Notification {
     },
     /// There is a scheduled job that is due before all others, at this time in milliseconds.
     DueEarlier(u64),
-    /// A job that somebody waits for has settled.
+    /// A job for which a call waits has settled.
     Settled(JobId),
     /// A leased job is to be cancelled.
     Cancel {
-        /// Which.
+        /// The job.
         job_id: JobId,
-        /// How long the worker may take.
+        /// How long the worker may take to stop.
         grace: Duration,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The connection was away: anything may have been missed.
+    /// The connection was away: notifications may have been missed.
     Missed,
 }
 
@@ -92,35 +93,35 @@ impl Notification {
     }
 }
 
-/// A change of what the broker listens to.
+/// A change of the channels to listen to.
 #[derive(Debug)]
 pub enum Interest {
-    /// Listen; told when it is sure that nothing is missed from then on.
+    /// Listen. The sender reports when the subscription is in place: nothing is missed from then on.
     Listen(String, oneshot::Sender<()>),
     /// Stop listening.
     Forget(String),
 }
 
-/// The broker's ear: which channels to listen to, and what comes in.
+/// The two ends of the listener: the channels to listen to, and the notifications that come in.
 #[derive(Debug)]
 pub struct Notifications {
-    /// Channels to listen to, or not any more.
+    /// Changes of the channels.
     pub interest: mpsc::UnboundedSender<Interest>,
     /// Channel and message. [`Notification::Missed`] comes with an empty channel.
     pub incoming: mpsc::UnboundedReceiver<(String, Notification)>,
 }
 
 impl Store {
-    /// Starts to listen, on a connection of its own that is made anew whenever it breaks.
+    /// Starts the listener, on a connection of its own, which it replaces whenever it breaks.
     pub fn listen(&self) -> Notifications {
         let (interest, asked) = mpsc::unbounded_channel();
-        let (heard, incoming) = mpsc::unbounded_channel();
-        tokio::spawn(listen(self.endpoint.clone(), self.tag.clone(), asked, heard));
+        let (notifications, incoming) = mpsc::unbounded_channel();
+        tokio::spawn(listen(self.endpoint.clone(), self.tag.clone(), asked, notifications));
         Notifications { interest, incoming }
     }
 }
 
-/// The channels to listen to, and since when nobody has cared for them.
+/// The channels to listen to, and since when no task has used them.
 #[derive(Debug)]
 struct Channels {
     tag: String,
@@ -128,26 +129,27 @@ struct Channels {
 }
 
 impl Channels {
-    /// A second channel for each, which only we listen to, tells the scripts that we are among the listeners of the first: both come and go in one command.
+    /// The channel, and a second one to which only this broker listens: it shows the scripts that this broker is among
+    /// the listeners of the first. One command subscribes to both.
     fn both(&self, channel: &str) -> [String; 2] {
         [channel.to_owned(), format!("{channel}{}", self.tag)]
     }
 
-    /// Takes notes of a change; the names to subscribe to, if the channel is new.
-    fn change(&mut self, change: Interest, new: &mut Vec<String>, told: &mut Vec<oneshot::Sender<()>>) {
+    /// Applies a change, and adds the names to subscribe to if the channel is new.
+    fn change(&mut self, change: Interest, new: &mut Vec<String>, waiting: &mut Vec<oneshot::Sender<()>>) {
         match change {
-            Interest::Listen(channel, sure) => {
+            Interest::Listen(channel, subscribed) => {
                 let both = self.both(&channel);
                 if self.all.insert(channel, None).is_none() {
                     new.extend(both);
                 }
-                told.push(sure);
+                waiting.push(subscribed);
             }
             Interest::Forget(channel) => drop(self.all.insert(channel, Some(Instant::now()))),
         }
     }
 
-    /// Gives up those that nobody has cared for for long; their names.
+    /// Removes channels that have been unused for long; returns their names.
     fn tidy(&mut self) -> Vec<String> {
         let is_over = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() > LINGER);
         let over = self.all.iter().filter(|(_, since)| is_over(since));
@@ -157,7 +159,8 @@ impl Channels {
     }
 }
 
-/// Subscribes with many names in a command and all commands on their way at once; each has its own deadline, counted from the answer before it.
+/// Subscribes with many names in a command and all commands in flight at once; each has its own deadline, counted from
+/// the reply before it.
 async fn subscribe(sink: &PubSubSink, names: &[String]) -> Result<(), RedisError> {
     let mut answers: FuturesOrdered<_> = names
         .chunks(NAMES_AT_ONCE)
@@ -172,7 +175,7 @@ async fn subscribe(sink: &PubSubSink, names: &[String]) -> Result<(), RedisError
     Ok(())
 }
 
-/// One step towards a connection that listens to everything, which must not take longer than Redis may take to answer.
+/// One step of connecting, with a deadline.
 async fn step<T>(work: impl Future<Output = T>) -> Result<T, RedisError> {
     let late = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
     tokio::time::timeout(STEP, work).await.map_err(late)
@@ -190,7 +193,7 @@ async fn listen(
     endpoint: Endpoint,
     tag: String,
     mut asked: mpsc::UnboundedReceiver<Interest>,
-    heard: mpsc::UnboundedSender<(String, Notification)>,
+    notifications: mpsc::UnboundedSender<(String, Notification)>,
 ) {
     let mut channels = Channels {
         tag: tag.clone(),
@@ -203,7 +206,7 @@ async fn listen(
         let (sink, mut stream) = match connect(&endpoint, &channels).await {
             Ok(connected) => connected,
             Err(error) => {
-                tracing::debug!(%error, channels = channels.all.len(), "Redis is not listened to");
+                tracing::debug!(%error, channels = channels.all.len(), "the subscription to Redis failed");
                 if !remember_until(&mut asked, &mut channels, pause.mul_f64(1.0 + fastrand::f64() * 0.2)).await {
                     return;
                 }
@@ -212,8 +215,8 @@ async fn listen(
             }
         };
         pause = SHORTEST_PAUSE;
-        // Everything is listened to: what is seen from now on is complete.
-        if heard.send((String::new(), Notification::Missed)).is_err() {
+        // Every channel is subscribed: no notification is missed from now on.
+        if notifications.send((String::new(), Notification::Missed)).is_err() {
             return;
         }
         let mut changes = Vec::new();
@@ -223,16 +226,16 @@ async fn listen(
                     if count == 0 {
                         return;
                     }
-                    let (mut new, mut told) = (Vec::new(), Vec::new());
+                    let (mut new, mut waiting) = (Vec::new(), Vec::new());
                     for change in changes.drain(..) {
-                        channels.change(change, &mut new, &mut told);
+                        channels.change(change, &mut new, &mut waiting);
                     }
                     if !new.is_empty() && subscribe(&sink, &new).await.is_err() {
                         break;
                     }
-                    for sure in told {
-                        // Whoever asked may be gone.
-                        let _ = sure.send(());
+                    for subscribed in waiting {
+                        // The task that asked may be gone.
+                        let _ = subscribed.send(());
                     }
                 }
                 _ = tidy.tick() => {
@@ -244,8 +247,8 @@ async fn listen(
                 }
                 message = stream.next() => {
                     let Some(message) = message else { break };
-                    if let Some(signal) = Notification::parse(message.get_payload_bytes(), &tag)
-                        && heard.send((message.get_channel_name().to_owned(), signal)).is_err()
+                    if let Some(notification) = Notification::parse(message.get_payload_bytes(), &tag)
+                        && notifications.send((message.get_channel_name().to_owned(), notification)).is_err()
                     {
                         return;
                     }
@@ -255,7 +258,7 @@ async fn listen(
     }
 }
 
-/// Remembers for a while what is asked; `false` if nobody asks any more.
+/// Applies changes until the pause is over; `false` if the store is gone.
 async fn remember_until(
     asked: &mut mpsc::UnboundedReceiver<Interest>,
     channels: &mut Channels,
@@ -268,7 +271,7 @@ async fn remember_until(
             () = &mut wait => return true,
             ask = asked.recv() => match ask {
                 Some(Interest::Forget(channel)) => drop(channels.all.remove(&channel)),
-                // Not told that it is sure: it is not, yet.
+                // No report: the subscription is not in place yet.
                 Some(Interest::Listen(channel, _)) => drop(channels.all.insert(channel, None)),
                 None => return false,
             },
@@ -281,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_scripts_publish_is_understood() {
+    fn what_the_scripts_publish_is_parsed() {
         assert_eq!(
             Notification::parse(b"r000000015:send", "00000001"),
             Some(Notification::LaneReady {

@@ -92,7 +92,7 @@ impl Library {
             _ => None,
         };
         tokens(text).fold(String::with_capacity(text.len()), |mut out, token| {
-            out.push_str(literal(token).map_or(token.text(), |(_, literal)| literal));
+            out.push_str(literal(token).map_or_else(|| token.text(), |(_, literal)| literal));
             out
         })
     }

@@ -137,8 +137,12 @@ fn open_function<'a>(scopes: &mut Scopes<'a>, all: &[Token<'a>], mut at: usize) 
 
 #[test]
 fn names_hold_inside_their_block_only() {
-    let good = "local a, b = 1\nfor k, v in pairs(a) do local c = { v = k, a } c.x = b .. c.y end\n\
-        if a then return end\n        local function f(...) return f(a) end\nwhile a do repeat local d = 1 until a == 1 end\nreturn f(b)";
+    let good = "local a, b = 1
+        for k, v in pairs(a) do local c = { v = k, a } c.x = b .. c.y end
+        if a then return end
+        local function f(...) return f(a) end
+        while a do repeat local d = 1 until a == 1 end
+        return f(b)";
     assert_eq!(undefined_names(good), [""; 0]);
     for (bad, names) in [
         ("local a = b", vec!["b"]),

@@ -21,7 +21,8 @@ end
 local function remembered_end(meta_gen, id)
   local found = remembered(meta_gen, { id })
   local letter = found and found[1] and sub(found[1], 1, 1)
-  local is_final = letter == STATE_SUCCEEDED or letter == STATE_DEAD or letter == STATE_CANCELLED or letter == STATE_EXPIRED
+  local is_final = letter == STATE_SUCCEEDED or letter == STATE_DEAD or letter == STATE_CANCELLED
+    or letter == STATE_EXPIRED
   return is_final and letter or nil
 end
 

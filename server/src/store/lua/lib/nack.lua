@@ -14,7 +14,7 @@ local function plan_release(plan, releases)
   if plan.releases <= NACK_FREE_RELEASES then
     plan.to = STATE_READY
   else
-    -- No worker can run it at the moment: it waits, so that it does not go round and round.
+    -- No worker can run it at the moment: it waits, so that no two workers toss it back and forth.
     local delay_ms = NACK_RELEASE_DELAY_MS * 2 ^ (plan.releases - NACK_FREE_RELEASES - 1)
     plan.to, plan.due = STATE_SCHEDULED, now + min(NACK_RELEASE_DELAY_MAX_MS, delay_ms)
   end
@@ -25,7 +25,8 @@ local function plan_retry(plan, state, policy)
   plan.attempts = (tonumber(state[1]) or 0) + 1
   plan.releases = state[4] and 0
   local failure_type = ARGV[plan.from + 5]
-  if is_last_attempt(plan.head, plan.attempts, policy.max_attempts) or is_hopeless(plan.id, plan.head, failure_type) then
+  local is_last = is_last_attempt(plan.head, plan.attempts, policy.max_attempts)
+  if is_last or is_hopeless(plan.id, plan.head, failure_type) then
     plan.to = STATE_DEAD
   else
     local random = tonumber(ARGV[plan.from + 4])
