@@ -23,7 +23,7 @@ pub struct FleetEntry {
 }
 
 impl Store {
-    /// Reports that this broker lives, and which of its streams have changed; with `all`, `changes` are all its streams.
+    /// Reports that this broker lives and which of its streams have changed; with `all`, `changes` are all its streams.
     pub async fn report(&self, broker_id: &str, changes: &[FleetEntry], all: bool) -> Result<(), Error> {
         let gone: Vec<&str> = changes
             .iter()
