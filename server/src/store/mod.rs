@@ -225,7 +225,8 @@ pub enum OpenError {
     },
     /// Redis refuses the user or the password.
     #[error(
-        "Redis at {0} refuses this user or password: check redis.username and redis.password (REDIS_PASSWORD, REDIS_PASSWORD_FILE)"
+        "Redis at {0} refuses this user or password: check redis.username and redis.password (REDIS_PASSWORD, \
+         REDIS_PASSWORD_FILE)"
     )]
     Denied(String),
     /// Redis asks for a password.

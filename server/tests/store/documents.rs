@@ -41,10 +41,11 @@ fn the_page_names_every_script_with_its_moves() {
             "docs/redis.md does not name {name}"
         );
         let text = std::fs::read_to_string(&path).unwrap();
-        let moves = text
-            .lines()
-            .find_map(|line| line.strip_prefix("-- MOVES  "))
-            .unwrap_or("-");
+        // The moves may go on in the next comment lines.
+        let (_, rest) = text.split_once("-- MOVES  ").unwrap_or(("", "-"));
+        let (first, rest) = rest.split_once('\n').unwrap_or((rest, ""));
+        let more = rest.lines().map_while(|line| line.strip_prefix("--        "));
+        let moves = std::iter::once(first).chain(more).collect::<Vec<_>>().join(" ");
         for one in moves.split(", ").filter(|one| *one != "-") {
             let row = PAGE
                 .lines()

@@ -8,7 +8,8 @@
 -- RETURNS {now ms, more 0/1, next run ms or -1, jobs are scheduled, ready or leased 0/1, {quarantined id...}, promoted,
 --         {timed out, their priorities as digits, lost, unconfirmed, dead, cancelled}, expired, pruned, {repaired, next
 --         cursor}, {forgotten 0/1, ms from which the queue may be forgotten or -1}}
--- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED, READY → EXPIRED, SCHEDULED → EXPIRED
+-- MOVES  SCHEDULED → READY, LEASED → READY, LEASED → SCHEDULED, LEASED → DEAD, LEASED → CANCELLED,
+--        READY → EXPIRED, SCHEDULED → EXPIRED
 local meta = call('HMGET', KEYS[1], META_GENERATION, META_GENERATION_START, META_WAITED_UNTIL)
 local run = {
   limit = tonumber(ARGV[1]),

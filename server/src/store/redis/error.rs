@@ -151,7 +151,8 @@ pub(super) fn of_dialling(error: &RedisError) -> Failure {
             "connection lost",
             if cut.iter().any(|cut| text.to_lowercase().contains(cut)) {
                 format!(
-                    "{text}: it closed the connection at once. Is its maxclients reached, or does the port want TLS (rediss://)?"
+                    "{text}: it closed the connection at once. Is its maxclients reached, or does the port want TLS \
+                     (rediss://)?"
                 )
             } else {
                 text

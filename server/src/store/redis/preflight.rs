@@ -179,29 +179,43 @@ fn findings(facts: &RedisFacts, info: &HashMap<String, String>) -> Vec<Finding> 
         ("noeviction", _) => {}
         (UNKNOWN, _) => find(
             Severity::Unsafe,
-            "INFO does not say what Redis does when its memory is full: if it evicts keys, waiting jobs vanish without a trace. Use maxmemory-policy noeviction".into(),
+            "INFO does not say what Redis does when its memory is full: if it evicts keys, waiting jobs vanish \
+             without a trace. Use maxmemory-policy noeviction"
+                .into(),
         ),
         (policy, 0) => find(
             Severity::Notice,
-            format!("maxmemory-policy is {policy}; without a maxmemory nothing is evicted, but as soon as one is set, jobs vanish. Set maxmemory-policy noeviction"),
+            format!(
+                "maxmemory-policy is {policy}; without a maxmemory nothing is evicted, but as soon as one is set, \
+                 jobs vanish. Set maxmemory-policy noeviction"
+            ),
         ),
         (policy, _) => find(
             Severity::Unsafe,
-            format!("maxmemory-policy is {policy}: when the memory is full, Redis deletes waiting jobs without a trace. Set maxmemory-policy noeviction, then a full Redis refuses new jobs instead"),
+            format!(
+                "maxmemory-policy is {policy}: when the memory is full, Redis deletes waiting jobs without a \
+                 trace. Set maxmemory-policy noeviction, then a full Redis refuses new jobs instead"
+            ),
         ),
     }
     match (facts.append_fsync.as_str(), facts.replicas) {
         ("off", 0) => find(
             Severity::Unsafe,
-            "appendonly is off and there is no replica: if Redis stops, every job since its last snapshot is lost, or every job if it takes none. Set appendonly yes".into(),
+            "appendonly is off and there is no replica: if Redis stops, every job since its last snapshot is lost, or \
+             every job if it takes none. Set appendonly yes"
+                .into(),
         ),
         ("off", _) => find(
             Severity::Notice,
-            "appendonly is off: if Redis and its replicas stop together, every job since the last snapshot is lost. Set appendonly yes".into(),
+            "appendonly is off: if Redis and its replicas stop together, every job since the last snapshot is lost. \
+             Set appendonly yes"
+                .into(),
         ),
         ("no", _) => find(
             Severity::Notice,
-            "appendfsync is no: if the machine stops, about half a minute of acknowledged jobs is lost. Set appendfsync everysec".into(),
+            "appendfsync is no: if the machine stops, about half a minute of acknowledged jobs is lost. Set \
+             appendfsync everysec"
+                .into(),
         ),
         _ => {}
     }
