@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
-    store::{JobView, keys::field},
+    store::JobView,
 };
 
 /// How long the entry of a cancelled job may stay in its lane if no fetch passes it, in milliseconds.
@@ -95,45 +95,21 @@ impl Service {
     async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
         let store = &self.0.store;
         let view = store.get_job(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
-        Ok(job(key, id, &view, full))
+        Ok(job(key, id, view, full))
     }
 }
 
-/// A job as the API shows it.
-fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
-    let hash = &view.hash;
-    let time = |name: &str| hash.number::<u64>(name).map(convert::timestamp);
-    let spec = view
-        .record
-        .as_ref()
-        .and_then(|record| convert::spec(key, id, record, full));
-    let created = view
-        .record
-        .as_ref()
+/// A job as the API shows it; `full`: with payload, result, stack and checkpoint.
+fn job(key: &RoutingKey, id: JobId, view: JobView, full: bool) -> pb::Job {
+    let record = view.record.as_ref();
+    let spec = record.and_then(|record| convert::spec(key, id, record, full));
+    let created = record
         .and_then(|record| Head::decode(record))
         .map(|(head, _)| head.created_ms);
-    let failure = hash.text(field::FAILURE_MESSAGE).map(|message| pb::Failure {
-        r#type: hash.text(field::FAILURE_TYPE).unwrap_or_default(),
-        message,
-        stack: if full {
-            hash.text(field::FAILURE_STACK).unwrap_or_default()
-        } else {
-            String::new()
-        },
-    });
-    let result = hash.bytes(field::RESULT_DATA).map(|data| pb::JobResult {
-        data: if full { data } else { bytes::Bytes::new() },
-        content_type: hash.text(field::RESULT_TYPE).unwrap_or_default(),
-    });
-    let progress = hash.number(field::PROGRESS_PERCENT).map(|percent| pb::Progress {
-        percent,
-        message: hash.text(field::PROGRESS_MESSAGE).unwrap_or_default(),
-        checkpoint: if full {
-            hash.bytes(field::CHECKPOINT).unwrap_or_default()
-        } else {
-            bytes::Bytes::new()
-        },
-    });
+    let (lease_time, worker_id) = match view.lease {
+        Some((since_ms, holder)) => (Some(convert::timestamp(since_ms)), holder),
+        None => (None, String::new()),
+    };
     pb::Job {
         // If only the id is remembered, the spec has nothing else.
         spec: spec.unwrap_or_else(|| {
@@ -147,23 +123,30 @@ fn job(key: &RoutingKey, id: JobId, view: &JobView, full: bool) -> pb::Job {
             .into()
         }),
         state: convert::wire_state(view.state).into(),
-        attempts: hash.number(field::ATTEMPTS).unwrap_or(0),
-        losses: hash.number(field::LOSSES).unwrap_or(0),
+        attempts: view.attempts,
+        losses: view.losses,
         create_time: created.map(convert::timestamp),
         run_time: view.due_ms.map(convert::timestamp),
-        lease_time: view.lease.as_ref().map(|(since_ms, _)| convert::timestamp(*since_ms)),
+        lease_time,
         lease_expire_time: view.lease_expires_ms.map(convert::timestamp),
-        worker_id: view
-            .lease
-            .as_ref()
-            .map(|(_, holder)| holder.clone())
-            .unwrap_or_default(),
-        settle_time: time(field::FINAL_AT),
-        failure,
-        result,
-        progress,
-        cancel_requested: view.state == JobState::Leased && hash.text(field::CANCEL_REASON).is_some(),
-        cancel_reason: hash.text(field::CANCEL_REASON).unwrap_or_default(),
-        unconfirmed: hash.number(field::UNCONFIRMED).unwrap_or(0),
+        worker_id,
+        settle_time: view.settled_ms.map(convert::timestamp),
+        failure: view.failure.map(|failure| pb::Failure {
+            r#type: failure.failure_type,
+            message: failure.message,
+            stack: if full { failure.stack } else { String::new() },
+        }),
+        result: view.result.map(|result| pb::JobResult {
+            data: if full { result.data } else { bytes::Bytes::new() },
+            content_type: result.content_type,
+        }),
+        progress: view.progress.map(|progress| pb::Progress {
+            percent: progress.percent,
+            message: progress.message,
+            checkpoint: if full { progress.checkpoint } else { bytes::Bytes::new() },
+        }),
+        cancel_requested: view.state == JobState::Leased && view.cancel_reason.is_some(),
+        cancel_reason: view.cancel_reason.unwrap_or_default(),
+        unconfirmed: view.unconfirmed,
     }
 }

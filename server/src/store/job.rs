@@ -2,35 +2,14 @@
 
 use bytes::Bytes;
 
-use super::{QueueKeys, Store, keys::part, layout::LeaseValue, protocol::wait, reply::Reply};
-use crate::domain::{Error, JobId, JobState};
-
-/// The state hash of a job: [`field`](super::keys::field).
-#[derive(Clone, Debug, Default)]
-pub struct StateHash {
-    fields: Vec<(Bytes, Bytes)>,
-}
-
-impl StateHash {
-    /// A field, as bytes.
-    pub fn bytes(&self, name: &str) -> Option<Bytes> {
-        self.fields
-            .iter()
-            .find(|(field, _)| field == name.as_bytes())
-            .map(|(_, value)| value.clone())
-    }
-
-    /// A field, as text.
-    pub fn text(&self, name: &str) -> Option<String> {
-        self.bytes(name)
-            .map(|value| String::from_utf8_lossy(&value).into_owned())
-    }
-
-    /// A field, as a number.
-    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
-        std::str::from_utf8(&self.bytes(name)?).ok()?.parse().ok()
-    }
-}
+use super::{
+    QueueKeys, Store,
+    keys::{field, part},
+    layout::LeaseValue,
+    protocol::wait,
+    reply::Reply,
+};
+use crate::domain::{Error, Failure, JobId, JobResult, JobState, Progress};
 
 /// Everything that is stored of a job.
 #[derive(Clone, Debug)]
@@ -39,14 +18,75 @@ pub struct JobView {
     pub state: JobState,
     /// Its record. `None`: only the id is remembered.
     pub record: Option<Bytes>,
-    /// Its state hash.
-    pub hash: StateHash,
+    /// Attempts that failed or timed out.
+    pub attempts: u32,
+    /// Leases that ended with their worker.
+    pub losses: u32,
+    /// Deliveries that no worker confirmed.
+    pub unconfirmed: u32,
+    /// When it settled for good, in milliseconds.
+    pub settled_ms: Option<u64>,
+    /// Why the last attempt failed.
+    pub failure: Option<Failure>,
+    /// The result of a job that succeeded.
+    pub result: Option<JobResult>,
+    /// How far the last attempt is.
+    pub progress: Option<Progress>,
+    /// Why it was cancelled, or is to be cancelled.
+    pub cancel_reason: Option<String>,
     /// LEASED: since when, in milliseconds, and the holder.
     pub lease: Option<(u64, String)>,
     /// LEASED: until when, in milliseconds.
     pub lease_expires_ms: Option<u64>,
     /// SCHEDULED: until when, in milliseconds.
     pub due_ms: Option<u64>,
+}
+
+/// The state hash of a job.
+#[derive(Default)]
+struct StateHash {
+    fields: Vec<(Bytes, Bytes)>,
+}
+
+impl StateHash {
+    fn bytes(&self, name: &str) -> Option<Bytes> {
+        self.fields
+            .iter()
+            .find(|(field, _)| field == name.as_bytes())
+            .map(|(_, value)| value.clone())
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.bytes(name)
+            .map(|value| String::from_utf8_lossy(&value).into_owned())
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
+        std::str::from_utf8(&self.bytes(name)?).ok()?.parse().ok()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        Some(Failure {
+            message: self.text(field::FAILURE_MESSAGE)?,
+            failure_type: self.text(field::FAILURE_TYPE).unwrap_or_default(),
+            stack: self.text(field::FAILURE_STACK).unwrap_or_default(),
+        })
+    }
+
+    fn result(&self) -> Option<JobResult> {
+        Some(JobResult {
+            data: self.bytes(field::RESULT_DATA)?,
+            content_type: self.text(field::RESULT_TYPE).unwrap_or_default(),
+        })
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        Some(Progress {
+            percent: self.number(field::PROGRESS_PERCENT)?,
+            message: self.text(field::PROGRESS_MESSAGE).unwrap_or_default(),
+            checkpoint: self.bytes(field::CHECKPOINT).unwrap_or_default(),
+        })
+    }
 }
 
 fn state_of(letter: &[u8]) -> Option<JobState> {
@@ -84,7 +124,14 @@ impl Store {
         Ok(state.map(|state| JobView {
             state,
             record,
-            hash,
+            attempts: hash.number(field::ATTEMPTS).unwrap_or(0),
+            losses: hash.number(field::LOSSES).unwrap_or(0),
+            unconfirmed: hash.number(field::UNCONFIRMED).unwrap_or(0),
+            settled_ms: hash.number(field::FINAL_AT),
+            failure: hash.failure(),
+            result: hash.result(),
+            progress: hash.progress(),
+            cancel_reason: hash.text(field::CANCEL_REASON),
             lease,
             lease_expires_ms,
             due_ms,

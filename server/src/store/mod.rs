@@ -32,7 +32,7 @@ use std::{sync::Arc, time::Duration};
 pub use due_index::{DueQueue, DueQueues, DueUpdate, MAX_DUE_UPDATES, NextRun};
 pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
-pub use job::{JobView, StateHash};
+pub use job::JobView;
 pub use keys::QueueKeys;
 pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, Verdict};
 pub use maintenance::{Due, MaintenanceReport};

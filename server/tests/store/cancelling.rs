@@ -37,7 +37,7 @@ async fn a_job_without_a_holder_is_cancelled_at_once(space: &Space) {
         assert_eq!(cancel(space, id, 0).await, Some(JobState::Cancelled));
         let view = space.job(id).await;
         assert_eq!(
-            (view.state, view.hash.text("cr")),
+            (view.state, view.cancel_reason.clone()),
             (JobState::Cancelled, Some("enough".into()))
         );
         space.audit().await;

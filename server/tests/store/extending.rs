@@ -201,10 +201,12 @@ async fn progress_is_kept_with_the_job(space: &Space) {
         };
         space.extend(&item).await.unwrap();
     }
-    let hash = space.job(job.job_id).await.hash;
-    assert_eq!(hash.number::<f64>("pp"), Some(50.0));
-    assert_eq!(hash.text("pm").unwrap(), "b");
-    assert_eq!(hash.text("cp").unwrap(), "one", "no checkpoint leaves the last one");
+    let progress = space.job(job.job_id).await.progress.unwrap();
+    assert_eq!(
+        progress,
+        crate::space::progress(50.0, "b", "one"),
+        "no checkpoint leaves the last one"
+    );
     space.reached(("extend", "progress and checkpoint kept"));
     space.ack(job.job_id, nonce).await.unwrap();
     assert!(space.snapshot().await.states.is_empty());

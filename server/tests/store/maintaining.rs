@@ -95,11 +95,8 @@ async fn an_attempt_that_takes_too_long_is_a_failure(space: &Space) {
     assert_eq!(run.dead, 0);
     assert_eq!(run.timed_priorities, [5]);
     let view = space.job(job.id).await;
-    assert_eq!(
-        (view.state, view.hash.number::<u32>("a")),
-        (JobState::Scheduled, Some(1))
-    );
-    assert_eq!(view.hash.text("ft").unwrap(), "Timeout");
+    assert_eq!((view.state, view.attempts), (JobState::Scheduled, 1));
+    assert_eq!(view.failure.unwrap().failure_type, "Timeout");
     space.reached(("maintenance", "timed out, attempts left"));
     space.pass(view.due_ms.unwrap()).await;
     space.lease_one().await;
@@ -121,16 +118,13 @@ async fn a_lost_lease_counts_apart_from_failures(space: &Space) {
     let run = space.maintain_until(|run| run.lost == 1).await;
     assert_eq!(run.dead, 0);
     let view = space.job(job.id).await;
-    assert_eq!((view.state, view.hash.number::<u32>("l")), (JobState::Ready, Some(1)));
+    assert_eq!((view.state, view.losses), (JobState::Ready, 1));
     space.reached(("maintenance", "lost, losses left"));
     space.lease_one_for(1).await;
     let run = space.maintain_until(|run| run.lost == 1).await;
     let view = space.job(job.id).await;
-    assert_eq!(
-        (run.dead, view.state, view.hash.number::<u32>("l")),
-        (1, JobState::Dead, Some(2))
-    );
-    assert_eq!(view.hash.text("ft").unwrap(), "LeaseLost");
+    assert_eq!((run.dead, view.state, view.losses), (1, JobState::Dead, 2));
+    assert_eq!(view.failure.unwrap().failure_type, "LeaseLost");
     space.reached(("maintenance", "lost, dead"));
 }
 
@@ -160,16 +154,13 @@ async fn a_lease_that_no_worker_confirmed_counts_neither_as_attempt_nor_as_loss(
     let run = space.maintain_until(|run| run.unconfirmed == 1).await;
     assert_eq!((run.lost, run.timed_out, run.dead), (0, 0, 0));
     let view = space.job(id).await;
-    assert_eq!((view.state, view.hash.number::<u32>("un")), (JobState::Ready, Some(1)));
-    assert_eq!(
-        (view.hash.number::<u32>("a"), view.hash.number::<u32>("l")),
-        (None, None)
-    );
+    assert_eq!((view.state, view.unconfirmed), (JobState::Ready, 1));
+    assert_eq!((view.attempts, view.losses), (0, 0));
     space.reached(("maintenance", "unconfirmed"));
     assert_eq!(space.fetch(&fetch).await.jobs.len(), 1);
     let run = space.maintain_until(|run| run.unconfirmed == 1).await;
     assert_eq!((run.dead, space.job(id).await.state), (1, JobState::Dead));
-    assert_eq!(space.job(id).await.hash.text("ft").unwrap(), "Unconfirmed");
+    assert_eq!(space.job(id).await.failure.unwrap().failure_type, "Unconfirmed");
 }
 
 async fn a_cancel_to_which_no_worker_responds_is_carried_out(space: &Space) {

@@ -59,7 +59,7 @@ async fn a_repeated_ack_is_already_applied_and_the_first_result_stays(space: &Sp
     space.ack_with(job.job_id, nonce, Some("first")).await.unwrap();
     assert!(space.ack_with(job.job_id, nonce, Some("second")).await.unwrap().already);
     space.reached(("ack", "already"));
-    assert_eq!(space.job(job.job_id).await.hash.text("rd").unwrap(), "first");
+    assert_eq!(space.job(job.job_id).await.result.unwrap().data, "first");
     let (job, nonce) = space.lease_one().await;
     let item = |result: &str| AckItem {
         job_id: job.job_id,
@@ -76,7 +76,7 @@ async fn a_repeated_ack_is_already_applied_and_the_first_result_stays(space: &Sp
         answers[1].as_ref().unwrap().already,
         "it was settled a moment ago, in the same call"
     );
-    assert_eq!(space.job(job.job_id).await.hash.text("rd").unwrap(), "first");
+    assert_eq!(space.job(job.job_id).await.result.unwrap().data, "first");
     space.reached(("ack", "already, in one call"));
 }
 
@@ -117,8 +117,11 @@ async fn a_result_is_kept(space: &Space) {
     space.ack_with(job.job_id, nonce, Some("42")).await.unwrap();
     let view = space.job(job.job_id).await;
     assert_eq!(view.state, JobState::Succeeded);
-    assert_eq!(view.hash.text("rd").unwrap(), "42");
-    assert_eq!(view.hash.text("rt").unwrap(), "text/plain");
+    let result = view.result.unwrap();
+    assert_eq!(
+        (&result.data[..], result.content_type.as_str()),
+        (&b"42"[..], "text/plain")
+    );
     assert_eq!(space.snapshot().await.settled.len(), 1);
     space.reached(("ack", "result kept"));
 }
