@@ -139,13 +139,13 @@ impl Bench {
             max_bytes: 1 << 30,
             allow_oversized: true,
             held: 0,
+            request: None,
         }];
         let ask = LeaseRequest {
             priorities: "",
             job_types: &[],
             lease_ms: LONG_MS,
             demands: &demands,
-            requests: &[],
         };
         Ok(self.store.lease(&self.keys, &ask).await?)
     }

@@ -11,7 +11,10 @@ use super::{
     Delivery,
     wait_list::{Ticket, WaitList},
 };
-use crate::{domain::Owner, store::Demand};
+use crate::{
+    domain::Owner,
+    store::{Demand, RequestId},
+};
 
 /// Where a consumer wants its jobs. Returns them if it cannot take them. Runs in the task of the fetcher: must not
 /// block.
@@ -38,8 +41,8 @@ pub struct Identity {
     pub holder: String,
     /// The stream that renews the leases.
     pub owner: Owner,
-    /// Makes the fetch repeatable: the id of the request and a fingerprint of its other fields.
-    pub request: Option<(String, String)>,
+    /// Makes the fetch repeatable.
+    pub request: Option<RequestId>,
 }
 
 /// A consumer of jobs.
@@ -130,10 +133,10 @@ impl Consumer {
         self.identity.owner == Owner::NONE
     }
 
-    /// The id and the fingerprint that make the fetch repeatable.
-    pub(super) fn request(&self) -> Option<(&str, &str)> {
-        let (id, fingerprint) = self.identity.request.as_ref()?;
-        Some((id, fingerprint))
+    /// The id that makes the fetch repeatable.
+    pub(super) fn request_id(&self) -> Option<&str> {
+        let request = self.identity.request.as_ref()?;
+        Some(&request.id)
     }
 
     /// Frees a part of the window: the worker does not hold these jobs any more.
@@ -191,6 +194,7 @@ impl Consumer {
             max_bytes: room,
             allow_oversized: held == 0,
             held,
+            request: self.identity.request.clone(),
         })
     }
 

@@ -203,9 +203,8 @@ impl Fetcher {
                 break;
             };
             // The same request twice in one fetch would get the leases of both under one id.
-            let id = |consumer: &Consumer| consumer.request().map(|(id, _)| id.to_owned());
-            let is_repeated = |other: &Reservation| id(&other.consumer) == id(&consumer);
-            if consumer.request().is_some() && reserved.iter().any(is_repeated) {
+            let id = consumer.request_id();
+            if id.is_some() && reserved.iter().any(|other| other.consumer.request_id() == id) {
                 later.push(consumer);
             } else if let Some(demand) = consumer.reserve(left) {
                 left -= demand.jobs;
@@ -333,18 +332,11 @@ impl Fetcher {
 
     async fn lease(&self, watched: &WatchedQueue, reserved: &[Reservation]) -> Result<LeaseBatch, Error> {
         let demands: Vec<Demand> = reserved.iter().map(|each| each.demand.clone()).collect();
-        let requests: Vec<(&str, &str)> = if reserved.iter().any(|each| each.consumer.request().is_some()) {
-            let requests = reserved.iter().map(|each| each.consumer.request().unwrap_or_default());
-            requests.collect()
-        } else {
-            Vec::new()
-        };
         let ask = LeaseRequest {
             priorities: &self.selector.filter.priorities,
             job_types: &self.selector.filter.job_types,
             lease_ms: self.selector.lease_ms,
             demands: &demands,
-            requests: &requests,
         };
         watched.queue.store().lease(watched.queue.keys(), &ask).await
     }

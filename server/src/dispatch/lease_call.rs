@@ -9,7 +9,7 @@ use super::{Consumer, Delivery, Dispatcher, Identity, Selector};
 use crate::{
     domain::{Error, Owner},
     queue::{Queue, batch::LeaseItem},
-    store::{Demand, Occupied, Verdict},
+    store::{Demand, Occupied, RequestId, Verdict},
 };
 
 /// With less time than this before the deadline, a call leases no job: the client could not use the response.
@@ -33,8 +33,8 @@ pub struct LeaseCall {
     pub until: Instant,
     /// When the caller does not wait any more.
     pub deadline: Option<Instant>,
-    /// Makes the call repeatable: the id of the request and a fingerprint of its other fields.
-    pub request: Option<(String, String)>,
+    /// Makes the call repeatable.
+    pub request: Option<RequestId>,
 }
 
 /// What a lease call got. Dropped with jobs in it, it releases them.
@@ -172,8 +172,8 @@ impl LeaseCall {
                     max_bytes: left.bytes,
                     allow_oversized: result.deliveries.is_empty(),
                     held: self.max_jobs - left.jobs,
+                    request: self.request.clone(),
                 },
-                request: self.request.clone(),
             };
             let batch = queue.lease.submit(vec![item]).one().await?;
             result.paused &= batch.verdict == Verdict::Paused;

@@ -15,6 +15,7 @@ use crate::{
     domain::{Error, JobId, limits as bound},
     edge::Weight,
     session::leased_job::LeasedJob,
+    store::RequestId,
     telemetry::propagation,
 };
 
@@ -53,7 +54,10 @@ pub(super) fn check(request: pb::LeaseRequest, deadline: Option<Instant>) -> Res
         max_bytes,
         until: respond_by(wait_ms, deadline),
         deadline,
-        request: request_id.map(|id| (id, convert::fingerprint(&selector, max_jobs, max_bytes))),
+        request: request_id.map(|id| RequestId {
+            id,
+            fingerprint: convert::fingerprint(&selector, max_jobs, max_bytes),
+        }),
         selector,
     })
 }

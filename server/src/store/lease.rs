@@ -30,6 +30,17 @@ pub struct Demand {
     pub allow_oversized: bool,
     /// Jobs it holds already. The consumer that holds the smallest part of its window is served first.
     pub held: u32,
+    /// Makes the demand repeatable. All of one fetch are different.
+    pub request: Option<RequestId>,
+}
+
+/// What makes a fetch repeatable: a second one with the same id gets the leases of the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Chosen by the client.
+    pub id: String,
+    /// A fingerprint of the other fields of the request, which must not change.
+    pub fingerprint: String,
 }
 
 /// One fetch from a queue.
@@ -43,9 +54,6 @@ pub struct LeaseRequest<'a> {
     pub lease_ms: u64,
     /// What each consumer takes.
     pub demands: &'a [Demand],
-    /// Makes demands repeatable: for each a request id (all different; empty: it is not repeatable) and a fingerprint
-    /// of its other fields. Empty: no demand is.
-    pub requests: &'a [(&'a str, &'a str)],
 }
 
 /// How a fetch ended.
@@ -148,7 +156,7 @@ impl Store {
     /// Leases jobs of one queue.
     pub async fn lease(&self, keys: &QueueKeys, ask: &LeaseRequest<'_>) -> Result<LeaseBatch, Error> {
         let nonce = Nonce::new();
-        let repeatable = ask.requests.len() == 1;
+        let repeatable = matches!(ask.demands, [Demand { request: Some(_), .. }]);
         let reply = self
             .lease_call(keys, nonce, ask)
             .run(self.write(keys), &self.metrics, repeatable)
@@ -189,6 +197,9 @@ impl Store {
             part::START_BY,
             part::TOMBSTONE_COUNTS,
         ];
+        // For each demand, or for none.
+        let is_any_repeatable = ask.demands.iter().any(|demand| demand.request.is_some());
+        let requests = if is_any_repeatable { ask.demands.len() } else { 0 };
         let mut call = self.scripts.lease.call(keys, &parts, 64 * ask.demands.len());
         call.bytes(&nonce.0)
             .int(ask.lease_ms)
@@ -196,13 +207,15 @@ impl Store {
             .text(ask.priorities)
             .int(Self::ms(self.policy.failure_retention))
             .int(ask.job_types.len() as u64)
-            .int(ask.requests.len() as u64)
+            .int(requests as u64)
             .bytes(&turns(ask.demands));
         for kind in ask.job_types {
             call.text(kind);
         }
-        for (id, fingerprint) in ask.requests {
-            call.text(id).text(fingerprint);
+        for demand in &ask.demands[..requests] {
+            let request = demand.request.as_ref();
+            call.text(request.map_or("", |request| &request.id))
+                .text(request.map_or("", |request| &request.fingerprint));
         }
         for demand in ask.demands {
             let sign = if demand.allow_oversized { "" } else { "-" };
@@ -361,6 +374,7 @@ mod tests {
             max_bytes: 0,
             allow_oversized: false,
             held,
+            request: None,
         }
     }
 

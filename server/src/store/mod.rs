@@ -34,7 +34,7 @@ pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
 pub use fleet::FleetEntry;
 pub use job::JobView;
 pub use keys::QueueKeys;
-pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, Verdict};
+pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, RequestId, Verdict};
 pub use maintenance::{Due, MaintenanceReport};
 pub use queue::{LaneCount, Occupied, QueueCounts};
 pub use redis::{Condition, Endpoint, Interest, Notification, Notifications, preflight};

@@ -37,13 +37,13 @@ impl Store {
             max_bytes: 1,
             allow_oversized: true,
             held: 0,
+            request: None,
         }];
         let request = LeaseRequest {
             priorities: "",
             job_types: &[],
             lease_ms: 1_000,
             demands: &demands,
-            requests: &[],
         };
         self.lease(&keys, &request).await?;
         let ack = AckItem {

@@ -2,11 +2,11 @@
 
 use bananas_broker::{
     domain::{Error, JobId, record::OwnPolicy},
-    store::{EnqueueItem, ExtendItem, LeaseRequest, Leased, NackAction, Start, UniqueKey, Verdict},
+    store::{Demand, EnqueueItem, ExtendItem, LeaseRequest, Leased, NackAction, Start, UniqueKey, Verdict},
 };
 use bananas_harness::keyspace::Snapshot;
 
-use crate::space::{Fetch, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, unique};
+use crate::space::{Fetch, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, request, unique};
 
 crate::facts![
     a_fetch_from_an_empty_or_paused_queue_leases_nothing,
@@ -76,14 +76,15 @@ async fn a_repeated_request_gets_the_same_leases(space: &Space) {
 
 async fn requests_that_share_a_fetch_are_repeated_alone(space: &Space) {
     space.fill(&plain(5)).await;
-    let demands = [demand(2, 1 << 20), demand(1, 1 << 20), demand(1, 1 << 20)];
-    let requests = [("r1", "two"), ("r2", "one"), ("r3", "one")];
+    let demands = [(2, "r1", "two"), (1, "r2", "one"), (1, "r3", "one")].map(|(jobs, id, fingerprint)| Demand {
+        request: Some(request(id, fingerprint)),
+        ..demand(jobs, 1 << 20)
+    });
     let fetch = |from: usize| LeaseRequest {
         priorities: "",
         job_types: &[],
         lease_ms: LONG_MS,
         demands: &demands[from..],
-        requests: &requests[from..],
     };
     let mut batch = space.store.lease(&space.keys, &fetch(0)).await.unwrap();
     let shares = batch.split_by_consumer(3);
@@ -92,10 +93,9 @@ async fn requests_that_share_a_fetch_are_repeated_alone(space: &Space) {
     let again = space.store.lease(&space.keys, &fetch(1)).await.unwrap();
     assert!(again.among_repeated && again.jobs.is_empty());
     space.reached(("lease", "request among others repeated"));
-    for (share, (demand, request)) in shares.iter().zip(demands.iter().zip(&requests)) {
+    for (share, demand) in shares.iter().zip(&demands) {
         let alone = LeaseRequest {
             demands: std::slice::from_ref(demand),
-            requests: std::slice::from_ref(request),
             ..fetch(0)
         };
         let again = space.store.lease(&space.keys, &alone).await.unwrap();

@@ -14,8 +14,8 @@ use bananas_broker::{
     metrics::Metrics,
     store::{
         AckItem, Demand, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseBatch,
-        LeaseRequest, Leased, NackAction, NackItem, NackOutcome, Options, QueueKeys, Settled, Start, Store, UniqueKey,
-        Verdict,
+        LeaseRequest, Leased, NackAction, NackItem, NackOutcome, Options, QueueKeys, RequestId, Settled, Start, Store,
+        UniqueKey, Verdict,
     },
 };
 use bananas_harness::{
@@ -227,13 +227,13 @@ impl Space {
     pub(crate) async fn try_fetch(&self, fetch: &Fetch<'_>) -> Result<LeaseBatch, Error> {
         let mut one = [demand(fetch.jobs, fetch.max_bytes)];
         one[0].allow_oversized = fetch.allow_oversized;
+        one[0].request = fetch.request.map(|(id, fingerprint)| request(id, fingerprint));
         let kinds: Vec<String> = fetch.job_types.iter().map(|&kind| kind.to_owned()).collect();
         let fetch = LeaseRequest {
             priorities: fetch.priorities,
             job_types: &kinds,
             lease_ms: fetch.lease_ms,
             demands: fetch.demands.unwrap_or(&one),
-            requests: fetch.request.as_slice(),
         };
         self.store.lease(&self.keys, &fetch).await
     }
@@ -342,6 +342,14 @@ pub(crate) fn demand(jobs: u32, max_bytes: u64) -> Demand {
         max_bytes,
         allow_oversized: true,
         held: 0,
+        request: None,
+    }
+}
+
+pub(crate) fn request(id: &str, fingerprint: &str) -> RequestId {
+    RequestId {
+        id: id.to_owned(),
+        fingerprint: fingerprint.to_owned(),
     }
 }
 

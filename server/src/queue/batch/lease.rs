@@ -27,15 +27,13 @@ pub struct LeaseItem {
     pub lease_ms: u64,
     /// How much, and for which worker.
     pub demand: Demand,
-    /// Makes the call repeatable: the id of the request and a fingerprint of its other fields.
-    pub request: Option<(String, String)>,
 }
 
 impl LeaseItem {
     /// Whether one fetch can serve both calls: they ask for the same, and are not the same request twice.
     fn goes_with(&self, other: &Self) -> bool {
-        let differ = match (&self.request, &other.request) {
-            (Some((id, _)), Some((other, _))) => id != other,
+        let differ = match (&self.demand.request, &other.demand.request) {
+            (Some(request), Some(other)) => request.id != other.id,
             _ => true,
         };
         differ && self.filter == other.filter && self.lease_ms == other.lease_ms
@@ -90,22 +88,11 @@ impl Operation for Lease {
 async fn fetch(queue: &QueueCore, items: &[&LeaseItem], calls: &[usize]) -> Result<LeaseBatch, Error> {
     let demands: Vec<Demand> = calls.iter().map(|&call| items[call].demand.clone()).collect();
     let LeaseItem { filter, lease_ms, .. } = items[calls[0]];
-    let request = |&call: &usize| match &items[call].request {
-        Some((id, fingerprint)) => (id.as_str(), fingerprint.as_str()),
-        None => ("", ""),
-    };
-    let any = calls.iter().any(|&call| items[call].request.is_some());
-    let requests: Vec<_> = if any {
-        calls.iter().map(request).collect()
-    } else {
-        Vec::new()
-    };
     let ask = LeaseRequest {
         priorities: &filter.priorities,
         job_types: &filter.job_types,
         lease_ms: *lease_ms,
         demands: &demands,
-        requests: &requests,
     };
     let batch = queue.store().lease(queue.keys(), &ask).await?;
     queue.note_leased(&batch);
