@@ -319,7 +319,7 @@ impl Store {
             .map(|job| NackItem {
                 job_id: job.job_id,
                 nonce,
-                action: NackAction::SetAside,
+                action: NackAction::Quarantine,
                 delay_ms: None,
                 if_owner: None,
                 failure: Failure::default(),

@@ -37,7 +37,7 @@ pub enum NackAction {
     /// Cancelled at once.
     Discard,
     /// The broker cannot read the record: to quarantine.
-    SetAside,
+    Quarantine,
 }
 
 impl NackAction {
@@ -50,7 +50,7 @@ impl NackAction {
             Self::Snooze => nack::SNOOZE,
             Self::DeadLetter => nack::DEAD_LETTER,
             Self::Discard => nack::DISCARD,
-            Self::SetAside => nack::QUARANTINE,
+            Self::Quarantine => nack::QUARANTINE,
         }
     }
 }

@@ -21,6 +21,7 @@ mod damaged;
 mod damaging;
 mod discipline;
 mod documents;
+mod draft;
 mod due_index;
 mod enqueueing;
 mod extending;

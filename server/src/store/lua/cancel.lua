@@ -36,7 +36,7 @@ local flags = head.flags
 release_unique(id, flags)
 call('HSET', begin(chosen), id, STATE_CANCELLED)
 -- Somewhere in its lane: a fetch skips the entry.
-if not is_scheduled then bury(id, head.lane) end
+if not is_scheduled then add_tombstone(id, head.lane) end
 keep_settled(id, STATE_CANCELLED, now + retention(head, failure_retention), { FIELD_CANCEL_REASON, reason })
 call('ZREM', KEYS[4], id)
 if has(flags, FLAG_START_BY) then call('ZREM', KEYS[5], id) end

@@ -38,9 +38,9 @@ while ARGV[at] do
     memories = memories_in_window(meta[2], ids, tonumber(ARGV[2]))
   end
   if memories or group.kind == ENQUEUE_WITH_OPTIONS then
-    --@ define sort_out
+    --@ define drop_duplicates
     known = known or { duplicates = {}, retained = {}, keys = {} }
-    sort_out(group, known, memories, at, stride)
+    drop_duplicates(group, known, memories, at, stride)
   end
   groups[#groups + 1] = group
   number = number + count

@@ -104,7 +104,7 @@ while taken < total and verdict == VERDICT_DONE do
     verdict = VERDICT_AGAIN
     break
   end
-  -- Where some are dead, more are read together.
+  -- If some are tombstoned, more are read together.
   local most = has_tombstones and max(want, entries_read > 0 and JOBS_PER_FETCH or ENTRIES_READ_AT_FIRST) or want
   local plan = group[1]
   if not plan then
@@ -135,18 +135,18 @@ while taken < total and verdict == VERDICT_DONE do
   local last = min(#entries, most)
   if last == 0 then group = {} end
 
-  -- Their records, but for those that are large or may be dead: each of these is read when its turn comes.
-  local ids, record_keys, graves, dead = {}, {}, nil, nil
+  -- Their records, but for those that are large or may be tombstoned: each of these is read when its turn comes.
+  local ids, record_keys, tombstone_fields, tombstones = {}, {}, nil, nil
   if has_tombstones and last > 0 then
-    graves = {}
-    for k = 1, last do graves[k] = sub(entries[k], ENTRY_ID_AT) .. (plan_of and plan_of[k] or plan).lane end
-    dead = call('HMGET', KEYS[6], unpack(graves))
+    tombstone_fields = {}
+    for k = 1, last do tombstone_fields[k] = sub(entries[k], ENTRY_ID_AT) .. (plan_of and plan_of[k] or plan).lane end
+    tombstones = call('HMGET', KEYS[6], unpack(tombstone_fields))
   end
   local living = 0
   for k = 1, last do
     local entry = entries[k]
     local id = sub(entry, ENTRY_ID_AT)
-    if dead and not dead[k] then
+    if tombstones and not tombstones[k] then
       if living == want then
         last = k - 1
         break
@@ -154,30 +154,30 @@ while taken < total and verdict == VERDICT_DONE do
       living = living + 1
     end
     ids[k] = id
-    record_keys[k] = (entry >= LARGE_BYTE or dead and dead[k]) and record_key or record_key .. id
+    record_keys[k] = (entry >= LARGE_BYTE or tombstones and tombstones[k]) and record_key or record_key .. id
   end
   local records = last > 0 and call('MGET', unpack(record_keys)) or {}
   entries_read = entries_read + last
 
   local skipped, done = nil, last
   for k = 1, last do
-    if dead and taken == total then
+    if tombstones and taken == total then
       done = k - 1
       break
     end
     local entry, id, record, taken_before = entries[k], ids[k], records[k], taken
     -- A comparison costs a fourth of taking a byte out.
     local flags, start_by, state, checkpoint, suspect = entry < FLAGS_BYTE and 0 or byte(entry, 1), nil, nil, nil, nil
-    local is_dead
-    if dead and dead[k] then
-      --@ define is_buried
-      is_dead = is_buried(plan_of and plan_of[k] or plan, graves[k], dead[k])
+    local skips
+    if tombstones and tombstones[k] then
+      --@ define is_tombstoned
+      skips = is_tombstoned(plan_of and plan_of[k] or plan, tombstone_fields[k], tombstones[k])
     end
     if flags > 0 and flags % (2 * FLAG_START_BY) >= FLAG_START_BY then start_by = call('ZSCORE', KEYS[7], id) end
     if #entry ~= ENTRY_BYTES then
       unreadable = unreadable or {}
       unreadable[#unreadable + 1] = { id = entry, why = 'no lane entry' }
-    elseif is_dead then
+    elseif skips then
       -- Cancelled.
     elseif start_by and (tonumber(start_by) <= now or tonumber(start_by) % 1 > 0) then
       expired = expired or {}
@@ -327,9 +327,9 @@ if taken > 0 then
 end
 for _, plan in ipairs(plans) do
   leave_lane(plan)
-  if plan.buried then
-    --@ define unbury
-    unbury(plan)
+  if plan.tombstoned then
+    --@ define drop_tombstones
+    drop_tombstones(plan)
   end
 end
 if verdict == VERDICT_DONE and walks_on and #plans > 0 and taken < total then verdict = VERDICT_AGAIN end

@@ -43,7 +43,7 @@ trim_lanes(run)
 prune_waits(run)
 local pruned = prune_retained(run, base .. KEY_DEAD, now - run.dead_retention, run.max_dead)
 pruned = pruned + prune_retained(run, base .. KEY_SETTLED, now, run.max_retained)
-turn_memory(run)
+rotate_memory(run)
 local repaired, cursor = repair_leases(run, ARGV[2])
 
 local next_ms = next_run(run)

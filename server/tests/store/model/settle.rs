@@ -190,7 +190,7 @@ impl Drive<'_> {
                 }
                 (Event::Retry, true)
             }
-            NackAction::ReleaseUndelivered | NackAction::ReleaseUnconfirmed | NackAction::SetAside => {
+            NackAction::ReleaseUndelivered | NackAction::ReleaseUnconfirmed | NackAction::Quarantine => {
                 unreachable!("no client asks for it")
             }
         }
@@ -209,7 +209,7 @@ fn letter(action: NackAction) -> u8 {
         NackAction::Discard => b'C',
         NackAction::ReleaseUndelivered => b'G',
         NackAction::ReleaseUnconfirmed => b'U',
-        NackAction::SetAside => b'Q',
+        NackAction::Quarantine => b'Q',
     }
 }
 

@@ -45,7 +45,7 @@ local function forget_settled(id)
 end
 
 -- Counts an entry that stays in its lane although its job has ended: a fetch skips it.
-local function bury(id, lane)
+local function add_tombstone(id, lane)
   add(base .. KEY_TOMBSTONES, id .. lane, 1)
   add(base .. KEY_TOMBSTONE_COUNTS, lane, 1)
 end

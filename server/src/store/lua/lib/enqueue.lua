@@ -22,7 +22,7 @@ end
 
 -- Goes through a group one by one, because some of its jobs are settled already or have options. Leaves the new jobs in
 -- it, with the number of each in the call and the place of its first argument.
-local function sort_out(group, known, memories, at, stride)
+local function drop_duplicates(group, known, memories, at, stride)
   local ids, sets, numbers, places, n = {}, {}, {}, {}, 0
   for k, id in ipairs(group.ids) do
     local from = at + (k - 1) * stride

@@ -1,12 +1,12 @@
 -- Steps of a fetch that few jobs need, and the lanes that it leaves: for lease.lua.
 
--- Whether an entry is dead. An id that was used again has a dead entry in front of its living one: only as many are
--- dead as were buried (`buried`). Counts in the plan of the lane.
-local function is_buried(plan, grave, buried)
-  plan.graves = plan.graves or {}
-  local left = plan.graves[grave] or tonumber(buried) or 0
+-- Whether an entry is tombstoned. An id that was used again has a tombstoned entry in front of its living one: only as
+-- many entries are tombstoned as there are tombstones (`count`). Counts in the plan of the lane.
+local function is_tombstoned(plan, field, count)
+  plan.tombstones_left = plan.tombstones_left or {}
+  local left = plan.tombstones_left[field] or tonumber(count) or 0
   if left <= 0 then return false end
-  plan.buried, plan.graves[grave] = (plan.buried or 0) + 1, left - 1
+  plan.tombstoned, plan.tombstones_left[field] = (plan.tombstoned or 0) + 1, left - 1
   return true
 end
 
@@ -65,10 +65,10 @@ local function end_unleased(expired, unreadable, strays, failure_retention)
 end
 
 -- Writes down which tombstones of a lane were passed.
-local function unbury(plan)
+local function drop_tombstones(plan)
   local tombstones, counts = base .. KEY_TOMBSTONES, base .. KEY_TOMBSTONE_COUNTS
-  for grave, left in pairs(plan.graves) do
-    if left > 0 then call('HSET', tombstones, grave, left) else call('HDEL', tombstones, grave) end
+  for field, left in pairs(plan.tombstones_left) do
+    if left > 0 then call('HSET', tombstones, field, left) else call('HDEL', tombstones, field) end
   end
-  if add(counts, plan.lane, -plan.buried) <= 0 then call('HDEL', counts, plan.lane) end
+  if add(counts, plan.lane, -plan.tombstoned) <= 0 then call('HDEL', counts, plan.lane) end
 end

@@ -26,7 +26,7 @@ local function plan_retry(plan, state, policy)
   plan.releases = state[4] and 0
   local failure_type = ARGV[plan.from + 5]
   local is_last = is_last_attempt(plan.head, plan.attempts, policy.max_attempts)
-  if is_last or is_hopeless(plan.id, plan.head, failure_type) then
+  if is_last or is_non_retryable(plan.id, plan.head, failure_type) then
     plan.to = STATE_DEAD
   else
     local random = tonumber(ARGV[plan.from + 4])

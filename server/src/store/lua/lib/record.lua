@@ -35,7 +35,7 @@ local function read_head(id)
 end
 
 -- Whether the policy of a job names this type of failure among those that are not worth another attempt.
-local function is_hopeless(id, head, failure_type)
+local function is_non_retryable(id, head, failure_type)
   if not head.types or head.types == 0 then return false end
   local record, at = call('GETRANGE', base .. KEY_RECORD .. id, 0, RECORD_HEAD_BYTES), head.types_at
   for _ = 1, head.types do

@@ -50,13 +50,13 @@ local function failure_fields(field, count, failure_type, message)
   }
 end
 
-local function die(out, plan, fields)
+local function dead_letter(out, plan, fields)
   out.dead = out.dead + 1
   settle_lapsed(out, plan, STATE_DEAD, 0, fields)
 end
 
 -- Puts a job back to the head of its lane, with this count in its state.
-local function come_back(out, plan, field, count)
+local function requeue(out, plan, field, count)
   write_state(plan.id, field, count)
   local flags = plan.flags
   if not has(flags, FLAG_STATE) then flags = flags + FLAG_STATE end
@@ -69,9 +69,9 @@ local function end_unconfirmed(run, out, plan)
   local times = plan.unconfirmed + 1
   if times >= run.max_unconfirmed then
     call('ZREM', base .. KEY_START_BY, plan.id)
-    die(out, plan, failure_fields(FIELD_UNCONFIRMED, times, 'Unconfirmed', times .. UNCONFIRMED_TEXT))
+    dead_letter(out, plan, failure_fields(FIELD_UNCONFIRMED, times, 'Unconfirmed', times .. UNCONFIRMED_TEXT))
   else
-    come_back(out, plan, FIELD_UNCONFIRMED, times)
+    requeue(out, plan, FIELD_UNCONFIRMED, times)
   end
 end
 
@@ -83,8 +83,8 @@ local function end_timed_out(run, out, plan, timeout_ms)
     .. timeout_ms / 1000 .. ' s'
   local fields = failure_fields(FIELD_ATTEMPTS, attempts, 'Timeout', message)
   if plan.was_released then fields[#fields + 1], fields[#fields + 2] = FIELD_RELEASES, 0 end
-  if is_last_attempt(head, attempts, run.max_attempts) or is_hopeless(id, head, 'Timeout') then
-    die(out, plan, fields)
+  if is_last_attempt(head, attempts, run.max_attempts) or is_non_retryable(id, head, 'Timeout') then
+    dead_letter(out, plan, fields)
   else
     write_state(id, unpack(fields))
     call('ZADD', base .. KEY_SCHEDULED, now + backoff_ms(head, attempts, run.backoff, run.random), id)
@@ -96,9 +96,9 @@ local function end_lost(run, out, plan)
   local losses, most = plan.losses + 1, plan.head.max_losses
   if losses >= (most and most > 0 and most or run.max_losses) then
     local message = 'the workers that held this job were lost ' .. losses .. ' times'
-    die(out, plan, failure_fields(FIELD_LOSSES, losses, 'LeaseLost', message))
+    dead_letter(out, plan, failure_fields(FIELD_LOSSES, losses, 'LeaseLost', message))
   else
-    come_back(out, plan, FIELD_LOSSES, losses)
+    requeue(out, plan, FIELD_LOSSES, losses)
   end
 end
 

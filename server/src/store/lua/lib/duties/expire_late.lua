@@ -27,7 +27,7 @@ local function expire_late(run)
     local id, head = job.id, job.head
     ids[k], memory[2 * k - 1], memory[2 * k] = id, id, STATE_EXPIRED
     release_unique(id, head.flags)
-    if not job.scheduled then bury(id, head.lane) end
+    if not job.scheduled then add_tombstone(id, head.lane) end
     keep_settled(id, STATE_EXPIRED, now + retention(head, run.failure_retention), {})
     call('ZREM', base .. KEY_SCHEDULED, id)
   end

@@ -26,7 +26,7 @@ local function prune_retained(run, key, age_limit, most)
 end
 
 -- Begins a new generation of the memory if the current one is too old or too large.
-local function turn_memory(run)
+local function rotate_memory(run)
   if not run.generation then return end
   local gen, start = tonumber(run.generation) or 0, tonumber(run.generation_start) or 0
   local current, before = base .. KEY_MEMORY .. gen, base .. KEY_MEMORY .. (gen - 1)
