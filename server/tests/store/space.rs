@@ -12,7 +12,7 @@ use bananas_broker::{
     store::{
         AckItem, Demand, Endpoint, EnqueueItem, Enqueued, ExtendItem, Extended, Extender, JobView, LeaseBatch,
         LeaseRequest, Leased, NackAction, NackItem, NackOutcome, Options, QueueKeys, RequestId, Settled, Store,
-        UniqueKey, Verdict,
+        Verdict,
     },
 };
 use bananas_harness::{
