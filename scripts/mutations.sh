@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Mutation tests of the broker's own code: breaks one rule at a time in a copy of the tree, and expects that the test of
-# that rule fails. tests/it/mutants.rs does the same for rules of the Lua scripts, without a build.
+# Mutation tests of the broker's Rust and Lua: breaks one rule at a time in a copy of the tree, builds it, and expects
+# that the test of that rule fails. tests/it/mutants.rs mutates Lua scripts without a build.
 #
 # usage: mutations.sh            builds and runs each mutation
 #        mutations.sh --check    only checks that the rules and the tests that are named here exist
@@ -45,7 +45,7 @@ mutate() {
   fi
   grep -q '^test result: FAILED' "$log" || die "$name: the tests did not run: $log"
   printf '%s\n' "$text" >"$file"
-  say "$name: noticed"
+  say "$name: killed"
 }
 
 # tests_exist NAME FILTER...: each filter names a module (`bounds::`) or a test.
@@ -82,5 +82,5 @@ mutate "a fetch without jobs does not report when the first lease ends" server/s
 if [ -n "$check_only" ]; then
   say "mutations: $count, with their rules and tests in place"
 else
-  say "mutations: $count of $count noticed"
+  say "mutations: $count of $count killed"
 fi

@@ -19,7 +19,7 @@ Exit codes:
   6  refused: a limit was reached, or the call is not allowed
   7  the wait timed out
 
-Results go to stdout: tables for people; with -o json one JSON value for scripts, or one JSON
+Results go to stdout: human-readable tables; with -o json one JSON value for scripts, or one JSON
 object per line where results come one by one (several jobs, --watch). NO_COLOR is respected.";
 
 /// The command line of the Bananas job queue.

@@ -19,7 +19,7 @@ pub(crate) enum Exit {
     Precondition = 4,
     Unavailable = 5,
     Refused = 6,
-    TimeIsUp = 7,
+    TimedOut = 7,
 }
 
 /// Why a command failed.
@@ -64,10 +64,10 @@ impl Failure {
     /// Prints the failure on stderr.
     pub(crate) fn report(self) -> ExitCode {
         if !self.message.is_empty() {
-            output::complain(format_args!("{} {}", paint_error("error:"), escaped(&self.message)));
+            output::print_error(format_args!("{} {}", paint_error("error:"), escaped(&self.message)));
         }
         if let Some(hint) = self.hint {
-            output::complain(format_args!(" hint: {hint}"));
+            output::print_error(format_args!(" hint: {hint}"));
         }
         ExitCode::from(self.exit as u8)
     }

@@ -85,7 +85,7 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
             let waited = client.wait_job(&queue, id, limit, Detail::Full).await?;
             if !waited.settled {
                 let now = state(waited.job.state());
-                return Err(Failure::new(Exit::TimeIsUp, format!("{queue}/{id} is still {now}")));
+                return Err(Failure::new(Exit::TimedOut, format!("{queue}/{id} is still {now}")));
             }
             print_settled(&waited.job, output)
         }

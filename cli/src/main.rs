@@ -28,7 +28,7 @@ use crate::{
     output::Output,
 };
 
-/// How long calls are retried before the user is told that the broker is unreachable.
+/// How long calls are retried before the user is notified that the broker is unreachable.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a worker that must end at once waits for its commands to end.
@@ -102,6 +102,6 @@ async fn warn_if_unreachable(client: Client) {
     if let Err(error) = client.with_timeout(NOTICE_AFTER).broker_info().await
         && error.is_unreachable()
     {
-        output::complain(format_args!("{}; still trying", output::escaped(error.message())));
+        output::print_error(format_args!("{}; still trying", output::escaped(error.message())));
     }
 }

@@ -20,7 +20,7 @@ const MAX_WORKERS: usize = 10_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// List queues, each running, paused (delivers no jobs) or closed (accepts no jobs either)
+    /// List queues, each running, paused (delivers no jobs) or enqueue paused (accepts no jobs either)
     List {
         /// Only queues whose routing key starts with this
         #[arg(default_value = "", hide_default_value = true)]
@@ -156,7 +156,7 @@ pub(crate) fn list(queues: &[Queue]) -> String {
 
 fn running(queue: &Queue) -> &'static str {
     match (queue.paused, queue.enqueue_paused) {
-        (_, true) => "closed",
+        (_, true) => "enqueue paused",
         (true, false) => "paused",
         (false, false) => "running",
     }

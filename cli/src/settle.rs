@@ -39,7 +39,7 @@ pub(crate) struct NackArgs {
     /// retry: used instead of the backoff of the retry policy; snooze: how long to wait
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     delay: Option<Duration>,
-    /// Why it failed, for people
+    /// Why it failed, as a human-readable message
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     message: String,
     /// Why it failed, for programs, for example SmtpTimeout

@@ -4,7 +4,7 @@
 //! - [`JsonLine`]: `time`, `level`, `msg`, the fields of the event beside them, `target`.
 //! - [`TextLine`]: time, level, message, the fields as `name=value`.
 //!
-//! [`aside`] writes log lines, and [`complain`] writes messages for people, without blocking the program.
+//! [`non_blocking`] is a writer for log lines, and [`print_error`] prints a message on stderr. Neither blocks the program.
 
 use std::{
     fmt,
@@ -35,7 +35,7 @@ const MAX_WAITING: usize = 4_096;
 /// A writer that does not block: a separate thread writes to `output`. If the output blocks or fails (a full pipe
 /// without a reader, a full disk), lines are lost and the program continues. Dropping the guard writes the buffered
 /// lines, for at most one second.
-pub fn aside(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+pub fn non_blocking(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING)
@@ -43,9 +43,9 @@ pub fn aside(output: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGua
         .finish(output)
 }
 
-/// Prints a line for people on stderr, and waits at most one second until it is written, so that a blocked stderr does
+/// Prints a line on stderr, and waits at most one second until it is written, so that a blocked stderr does
 /// not block the program.
-pub fn complain(text: impl fmt::Display) {
+pub fn print_error(text: impl fmt::Display) {
     let line = format!("{text}\n");
     let (written, is_written) = mpsc::channel();
     thread::spawn(move || {
@@ -67,7 +67,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let (metadata, fields) = (event.metadata(), Fields::of(event));
         let level = metadata.level().as_str().to_ascii_lowercase();
-        // The message first, because people read these lines too.
+        // The message first, because humans read these lines too.
         write!(writer, "{{\"time\":\"{}\",\"level\":\"{level}\"", now())?;
         write!(writer, ",\"msg\":{}", Value::String(fields.message))?;
         for (name, value) in fields.others {
@@ -77,7 +77,7 @@ where
     }
 }
 
-/// Formats an event as a line for people, with colours if the writer supports them. Texts with spaces or control
+/// Formats an event as a human-readable line, with colours if the writer supports them. Texts with spaces or control
 /// characters are quoted, so one event is one line here too.
 #[derive(Debug, Clone, Copy)]
 pub struct TextLine;

@@ -26,8 +26,8 @@
 //! - Jobs arrive over one stream, as many as the worker wants to hold. A job type without a handler is never leased.
 //! - Settlements travel in batches: those that finish while earlier ones are in flight share the next frame. An idle
 //!   worker adds no wait.
-//! - The worker resumes a broken stream at any broker: running jobs go on, and settlements that were in flight are sent
-//!   again.
+//! - The worker resumes a broken stream at any broker: running jobs continue, and settlements that were in flight are
+//!   sent again.
 //! - If no frame comes from a broker for so long that a lease may have ended, the worker cancels the job before another
 //!   worker can start it.
 //! - An attempt that takes too long, panics or cannot be decoded becomes a failure with that reason.
@@ -61,21 +61,23 @@
 //! });
 //! # let _ = worker;
 //! ```
-
-// The map, from the process down to one job:
-//
-// - `run` is a worker as a whole. `builder` checks the settings, `worker` starts everything, `engine` is the loop in
-//   which all parts meet, `stream` opens streams, `reconnect` says when, `signals` waits for SIGTERM.
-// - `session` is the protocol as a state machine without IO: `incoming` and `outgoing` frames, the `settle` queue and
-//   `progress` reports, which are `in_flight` until the broker replies, the `heartbeat`, the `window` of jobs to hold.
-// - `attempt` runs handlers: `slots` bound how many run at once, `runner` runs one attempt, `handler` has the handlers
-//   by job type, `context` is what they see, `panics` catches theirs, `event` is what they send to the engine.
-// - `observe` is what operators see: `stats`, `metrics`, `http` (metrics and health), the `report` line, `settled`
-//   jobs.
-// - `job` is what the others pass to each other: a `lease`, an `outcome`, a `finished` job, a `priority` band.
-// - `config` reads the environment, `error` says why a worker does not start.
-//
-// `session` never waits: `engine` and `attempt` do the waiting.
+//!
+//! # Map of the source
+//!
+//! From the process down to one job:
+//!
+//! - `run` is a worker as a whole. `builder` checks the settings, `worker` starts everything, `engine` is the loop in
+//!   which all parts meet, `stream` opens streams, `reconnect` says when, `signals` waits for SIGTERM.
+//! - `session` is the protocol as a state machine without IO: `incoming` and `outgoing` frames, the `settle` queue and
+//!   `progress` reports, which are `in_flight` until the broker replies, the `heartbeat`, the `window` of jobs to hold.
+//! - `attempt` runs handlers: `slots` bound how many run at once, `runner` runs one attempt, `handler` has the handlers
+//!   by job type, `context` is what they see, `panics` catches theirs, `event` is what they send to the engine.
+//! - `observe` is what operators see: `stats`, `metrics`, `http` (metrics and health), the `report` line, `settled`
+//!   jobs.
+//! - `job` is what the others pass to each other: a `lease`, an `outcome`, a `finished` job, a `priority` band.
+//! - `config` reads the environment, `error` says why a worker does not start.
+//!
+//! `session` never waits: `engine` and `attempt` do the waiting.
 
 mod attempt;
 mod config;

@@ -42,7 +42,7 @@ struct Arguments {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Scenario {
-    /// Whole life: one call per step, one connection per producer and worker
+    /// End to end: one call per step, one connection per producer and worker
     Life {
         #[command(flatten)]
         options: Options,
@@ -50,7 +50,7 @@ enum Scenario {
         #[arg(long, default_value_t = 50)]
         connections: usize,
     },
-    /// Whole life: the same calls by as many tasks, pipelined on one connection per role
+    /// End to end: the same calls by as many tasks, pipelined on one connection per role
     LifePipelined {
         #[command(flatten)]
         options: Options,

@@ -161,15 +161,15 @@ impl BenchArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Scenario {
-    /// Whole life: batches are enqueued, delivered on a stream, settled
+    /// End to end: batches are enqueued, delivered on a stream, settled
     Life,
-    /// Whole life: many tasks enqueue one job at a time, and the client combines them
+    /// End to end: many tasks enqueue one job at a time, and the client combines them
     Combine,
-    /// Whole life with the libraries: many tasks enqueue one job at a time, a separate worker process has many handlers
+    /// End to end with the libraries: many tasks enqueue one job at a time, a separate worker process has many handlers
     Handlers,
-    /// Whole life: one Enqueue call per job, not combined by the client
+    /// End to end: one Enqueue call per job, not combined by the client
     UnaryLife,
-    /// Whole life without streams: an Enqueue, a waiting Lease and an Ack per job
+    /// End to end without streams: an Enqueue, a waiting Lease and an Ack per job
     Calls,
     /// Enqueue only: one call per job
     Unary,
@@ -185,9 +185,9 @@ pub(super) enum Scenario {
     Subscribers,
     /// Redis memory per waiting job; needs --redis-url
     Memory,
-    /// Whole life of jobs that are enqueued one by one, and how evenly --workers equal streams share them
+    /// End to end of jobs that are enqueued one by one, and how evenly --workers equal streams share them
     Fairness,
-    /// Whole life over many routing keys, on average at most one job in each
+    /// End to end over many routing keys, on average at most one job in each
     Spread,
 }
 

@@ -42,10 +42,10 @@ pub(crate) async fn run(connection: &Connection, args: BenchArgs, output: Output
             if args.scenarios.len() == 1 {
                 return Err(Failure::usage(format!("{name} needs {option}")));
             }
-            output::complain(format_args!("{name}: skipped, because it needs {option}"));
+            output::print_error(format_args!("{name}: skipped, because it needs {option}"));
             continue;
         }
-        output::complain(format_args!("{name} ..."));
+        output::print_error(format_args!("{name} ..."));
         let bench = run::Bench {
             connection: connection.clone(),
             client: client.clone(),

@@ -173,7 +173,7 @@ async fn wait(client: &Client, line: &LineResult, limit: Duration) -> Option<Res
             Ok(waited) => {
                 let message = format!("still {}", output::state(waited.job.state()));
                 Err(Rejection {
-                    exit: Exit::TimeIsUp,
+                    exit: Exit::TimedOut,
                     message,
                     reason: None,
                 })
@@ -237,7 +237,7 @@ fn print(
         return output.event(|| Value::clone(&value), String::new);
     }
     if let Some((message, _)) = error {
-        output::complain(format_args!("line {number}: {}", output::escaped(&message)));
+        output::print_error(format_args!("line {number}: {}", output::escaped(&message)));
     }
     match (text, result) {
         _ if args.quiet => Ok(()),
@@ -273,7 +273,7 @@ fn conclude(tally: &Tally) -> Result {
             parts.push(format!("{count} {what}"));
         }
     }
-    output::complain(parts.join(", "));
+    output::print_error(parts.join(", "));
     match tally.first_exit {
         None => Ok(()),
         // If all lines failed with the same exit code, use it; otherwise the general one.

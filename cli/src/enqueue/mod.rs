@@ -64,7 +64,7 @@ async fn one(client: &Client, args: &EnqueueArgs, output: Output) -> Result {
             .await?;
         if !waited.settled {
             let text = format!("{queue}/{} is still {}", enqueued.job_id, state(waited.job.state()));
-            return Err(Failure::new(Exit::TimeIsUp, text));
+            return Err(Failure::new(Exit::TimedOut, text));
         }
         return print_settled(&waited.job, output);
     }

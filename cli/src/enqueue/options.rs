@@ -44,7 +44,7 @@ pub(super) struct JobOptions {
     /// A header, passed to the worker
     #[arg(long = "header", value_name = "KEY=VALUE", value_parser = key_value)]
     pub headers: Vec<(String, String)>,
-    /// A label for people, shown with the job
+    /// A human-readable label, shown with the job
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value)]
     pub labels: Vec<(String, String)>,
     /// Job id, a UUID; the same id again means the same job

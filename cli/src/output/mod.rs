@@ -1,4 +1,4 @@
-//! What commands print: tables for people or JSON for scripts on stdout, errors on stderr.
+//! What commands print: human-readable tables or JSON for scripts on stdout, errors on stderr.
 
 mod escape;
 mod json;
@@ -10,7 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::ValueEnum;
 use serde_json::Value;
 
-pub(crate) use bananas_log::complain;
+pub(crate) use bananas_log::print_error;
 
 pub(crate) use self::{
     escape::{escaped, one_line},
@@ -22,7 +22,7 @@ pub(crate) use self::{
 /// The format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    /// Human-readable
     Table,
     /// For scripts
     Json,
@@ -43,18 +43,18 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// Prints one indented JSON value, or the text for people.
-    pub(crate) fn value(self, value: impl FnOnce() -> Value, people: impl FnOnce() -> String) -> io::Result<()> {
+    /// Prints one indented JSON value, or the human-readable text.
+    pub(crate) fn value(self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> io::Result<()> {
         print_line(&if self.is_json() {
             format!("{:#}", value())
         } else {
-            people()
+            text()
         })
     }
 
-    /// Prints one of many results: compact JSON on one line, or the text for people.
-    pub(crate) fn event(self, value: impl FnOnce() -> Value, people: impl FnOnce() -> String) -> io::Result<()> {
-        print_line(&if self.is_json() { value().to_string() } else { people() })
+    /// Prints one of many results: compact JSON on one line, or the human-readable text.
+    pub(crate) fn event(self, value: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> io::Result<()> {
+        print_line(&if self.is_json() { value().to_string() } else { text() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tables for people, without lines.
+//! Human-readable tables, without ruled lines.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 

@@ -1,4 +1,4 @@
-//! Times, durations and states as text for people.
+//! Times, durations and states as human-readable text.
 
 use std::time::{Duration, SystemTime};
 

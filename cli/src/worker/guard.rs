@@ -116,7 +116,7 @@ fn begin(mut command: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let error = Command::new(&program).args(command).exec();
-    crate::output::complain(format_args!("{}: {error}", program.display()));
+    crate::output::print_error(format_args!("{}: {error}", program.display()));
     ExitCode::from(if error.kind() == ErrorKind::NotFound {
         NOT_FOUND
     } else {

@@ -12,7 +12,7 @@ pub(super) fn start() -> Result<WorkerGuard> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let level = variable("LOG_LEVEL").unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&level).map_err(|error| Failure::usage(format!("LOG_LEVEL: {error}")))?;
-    let (writer, guard) = bananas_log::aside(io::stderr());
+    let (writer, guard) = bananas_log::non_blocking(io::stderr());
     let builder = tracing_subscriber::fmt()
         .with_writer(writer)
         .log_internal_errors(false)

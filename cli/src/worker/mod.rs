@@ -95,7 +95,7 @@ pub(crate) struct WorkerArgs {
     /// Mode: thin, default, specialized, job-specialized or scheduler-only
     #[arg(long, value_name = "MODE", env = "WORKER_MODE", hide_env_values = true)]
     mode: Option<String>,
-    /// Name of this worker, for people [default: the host name]
+    /// Human-readable name of this worker [default: the host name]
     #[arg(long, value_name = "NAME", env = "WORKER_ID", hide_env_values = true)]
     name: Option<String>,
     /// How long one attempt may take; the attempt_timeout of the job (default 5m) is an upper bound

@@ -122,7 +122,7 @@ impl Error {
         self.0.reason
     }
 
-    /// A text for people.
+    /// Human-readable.
     pub fn message(&self) -> &str {
         &self.0.message
     }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use bananas_log::complain;
+use bananas_log::print_error;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
@@ -17,15 +17,15 @@ pub(super) async fn check(address: SocketAddr, service: String, timeout: Duratio
     match tokio::time::timeout(timeout, ask(reachable(address), service)).await {
         Ok(Ok(ServingStatus::Serving)) => ExitCode::SUCCESS,
         Ok(Ok(state)) => {
-            complain(state.as_str_name());
+            print_error(state.as_str_name());
             ExitCode::FAILURE
         }
         Ok(Err(error)) => {
-            complain(format!("{address}: {error:#}"));
+            print_error(format!("{address}: {error:#}"));
             ExitCode::from(UNREACHABLE)
         }
         Err(_) => {
-            complain(format!(
+            print_error(format!(
                 "{address}: no answer within {}",
                 humantime::format_duration(timeout)
             ));

@@ -28,7 +28,7 @@ pub fn run(command: Command, environment: &Environment) -> ExitCode {
     match execute(command, environment) {
         Ok(code) => code,
         Err(error) => {
-            bananas_log::complain(format!("error: {}", explain(&error)));
+            bananas_log::print_error(format!("error: {}", explain(&error)));
             if error.is::<config::ConfigError>() {
                 ExitCode::from(INVALID_CONFIG)
             } else {
@@ -60,7 +60,7 @@ fn execute(command: Command, environment: &Environment) -> anyhow::Result<ExitCo
         }
         Command::Config(ConfigCommand::Check { .. }) => {
             for warning in load()?.warnings() {
-                bananas_log::complain(format!("warning: {warning}"));
+                bananas_log::print_error(format!("warning: {warning}"));
             }
             Ok(ExitCode::SUCCESS)
         }

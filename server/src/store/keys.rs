@@ -27,7 +27,7 @@
 //!
 //! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every
 //! score 0, so in order of name), `<prefix>:{~queues}:due` (zset, the same names by the time of their next maintenance:
-//! lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last sign of life) and `<prefix>:{~brokers}:<id>`
+//! lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last report) and `<prefix>:{~brokers}:<id>`
 //! (hash, the streams of one broker; expires).
 
 use super::shared::shared;
@@ -164,7 +164,7 @@ pub(super) fn start_channel(prefix: &str) -> String {
     format!("{prefix}:start")
 }
 
-/// Brokers by their last sign of life.
+/// Brokers by the time of their last report.
 pub(super) fn brokers(prefix: &str) -> String {
     format!("{prefix}:{{~brokers}}:seen")
 }

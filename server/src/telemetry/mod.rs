@@ -85,12 +85,12 @@ fn lines(log: &config::Log) -> anyhow::Result<(BoxedLayer, WorkerGuard)> {
 
 fn writer(log: &config::Log) -> anyhow::Result<(NonBlocking, WorkerGuard)> {
     Ok(match log.output {
-        LogOutput::Stdout => bananas_log::aside(std::io::stdout()),
-        LogOutput::Stderr => bananas_log::aside(std::io::stderr()),
+        LogOutput::Stdout => bananas_log::non_blocking(std::io::stdout()),
+        LogOutput::Stderr => bananas_log::non_blocking(std::io::stderr()),
         LogOutput::File => {
             let path = log.file.as_ref().context("log.file is empty")?;
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            bananas_log::aside(file.with_context(|| format!("log.file {}", path.display()))?)
+            bananas_log::non_blocking(file.with_context(|| format!("log.file {}", path.display()))?)
         }
     })
 }

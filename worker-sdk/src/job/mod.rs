@@ -1,4 +1,4 @@
-//! A job as the rooms of this library pass it to each other: leased, finished by its handler, settled.
+//! A job as the modules of this library pass it to each other: leased, finished by its handler, settled.
 
 pub(crate) mod finished;
 pub(crate) mod lease;

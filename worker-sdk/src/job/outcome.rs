@@ -16,10 +16,10 @@ pub enum Outcome {
     Retry {
         /// Why.
         failure: Failure,
-        /// At most 365 days.
+        /// At most 366 days.
         delay: Option<Duration>,
     },
-    /// Run again after this delay, for example because a dependency is missing. Counts no attempt. At most 365 days.
+    /// Run again after this delay, for example because a dependency is missing. Counts no attempt. At most 366 days.
     Snooze(Duration),
     /// Back to the head of its lane. Counts no attempt.
     Release,
@@ -66,8 +66,8 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// Retry by the job's policy. `kind` is for machines (the job's `non_retryable_types` match it), `message` for
-    /// people.
+    /// Retry by the job's policy. `kind` is for machines (the job's `non_retryable_types` match it), `message` is
+    /// human-readable.
     pub fn retry(kind: impl Into<String>, message: impl Display) -> Self {
         Self {
             failure: failure(kind, message.to_string()),
@@ -85,7 +85,7 @@ impl HandlerError {
         }
     }
 
-    /// Retry after this delay instead of the policy's backoff. At most 365 days.
+    /// Retry after this delay instead of the policy's backoff. At most 366 days.
     #[must_use]
     pub const fn after(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);

@@ -112,7 +112,7 @@ impl Engine {
                 () = &mut at_once => {
                     self.session.cancel_all(&CancelReason::Shutdown, Duration::ZERO);
                     let jobs = self.session.open_leases();
-                    tracing::warn!(jobs, "worker ends at once; its jobs come back when their leases end");
+                    tracing::warn!(jobs, "stopping immediately; the jobs come back when their leases end");
                     return Ok(());
                 }
                 () = &mut graceful, if shutdown.is_none() => shutdown = Some(self.drain(Instant::now())),
@@ -253,7 +253,7 @@ impl Engine {
             && self.has_nothing_left()
             && let Some(stream) = self.streams.current.take()
         {
-            tracing::info!("leaving the broker that stops");
+            tracing::info!("closing the stream to a draining broker");
             self.streams.broker_stops = false;
             self.session.ended(stream.number);
             self.stats.connected.store(false, Relaxed);
@@ -345,11 +345,7 @@ impl Engine {
         self.stats.draining.store(true, Relaxed);
         let waiting = self.slots.take_waiting();
         self.release(&waiting);
-        tracing::info!(
-            released = waiting.len(),
-            running = self.stats.running(),
-            "worker drains"
-        );
+        tracing::info!(released = waiting.len(), running = self.stats.running(), "draining");
         let cancel_at = now + self.shutdown_grace;
         Shutdown {
             cancel_at,

@@ -58,7 +58,7 @@ impl Session {
         for job in jobs.jobs {
             let delivered = self.accept(job, now);
             if self.draining || self.moving || retiring {
-                // The worker drains, or the job is not among the leases that move to the next stream.
+                // The worker is draining, or the job is not among the leases that move to the next stream.
                 self.finished(Finished::release(&delivered.lease));
             } else {
                 effects.start.push(delivered);

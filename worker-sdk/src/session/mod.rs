@@ -180,7 +180,7 @@ impl Session {
         }
     }
 
-    /// The next stream could not be opened. The current one, if there is one, goes on.
+    /// The next stream could not be opened. The current one, if there is one, continues.
     pub(crate) const fn not_opened(&mut self) {
         self.moving = false;
     }
@@ -268,7 +268,7 @@ impl Session {
         if jobs > 0 {
             tracing::warn!(
                 jobs,
-                "no sign of life from a broker for a whole lease: running jobs are cancelled"
+                "no frame from a broker for a whole lease: running jobs are cancelled"
             );
         }
     }

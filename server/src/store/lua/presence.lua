@@ -1,5 +1,5 @@
 -- Stores the report of one broker: that it lives, and its streams. Runs when Redis is full, too.
--- KEYS  brokers by their last sign of life, streams of this broker
+-- KEYS  brokers by the time of their last report, streams of this broker
 -- ARGV  id of the broker, seconds after which it is forgotten, '1' these are all of its streams, number of streams that
 --       are gone, their sessions..., then session and encoded stream of each that is there
 -- RETURNS {1}

@@ -190,7 +190,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long running jobs may go on after the worker was asked to stop. Then they are cancelled and released.
+    /// How long running jobs may continue after the worker was asked to stop. Then they are cancelled and released.
     /// Default 25 s.
     pub const fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = grace;
