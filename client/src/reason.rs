@@ -74,8 +74,8 @@ reasons! {
     StoreOutOfMemory = STORE_OUT_OF_MEMORY,
     /// The broker is at its limits.
     Overloaded = OVERLOADED,
-    /// Redis cannot be reached or accepts no writes. [`Error::is_outcome_unknown`](crate::Error::is_outcome_unknown) says
-    /// whether the call may have been applied.
+    /// Redis cannot be reached or accepts no writes. Whether the call may have been applied:
+    /// [`Error::is_outcome_unknown`](crate::Error::is_outcome_unknown).
     StoreUnavailable = STORE_UNAVAILABLE,
     /// This broker is stopping; call another one.
     ShuttingDown = SHUTTING_DOWN,

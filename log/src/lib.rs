@@ -4,7 +4,8 @@
 //! - [`JsonLine`]: `time`, `level`, `msg`, the fields of the event beside them, `target`.
 //! - [`TextLine`]: time, level, message, the fields as `name=value`.
 //!
-//! [`non_blocking`] is a writer for log lines, and [`print_error`] prints a message on stderr. Neither blocks the program.
+//! [`non_blocking`] is a writer for log lines, and [`print_error`] prints a message on stderr. Neither
+//! blocks the program.
 
 use std::{
     fmt,
