@@ -112,7 +112,7 @@ fn working_in(directory: &Directory) -> Vec<Pid> {
         .collect()
 }
 
-/// Recognized by its usual name or by its open append-only file, because REDIS_SERVER may name any program. A shell in
+/// Recognised by its usual name or by its open append-only file, because REDIS_SERVER may name any program. A shell in
 /// that directory has neither.
 fn is_server_in(process: &Path, directory: &Path) -> bool {
     if fs::read_link(process.join("cwd")).ok().as_deref() != Some(directory) {
