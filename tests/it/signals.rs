@@ -199,7 +199,7 @@ async fn sighup_reloads_the_level_of_the_log_and_never_ends_a_broker() {
     signal::send(pid, "HUP");
     eventually("it says why nothing was reloaded", || async {
         let log = log();
-        (log.contains("nothing was reloaded") && log.contains("did you mean log.level?")).then_some(())
+        (log.contains("SIGHUP: not reloaded") && log.contains("did you mean log.level?")).then_some(())
     })
     .await;
     assert_eq!(readyz(port).await.unwrap().0, 200);
