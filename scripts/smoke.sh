@@ -58,5 +58,5 @@ while IFS= read -r job; do
   until_true 30 "$cli" job wait "smoke/$job" --for 20s ||
     die "job $job did not succeed: $("$cli" job get "smoke/$job" 2>&1)"
 done <"$work/jobs"
-grep -q 'starting it again' "$work/broker.log" || die "the server was not started again, so the kill proved nothing"
+grep -q 'exited; restarting it' "$work/broker.log" || die "the server was not started again, so the kill proved nothing"
 say "smoke: $name: 21 jobs succeeded, 20 of them after a kill -9 of the server"

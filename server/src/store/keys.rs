@@ -4,25 +4,25 @@
 //! | key after `<prefix>:{<routing key>}:` | type | content |
 //! |---|---|---|
 //! | `j<id>` | string | record of a job: domain/record/mod.rs |
-//! | `s<id>` | hash | state hash of a job, only if there is something to say: [`field`] |
-//! | `r:<priority>:<type>` | list | a lane: [`layout::entry`](super::layout::entry) |
+//! | `s<id>` | hash | state hash of a job, only if there is something to say: `field` |
+//! | `r:<priority>:<type>` | list | a lane: `layout::entry` |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
-//! | `t` | hash | LEASED: id to lease: [`layout::lease`](super::layout::lease) |
+//! | `t` | hash | LEASED: id to lease: `layout::lease` |
 //! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow encoding |
 //! | `b` | zset | jobs with a `start_by`: id by that time; half a ms on top: it passed while a worker held the job |
 //! | `x` | zset | DEAD: id by time |
 //! | `f` | zset | SUCCEEDED, CANCELLED, EXPIRED and retained: id by end of retention |
 //! | `c` | hash | tombstones: id and lane of entries whose jobs have ended, to how many there are |
 //! | `cn` | hash | tombstones per lane |
-//! | `d<n>` | hash | settled ids of the deduplication window: [`layout::memory`](super::layout::memory); two generations |
+//! | `d<n>` | hash | settled ids of the deduplication window: `layout::memory`; two generations |
 //! | `u` | hash | unique keys, to the id that holds them |
 //! | `q` | hash | quarantine: id of a job that cannot be read, to the reason |
 //! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>` is its state, `qr:<lane>` a foreign key where a lane was |
 //! | `nv` | list | entries whose record a newer version wrote: left for a broker that can read them |
 //! | `wt` | zset | ids for which a call waits, by until when |
-//! | `rq:<request id>` | hash | leases of a Lease call with a request id: [`request`]; expires after a minute |
-//! | `m` | hash | the queue: [`meta`] |
+//! | `rq:<request id>` | hash | leases of a Lease call with a request id: `request`; expires after a minute |
+//! | `m` | hash | the queue: `meta` |
 //! | `w` | channel | notifications: redis/pubsub.rs; `w<broker>` tells whether that broker listens |
 //!
 //! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every
