@@ -13,7 +13,7 @@ const STREAMS_AT_ONCE: usize = 500;
 /// Most brokers that a list reads.
 const MAX_BROKERS: usize = 1_000;
 
-/// One stream of one broker, encoded by whoever reports it.
+/// One stream of one broker, encoded by the broker that reports it.
 #[derive(Clone, Debug)]
 pub struct FleetEntry {
     /// The session of the stream.

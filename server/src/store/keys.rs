@@ -9,7 +9,7 @@
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
 //! | `t` | hash | LEASED: id to lease: `layout::lease` |
-//! | `l` | zset | LEASED: id by deadline; and one member of 65 bytes at +inf, which keeps the set out of its slow encoding |
+//! | `l` | zset | LEASED: id by deadline; a member of 65 bytes at +inf keeps the set out of its slow encoding |
 //! | `b` | zset | jobs with a `start_by`: id by that time; half a ms on top: it passed while a worker held the job |
 //! | `x` | zset | DEAD: id by time |
 //! | `f` | zset | SUCCEEDED, CANCELLED, EXPIRED and retained: id by end of retention |
@@ -18,7 +18,7 @@
 //! | `d<n>` | hash | settled ids of the deduplication window: `layout::memory`; two generations |
 //! | `u` | hash | unique keys, to the id that holds them |
 //! | `q` | hash | quarantine: id of a job that cannot be read, to the reason |
-//! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>` is its state, `qr:<lane>` a foreign key where a lane was |
+//! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>`: its state, `qr:<lane>`: a foreign key at a lane |
 //! | `nv` | list | entries whose record a newer version wrote: left for a broker that can read them |
 //! | `wt` | zset | ids for which a call waits, by until when |
 //! | `rq:<request id>` | hash | leases of a Lease call with a request id: `request`; expires after a minute |

@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whoever runs us reads it at once. If nobody reads, the scenario shows what the worker does anyway.
+/// The caller reads it at once. Without a reader, the scenario shows what the worker does anyway.
 fn print(line: &Value) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -101,7 +101,7 @@ impl Scripts {
 
 impl Script {
     fn new(name: &'static str, shebang: &str, source: &'static str, library: &Library) -> Self {
-        // The name is for whoever reads MONITOR.
+        // The name helps a reader of MONITOR.
         let text = format!("{shebang}-- {name}.lua\n{}", library.assemble(source));
         let sha = redis::Script::new(&text).get_hash().to_owned();
         let writes = !shebang.contains("no-writes");

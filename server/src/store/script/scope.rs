@@ -51,7 +51,7 @@ impl<'a> Scopes<'a> {
     }
 }
 
-/// The names that a text uses and nobody defines.
+/// The names that a text uses and does not define.
 pub(super) fn undefined_names(text: &str) -> Vec<String> {
     let is_space = |token: &Token<'_>| matches!(token, Token::Comment(_)) || token.text().trim().is_empty();
     let all: Vec<Token<'_>> = tokens(text).filter(|token| !is_space(token)).collect();

@@ -83,7 +83,7 @@ pub enum Action {
     HalfClosed(Nothing),
     /// For this time the worker sends nothing but heartbeats, confirmations and changes of its window.
     Quiet(#[serde(deserialize_with = "humane")] Duration),
-    /// Whoever runs the worker asks it to stop, as by SIGTERM.
+    /// The test asks the worker to stop, as by SIGTERM.
     Stop(Nothing),
 }
 

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Frames that a worker sends when it likes.
 const PASSED_OVER: [&str; 3] = ["heartbeat", "received", "flow"];
 
-/// What whoever runs the worker has to do.
+/// What the test that runs the worker has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Ask the worker to stop, as SIGTERM does.
