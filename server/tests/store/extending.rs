@@ -127,7 +127,7 @@ async fn a_lease_that_a_stream_owns_becomes_shorter_only_when_the_stream_ends(sp
         ..nack(id, nonce, NackAction::ReleaseUndelivered)
     };
     assert_eq!(space.nack_with(&back).await.unwrap_err(), Error::LeaseLost);
-    // Every holder of the token extends the lease, also if a stream owns it. Only the owner shortens it, when its stream ends.
+    // Every holder of the token extends the lease. Only the owner shortens it, when its stream ends.
     let remaining = async |extender, ms| {
         let extended = space.extend(&by(extender, ms)).await.unwrap();
         assert!(!extended.moved);
