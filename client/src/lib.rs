@@ -64,6 +64,6 @@ pub use lease::{
 pub use priority::Priority;
 pub use produce::{
     Enqueued,
-    new_job::{NewJob, OnConflict, RetryPolicy, UniqueScope},
+    new_job::{NewJob, OnConflict, RetryPolicy, Unique, UniqueScope},
 };
 pub use reason::Reason;

@@ -24,7 +24,7 @@ use bananas_broker::{
     metrics::Metrics,
     store::{
         AckItem, Demand, Endpoint, EnqueueItem, ExtendItem, Extender, LeaseBatch, LeaseRequest, NackAction, NackItem,
-        Options, QueueKeys, Start, Store, UniqueKey,
+        OnConflict, Options, QueueKeys, Start, Store, UniqueKey, UniqueScope,
     },
 };
 use redis::aio::MultiplexedConnection;
@@ -333,8 +333,8 @@ async fn memory(place: Place) -> Result<f64> {
                         head.flags = flag::STATE;
                         item.unique = Some(UniqueKey {
                             key: format!("{:016}", number * 100 + index),
-                            until_leased: false,
-                            reject: false,
+                            scope: UniqueScope::Settled,
+                            on_conflict: OnConflict::ReturnExisting,
                         });
                     }
                     _ => {}

@@ -14,6 +14,7 @@ Examples:
   find . -type f | bananas enqueue files/sha256 --each-line --wait
   bananas enqueue --jsonl jobs.jsonl
   bananas enqueue email/send --unique welcome-ada -o json
+  bananas enqueue search/index -p @doc.json --unique doc-7 --on-conflict debounce --debounce-delay 5s
 
 A line of --jsonl is a JSON object. Absent fields are taken from the options:
   routing_key, job_type, job_id, priority (1 to 9, \"low\", \"normal\", \"high\"),
@@ -22,7 +23,7 @@ A line of --jsonl is a JSON object. Absent fields are taken from the options:
   max_attempts, initial_backoff, max_backoff
 
 For several jobs their names are printed in order, or with -o json one object per job: line,
-job_id, deduplicated, error. With --wait their results are printed, or the objects with job. A
+job_id, deduplicated, replaced, run_time, error. With --wait their results are printed, or the objects with job. A
 result or payload is an object with json, text or base64.";
 
 #[derive(Debug, Args)]
@@ -91,7 +92,7 @@ impl EnqueueArgs {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use bananas_client::{NewJob, OnConflict};
+    use bananas_client::{NewJob, OnConflict, UniqueScope};
     use clap::{Args as _, FromArgMatches as _};
 
     use super::*;
@@ -134,5 +135,25 @@ pub(super) mod tests {
         assert_eq!((spec.priority, spec.labels["a"].as_str()), (8, "b=c"));
         assert_eq!(spec.retry_policy.unwrap().max_attempts, 3);
         assert_eq!(spec.unique.unwrap().on_conflict(), OnConflict::Reject);
+    }
+
+    #[test]
+    fn a_unique_key_may_have_a_window_or_a_debounce() {
+        let unique = |words: &[&str]| {
+            let args = parse(&[&["a/b", "--unique=k"], words].concat())?;
+            let spec = args.options.apply(NewJob::new("a", "b")).into_spec();
+            Ok::<_, clap::Error>(spec.unique.unwrap())
+        };
+        let window = unique(&["--unique-window=1h"]).unwrap();
+        assert_eq!(window.scope(), UniqueScope::Window);
+        assert_eq!(window.window.unwrap().seconds, 3_600);
+        let debounce = unique(&["--on-conflict=debounce", "--debounce-delay=2s", "--max-wait=1m"]).unwrap();
+        assert_eq!(debounce.scope(), UniqueScope::Unspecified);
+        assert_eq!(
+            (debounce.delay.unwrap().seconds, debounce.max_wait.unwrap().seconds),
+            (2, 60)
+        );
+        assert!(unique(&["--unique-window=1h", "--unique-scope=until-leased"]).is_err());
+        assert!(unique(&["--on-conflict=debounce", "--max-wait=1m"]).is_err());
     }
 }

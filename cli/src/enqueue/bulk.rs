@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
+    add_outcome,
     args::EnqueueArgs,
     lines::{Line, Lines, Source},
 };
@@ -54,6 +55,7 @@ impl From<Error> for Rejection {
 struct Tally {
     enqueued: u64,
     deduplicated: u64,
+    replaced: u64,
     rejected: u64,
     failed: u64,
     first_exit: Option<Exit>,
@@ -197,9 +199,10 @@ fn print(
     match &line.result {
         Ok(enqueued) => {
             tally.enqueued += 1;
-            tally.deduplicated += u64::from(enqueued.deduplicated);
+            tally.replaced += u64::from(enqueued.replaced);
+            tally.deduplicated += u64::from(enqueued.deduplicated && !enqueued.replaced);
             value["job_id"] = enqueued.job_id.to_string().into();
-            value["deduplicated"] = enqueued.deduplicated.into();
+            add_outcome(enqueued, &mut value);
             text = Some(format!("{}/{}", line.queue, enqueued.job_id));
         }
         Err(rejection) => {
@@ -266,6 +269,7 @@ fn conclude(tally: &Tally) -> Result {
     )];
     for (count, what) in [
         (tally.deduplicated, "existed already"),
+        (tally.replaced, "replaced a job that waited"),
         (tally.rejected, "rejected"),
         (tally.failed, "did not succeed"),
     ] {

@@ -8,9 +8,9 @@ mod spec;
 
 use std::time::Duration;
 
-use bananas_client::{Client, Detail, NewJob};
+use bananas_client::{Client, Detail, Enqueued, NewJob};
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, stdin};
 
 pub(crate) use self::args::EnqueueArgs;
@@ -70,17 +70,32 @@ async fn one(client: &Client, args: &EnqueueArgs, output: Output) -> Result {
     }
     if !args.quiet {
         let id = enqueued.job_id.to_string();
-        let note = if enqueued.deduplicated {
-            " (it existed already)"
-        } else {
-            ""
+        let note = match enqueued {
+            Enqueued { replaced: true, .. } => " (it waited, and has become this job)",
+            Enqueued { deduplicated: true, .. } => " (it existed already)",
+            _ => "",
         };
         output.value(
-            || json!({ "routing_key": queue, "job_id": id, "deduplicated": enqueued.deduplicated }),
+            || {
+                let mut value = json!({ "routing_key": queue, "job_id": id });
+                add_outcome(&enqueued, &mut value);
+                value
+            },
             || format!("{queue}/{id}{note}"),
         )?;
     }
     Ok(())
+}
+
+/// Adds what became of a job to its JSON object.
+fn add_outcome(enqueued: &Enqueued, value: &mut Value) {
+    value["deduplicated"] = enqueued.deduplicated.into();
+    if enqueued.replaced {
+        value["replaced"] = true.into();
+    }
+    if let Some(at) = enqueued.run_time {
+        value["run_time"] = humantime::format_rfc3339_millis(at).to_string().into();
+    }
 }
 
 /// Reads a payload or result of the command line: text, `@file`, or `-` for stdin.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use bananas_client::{JobId, NewJob, OnConflict, Priority, RetryPolicy, UniqueScope};
+use bananas_client::{JobId, NewJob, OnConflict, Priority, RetryPolicy, Unique, UniqueScope};
 use clap::{Args, ValueEnum};
 
 /// The options of a job, apart from its payload.
@@ -50,15 +50,24 @@ pub(super) struct JobOptions {
     /// Job id, a UUID; the same id again means the same job
     #[arg(long, value_name = "UUID")]
     pub id: Option<JobId>,
-    /// Unique key: only one unfinished job of the queue may hold it
+    /// Unique key: only one job of the queue may hold it at a time
     #[arg(long, value_name = "KEY")]
     pub unique: Option<String>,
-    /// How long the job holds the unique key
-    #[arg(long, value_enum, default_value_t = Scope::UntilSettled, requires = "keys")]
-    pub unique_scope: Scope,
+    /// How long the job holds the unique key. Default until-settled, with --on-conflict debounce until-leased
+    #[arg(long, value_enum, requires = "keys", conflicts_with = "unique_window")]
+    pub unique_scope: Option<Scope>,
+    /// Hold the unique key for this time, whatever becomes of the job
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", requires = "keys")]
+    pub unique_window: Option<Duration>,
     /// What happens to a second job with the unique key
     #[arg(long, value_enum, default_value_t = Conflict::ReturnExisting, requires = "keys")]
     pub on_conflict: Conflict,
+    /// Debounce: run when no job with the unique key came for this time
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", requires = "on_conflict")]
+    pub debounce_delay: Option<Duration>,
+    /// Debounce: wait no longer than this. Default 10 times --debounce-delay
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", requires = "debounce_delay")]
+    pub max_wait: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -75,6 +84,10 @@ pub(super) enum Conflict {
     ReturnExisting,
     /// The call fails with exit code 4
     Reject,
+    /// The existing job becomes this one, if it still waits
+    Replace,
+    /// As replace, and it waits anew: for --debounce-delay
+    Debounce,
 }
 
 /// Parses a time of the command line or of a line of JSON.
@@ -117,15 +130,7 @@ impl JobOptions {
             job = job.id(id);
         }
         if let Some(key) = &self.unique {
-            let scope = match self.unique_scope {
-                Scope::UntilSettled => UniqueScope::UntilSettled,
-                Scope::UntilLeased => UniqueScope::UntilLeased,
-            };
-            let on_conflict = match self.on_conflict {
-                Conflict::ReturnExisting => OnConflict::ReturnExisting,
-                Conflict::Reject => OnConflict::Reject,
-            };
-            job = job.unique_by(key, scope, on_conflict);
+            job = job.unique_with(self.unique(key));
         }
         if let Some(policy) = self.retry_policy() {
             job = job.retry_policy(policy);
@@ -135,6 +140,30 @@ impl JobOptions {
             .iter()
             .fold(job, |job, (key, value)| job.header(key, value));
         self.labels.iter().fold(job, |job, (key, value)| job.label(key, value))
+    }
+
+    fn unique(&self, key: &str) -> Unique {
+        let duration = |value: Option<Duration>| value.and_then(|value| value.try_into().ok());
+        let scope = match self.unique_scope {
+            _ if self.unique_window.is_some() => UniqueScope::Window,
+            None => UniqueScope::Unspecified,
+            Some(Scope::UntilSettled) => UniqueScope::UntilSettled,
+            Some(Scope::UntilLeased) => UniqueScope::UntilLeased,
+        };
+        let on_conflict = match self.on_conflict {
+            Conflict::ReturnExisting => OnConflict::ReturnExisting,
+            Conflict::Reject => OnConflict::Reject,
+            Conflict::Replace => OnConflict::Replace,
+            Conflict::Debounce => OnConflict::Debounce,
+        };
+        Unique {
+            key: key.to_owned(),
+            scope: scope.into(),
+            on_conflict: on_conflict.into(),
+            window: duration(self.unique_window),
+            delay: duration(self.debounce_delay),
+            max_wait: duration(self.max_wait),
+        }
     }
 
     fn retry_policy(&self) -> Option<RetryPolicy> {

@@ -3,7 +3,7 @@
 mod batch;
 pub(crate) mod new_job;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bananas_proto::{
     metadata::FIELD,
@@ -31,12 +31,17 @@ use crate::{
 pub struct Enqueued {
     /// Its id. If deduplicated, the id of the job that exists already.
     pub job_id: JobId,
-    /// The job existed before; nothing was stored. Also true if an earlier attempt of this call stored the job and its
-    /// response was lost.
+    /// The job existed before; nothing was stored, except that `replaced` may be true. Also true if an earlier attempt
+    /// of this call stored the job and its response was lost.
     pub deduplicated: bool,
     /// The state of the existing job, if deduplicated. In a final state it does not run again: the broker only still
-    /// remembers its id. None: not deduplicated, or the broker does not report it.
+    /// remembers its id. None: not deduplicated, or the broker does not report it, or only the window of a unique key
+    /// is left of that job.
     pub state: Option<JobState>,
+    /// The job that existed waited, and has become this one (see [`OnConflict`](crate::OnConflict)).
+    pub replaced: bool,
+    /// When the job becomes ready, if this call has stored or replaced it and it is SCHEDULED.
+    pub run_time: Option<SystemTime>,
 }
 
 impl Client {
@@ -113,17 +118,23 @@ impl Client {
 }
 
 fn enqueued(id: JobId, result: EnqueueResult) -> Result<Enqueued> {
+    let state = Some(result.state()).filter(|state| *state != JobState::Unspecified);
+    let run_time = result.run_time.and_then(|at| at.try_into().ok());
     match result.error {
         Some(error) => Err(without_place(error).into()),
         None if result.deduplicated => Ok(Enqueued {
             job_id: result.job_id.parse()?,
             deduplicated: true,
-            state: Some(result.state()).filter(|state| *state != JobState::Unspecified),
+            state,
+            replaced: result.replaced,
+            run_time,
         }),
         None => Ok(Enqueued {
             job_id: id,
             deduplicated: false,
             state: None,
+            replaced: false,
+            run_time,
         }),
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{duration::duration, error::Error, id::JobId, priority::Priority};
-pub use bananas_proto::v1::{OnConflict, RetryPolicy, UniqueScope};
+pub use bananas_proto::v1::{OnConflict, RetryPolicy, Unique, UniqueScope};
 
 /// A job to enqueue. The broker checks all bounds; its error names the field that is out of bounds.
 ///
@@ -126,14 +126,46 @@ impl NewJob {
     }
 
     /// At most one job with this key may exist in the queue. `scope` says until when, `on_conflict` what enqueuing a
-    /// second one does.
+    /// second one does. For a window use [`unique_for`](Self::unique_for), for a debounce [`debounce`](Self::debounce).
     #[must_use]
-    pub fn unique_by(mut self, key: impl Into<String>, scope: UniqueScope, on_conflict: OnConflict) -> Self {
-        self.spec.unique = Some(bananas_proto::v1::Unique {
+    pub fn unique_by(self, key: impl Into<String>, scope: UniqueScope, on_conflict: OnConflict) -> Self {
+        self.unique_with(Unique {
             key: key.into(),
             scope: scope.into(),
             on_conflict: on_conflict.into(),
-        });
+            ..Unique::default()
+        })
+    }
+
+    /// At most one job with this key is stored in `window`, whatever becomes of it. Enqueuing a second one returns the
+    /// first. 1 s to 30 days.
+    #[must_use]
+    pub fn unique_for(self, key: impl Into<String>, window: Duration) -> Self {
+        self.unique_with(Unique {
+            key: key.into(),
+            scope: UniqueScope::Window.into(),
+            window: Some(duration(window)),
+            ..Unique::default()
+        })
+    }
+
+    /// The job waits until no job with this key was enqueued for `delay`, and runs with the fields of the last one;
+    /// it waits `max_wait` at most (default ten times `delay`). A job that comes while it runs waits for itself.
+    #[must_use]
+    pub fn debounce(self, key: impl Into<String>, delay: Duration, max_wait: Option<Duration>) -> Self {
+        self.unique_with(Unique {
+            key: key.into(),
+            on_conflict: OnConflict::Debounce.into(),
+            delay: Some(duration(delay)),
+            max_wait: max_wait.map(duration),
+            ..Unique::default()
+        })
+    }
+
+    /// Sets the unique key, with every field of the API.
+    #[must_use]
+    pub fn unique_with(mut self, unique: Unique) -> Self {
+        self.spec.unique = Some(unique);
         self
     }
 
@@ -191,6 +223,18 @@ impl TryFrom<JobSpec> for NewJob {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_and_a_debounce_set_what_belongs_to_them() {
+        let unique = |job: NewJob| job.into_spec().unique.unwrap();
+        let second = Duration::from_secs(1);
+        let window = unique(NewJob::new("q", "t").unique_for("k", second));
+        assert_eq!((window.scope(), window.delay), (UniqueScope::Window, None));
+        assert_eq!(window.window, Some(duration(second)));
+        let debounce = unique(NewJob::new("q", "t").debounce("k", second, Some(second * 5)));
+        assert_eq!((debounce.on_conflict(), debounce.window), (OnConflict::Debounce, None));
+        assert_eq!(debounce.max_wait, Some(duration(second * 5)));
+    }
 
     #[test]
     fn a_job_keeps_its_id_and_last_start() {

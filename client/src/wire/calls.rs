@@ -35,12 +35,16 @@ impl EnqueueCalls {
             job_id,
             deduplicated,
             state,
+            replaced,
+            run_time,
         } = self.unary("/bananas.v1.BrokerService/Enqueue", job, deadline).await?;
         Ok(EnqueueResult {
             job_id,
             deduplicated,
             error: None,
             state,
+            replaced,
+            run_time,
         })
     }
 

@@ -55,6 +55,17 @@ pub const MAX_BACKOFF_MS: u64 = DAY;
 pub const MAX_RETENTION_MS: u64 = 30 * DAY;
 /// Most attempts and losses.
 pub const MAX_ATTEMPTS: u32 = 1_000;
+/// How long a unique key is held for a window, in milliseconds.
+pub const UNIQUE_WINDOW_MS: Span = Span {
+    min: SECOND,
+    max: 30 * DAY,
+};
+/// How long a job waits after the last enqueue of a debounce, in milliseconds.
+pub const DEBOUNCE_DELAY_MS: Span = Span { min: 1, max: DAY };
+/// How long a debounced job waits at most, in milliseconds.
+pub const MAX_DEBOUNCE_WAIT_MS: u64 = 30 * DAY;
+/// How long a debounced job waits at most by default, in delays.
+pub const DEBOUNCE_WAIT_DELAYS: u64 = 10;
 /// Grace of a cancel, in milliseconds.
 pub const CANCEL_GRACE_MS: Bounds<u64> = Bounds {
     min: SECOND,
@@ -112,6 +123,15 @@ pub struct Bounds<T> {
     pub default: T,
     /// Largest value.
     pub max: T,
+}
+
+/// The bounds of a time that a caller must set.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Shortest, in milliseconds.
+    pub min: u64,
+    /// Longest, in milliseconds.
+    pub max: u64,
 }
 
 /// The bounds of a map of texts.

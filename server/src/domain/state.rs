@@ -112,10 +112,12 @@ pub enum Event {
     Cancel,
     /// No worker started it by `start_by`.
     Expire,
+    /// A producer stores another job with its unique key, and REPLACE or DEBOUNCE: it becomes that job.
+    Replace,
 }
 
 /// Every move: from, event, to. `None` is a job that is not stored yet.
-pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 18] = {
+pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 20] = {
     use Event as E;
     use JobState as S;
     [
@@ -124,9 +126,11 @@ pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 18] = {
         (Some(S::Scheduled), E::Promote, S::Ready),
         (Some(S::Scheduled), E::Cancel, S::Cancelled),
         (Some(S::Scheduled), E::Expire, S::Expired),
+        (Some(S::Scheduled), E::Replace, S::Scheduled),
         (Some(S::Ready), E::Lease, S::Leased),
         (Some(S::Ready), E::Cancel, S::Cancelled),
         (Some(S::Ready), E::Expire, S::Expired),
+        (Some(S::Ready), E::Replace, S::Ready),
         (Some(S::Leased), E::Ack, S::Succeeded),
         (Some(S::Leased), E::Retry, S::Scheduled),
         (Some(S::Leased), E::GiveUp, S::Dead),

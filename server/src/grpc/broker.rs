@@ -32,6 +32,8 @@ impl BrokerService for Service {
             job_id: enqueued.job_id.to_string(),
             deduplicated: enqueued.deduplicated,
             state: wire_enqueued_state(&enqueued),
+            replaced: enqueued.replaced,
+            run_time: enqueued.run_ms.map(convert::timestamp),
         }))
     }
 
@@ -56,6 +58,8 @@ impl BrokerService for Service {
                     deduplicated: enqueued.deduplicated,
                     error: None,
                     state: wire_enqueued_state(&enqueued),
+                    replaced: enqueued.replaced,
+                    run_time: enqueued.run_ms.map(convert::timestamp),
                 },
                 Err(error) => pb::EnqueueResult {
                     error: Some(item_error(&error)),

@@ -4,7 +4,7 @@ use super::{Service, convert};
 use crate::{
     domain::{Error, JobId, limits::MAX_ATOMIC_ITEMS},
     queue::PerQueue,
-    store::{EnqueueItem, Enqueued},
+    store::{EnqueueItem, Enqueued, OnConflict},
     telemetry::propagation::TraceHeaders,
 };
 
@@ -72,7 +72,8 @@ impl Service {
                 }
                 Some(_) => {}
             }
-            if new.item.unique.as_ref().is_some_and(|unique| unique.reject) {
+            let unique = new.item.unique.as_ref();
+            if unique.is_some_and(|unique| unique.on_conflict == OnConflict::Reject) {
                 return Err(
                     Error::invalid("unique.on_conflict", "REJECT cannot be part of an atomic batch").at("jobs", index),
                 );

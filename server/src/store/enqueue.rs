@@ -1,11 +1,13 @@
 //! enqueue.lua: storing jobs.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::{
     QueueKeys, Store,
     keys::part,
-    protocol::{enqueue as protocol, scope},
+    protocol::{conflict, enqueue as protocol, scope},
     reply::Reply,
 };
 use crate::domain::{Error, JobId, JobState, JobType, record::flag};
@@ -26,10 +28,59 @@ pub enum Start {
 pub struct UniqueKey {
     /// The key.
     pub key: String,
-    /// Released at the first lease instead of at the end.
-    pub until_leased: bool,
-    /// A second job is refused. Otherwise its caller gets the first.
-    pub reject: bool,
+    /// How long it is held.
+    pub scope: UniqueScope,
+    /// What becomes of a second job with the key.
+    pub on_conflict: OnConflict,
+}
+
+/// How long a unique key is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UniqueScope {
+    /// Until the job ends.
+    Settled,
+    /// Until the job is leased.
+    Leased,
+    /// So many milliseconds, whatever becomes of the job.
+    Window(u64),
+}
+
+/// What becomes of a second job with the same unique key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Its caller gets the first.
+    ReturnExisting,
+    /// It is refused.
+    Reject,
+    /// The first becomes the second, if it still waits.
+    Replace,
+    /// The same, and the first waits anew, but no longer than this after its enqueue, in milliseconds. The start of
+    /// the second says how long it waits.
+    Debounce(u64),
+}
+
+impl UniqueKey {
+    /// The scope as the script reads it.
+    fn argument(&self) -> String {
+        let (letter, window_ms) = match self.scope {
+            UniqueScope::Settled => (scope::SETTLED, None),
+            UniqueScope::Leased => (scope::LEASED, None),
+            UniqueScope::Window(ms) => (scope::WINDOW, Some(ms)),
+        };
+        let (conflict, longest_ms) = match self.on_conflict {
+            // What most jobs say is one letter.
+            OnConflict::ReturnExisting | OnConflict::Reject if window_ms.is_none() => return letter.to_owned(),
+            OnConflict::ReturnExisting | OnConflict::Reject => (conflict::KEEP, None),
+            OnConflict::Replace => (conflict::REPLACE, None),
+            OnConflict::Debounce(longest_ms) => (conflict::DEBOUNCE, Some(longest_ms)),
+        };
+        let ms = window_ms.or(longest_ms).map(|ms| ms.to_string()).unwrap_or_default();
+        format!("{letter}{}{ms}", char::from(conflict))
+    }
+
+    fn rejects(&self) -> bool {
+        self.on_conflict == OnConflict::Reject
+    }
 }
 
 /// A job to store.
@@ -62,8 +113,25 @@ pub struct Enqueued {
     pub job_id: JobId,
     /// It was there already.
     pub deduplicated: bool,
-    /// The state of the job that was there already.
+    /// The state of the job that was there already. `None`: only the window of its unique key is left of it.
     pub state: Option<JobState>,
+    /// The job that was there waited, and has become this one.
+    pub replaced: bool,
+    /// When the job is due, in milliseconds, if this call has stored or replaced it and it is SCHEDULED.
+    pub run_ms: Option<u64>,
+}
+
+impl Enqueued {
+    /// A job that was not there before and is due then, if it is due later.
+    pub fn new(job_id: JobId, run_ms: Option<u64>) -> Self {
+        Self {
+            job_id,
+            deduplicated: false,
+            state: None,
+            replaced: false,
+            run_ms,
+        }
+    }
 }
 
 /// What became of the jobs of a call.
@@ -86,12 +154,22 @@ impl EnqueueItem {
         }
     }
 
+    /// When the job is due, in milliseconds, if it was stored at this time, in microseconds, and not to run at once.
+    pub fn run_ms(&self, at_us: u64) -> Option<u64> {
+        let now_ms = at_us / 1_000;
+        match self.start {
+            Start::In(ms) if ms > 0 => Some(now_ms + ms),
+            Start::At(ms) if ms > now_ms => Some(ms),
+            _ => None,
+        }
+    }
+
     /// The state of the job right after it was stored at this time, in microseconds.
     pub fn first_state(&self, at_us: u64) -> JobState {
-        match self.start {
-            Start::In(ms) if ms > 0 => JobState::Scheduled,
-            Start::At(ms) if ms > at_us / 1_000 => JobState::Scheduled,
-            _ => JobState::Ready,
+        if self.run_ms(at_us).is_some() {
+            JobState::Scheduled
+        } else {
+            JobState::Ready
         }
     }
 
@@ -111,8 +189,19 @@ impl Store {
         // Groups of jobs that share a lane; nearly always there is one. A lane gets group after group, so only its last
         // group may grow: otherwise a job would overtake earlier ones.
         let mut groups: Vec<Vec<usize>> = Vec::with_capacity(1);
+        let mut keys_seen = HashSet::new();
         for (index, item) in items.iter().enumerate() {
-            match groups.iter_mut().rev().find(|group| items[group[0]].same_lane(item)) {
+            // The second job with a unique key comes behind the first, so that it is the one that replaces.
+            let repeats_key = item
+                .unique
+                .as_ref()
+                .is_some_and(|unique| !keys_seen.insert(&unique.key));
+            let open = groups.len() - if repeats_key { 1 } else { groups.len() };
+            match groups[open..]
+                .iter_mut()
+                .rev()
+                .find(|group| items[group[0]].same_lane(item))
+            {
                 Some(group) if items[group[0]].same_group(item) => group.push(index),
                 _ => groups.push(vec![index]),
             }
@@ -141,11 +230,7 @@ impl Store {
                     };
                     call.text(&item.start_by_ms.map(|ms| ms.to_string()).unwrap_or_default());
                     match &item.unique {
-                        Some(unique) => call.text(&unique.key).text(if unique.until_leased {
-                            scope::LEASED
-                        } else {
-                            scope::SETTLED
-                        }),
+                        Some(unique) => call.text(&unique.key).text(&unique.argument()),
                         None => call.text("").text(""),
                     };
                 }
@@ -163,16 +248,8 @@ impl Store {
                 String::from_utf8_lossy(&reason).into_owned(),
             ));
         }
-        let mut answers: Vec<Result<Enqueued, Error>> = items
-            .iter()
-            .map(|item| {
-                Ok(Enqueued {
-                    job_id: item.id,
-                    deduplicated: false,
-                    state: None,
-                })
-            })
-            .collect();
+        let new = |item: &&EnqueueItem| Ok(Enqueued::new(item.id, item.run_ms(at_us)));
+        let mut answers: Vec<Result<Enqueued, Error>> = items.iter().map(new).collect();
         while duplicates.left() > 0 {
             let number = duplicates.uint()? as usize;
             let index = *number
@@ -180,29 +257,22 @@ impl Store {
                 .and_then(|n| order.get(n))
                 .ok_or_else(super::reply::malformed)?;
             let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
-            let letter = duplicates.bytes()?;
-            let rejects =
-                existing != items[index].id && items[index].unique.as_ref().is_some_and(|unique| unique.reject);
+            let found = duplicates.text()?;
+            let (letter, replaced) = found.split_once(protocol::REPLACED).unzip();
+            let letter = letter.unwrap_or(&found);
+            let is_another = existing != items[index].id && replaced.is_none();
+            let rejects = is_another && items[index].unique.as_ref().is_some_and(UniqueKey::rejects);
             answers[index] = if rejects {
                 Err(Error::DuplicateJob { existing })
             } else {
                 Ok(Enqueued {
                     job_id: existing,
                     deduplicated: true,
-                    state: letter.first().and_then(|letter| JobState::from_letter(*letter)),
+                    state: letter.bytes().next().and_then(JobState::from_letter),
+                    replaced: replaced.is_some(),
+                    run_ms: replaced.and_then(|ms: &str| ms.parse().ok()),
                 })
             };
-        }
-        // This call may have stored the holder of a unique key: its state is that in which it was stored.
-        for (index, item) in items.iter().enumerate().filter(|(_, item)| item.unique.is_some()) {
-            if let Ok(answer) = &answers[index]
-                && answer.job_id != item.id
-                && let Some(holder) = items.iter().position(|item| item.id == answer.job_id)
-                && answers[holder].as_ref().is_ok_and(|holder| !holder.deduplicated)
-                && let Ok(answer) = &mut answers[index]
-            {
-                answer.state = Some(items[holder].first_state(at_us));
-            }
         }
         Ok(Stored { at_us, answers })
     }

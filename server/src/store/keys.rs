@@ -16,7 +16,8 @@
 //! | `c` | hash | tombstones: id and lane of entries whose jobs have ended, to how many there are |
 //! | `cn` | hash | tombstones per lane |
 //! | `d<n>` | hash | settled ids of the deduplication window: `layout::memory`; two generations |
-//! | `u` | hash | unique keys, to the id that holds them |
+//! | `u` | hash | unique keys, to the id that holds them: `layout::unique` |
+//! | `ue` | zset | unique keys that windows hold, by when the window ends |
 //! | `q` | hash | quarantine: id of a job that cannot be read, to the reason |
 //! | `qj<id>` | as it was | record of a job in quarantine; `qs<id>`: its state, `qr:<lane>`: a foreign key at a lane |
 //! | `nv` | list | entries whose record a newer version wrote: left for a broker that can read them |
@@ -58,6 +59,7 @@ shared! {
         TOMBSTONE_COUNTS: &str = "cn";
         MEMORY: &str = "d";
         UNIQUE: &str = "u";
+        UNIQUE_WINDOWS: &str = "ue";
         QUARANTINE: &str = "q";
         QUARANTINED_RECORD: &str = "qj";
         QUARANTINED_STATE: &str = "qs";
@@ -91,6 +93,8 @@ shared! {
         CANCEL_DEADLINE: &str = "cd";
         UNIQUE_KEY: &str = "uk";
         UNIQUE_SCOPE: &str = "us";
+        DEBOUNCE: &str = "uf";
+        EDITS: &str = "ed";
     }
 }
 

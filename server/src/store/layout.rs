@@ -46,7 +46,8 @@ shared! {
 }
 
 shared! {
-    /// What is remembered of a settled id: state (1), first half of the nonce (8), action of the nack (1).
+    /// What is remembered of a settled id: state (1), first half of the nonce (8), action of the nack (1); of the id of
+    /// a job that replaced a waiting one: `REPLACING` and the id of that one.
     mod memory as "MEMORY_" {
         /// Bytes of the nonce that are kept.
         NONCE_BYTES: usize = 8;
@@ -56,6 +57,30 @@ shared! {
         NONCE_END: usize = 9;
         /// The action.
         ACTION_AT: usize = 10;
+        /// In the place of the state: the job with this id replaced another one, and was not stored itself.
+        REPLACING: &str = "P";
+    }
+}
+
+shared! {
+    /// The value of a unique key: id (16), and for a window the time at which it ends (6).
+    mod unique as "UNIQUE_" {
+        /// Last byte of the id.
+        ID_END: usize = 16;
+        /// First byte of the time.
+        UNTIL_AT: usize = 17;
+        /// All bytes, of a window.
+        WINDOW_BYTES: usize = 22;
+    }
+}
+
+shared! {
+    /// What a debounce keeps with its job: when it began (6), and for when it has scheduled the job (6).
+    mod debounce as "DEBOUNCE_" {
+        /// First byte of the due time.
+        DUE_AT: usize = 7;
+        /// All bytes.
+        BYTES: usize = 12;
     }
 }
 

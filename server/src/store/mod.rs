@@ -30,7 +30,7 @@ mod shared;
 use std::{sync::Arc, time::Duration};
 
 pub use due_index::{DueQueue, DueQueues, DueUpdate, MAX_DUE_UPDATES, NextRun};
-pub use enqueue::{EnqueueItem, Enqueued, Start, Stored, UniqueKey};
+pub use enqueue::{EnqueueItem, Enqueued, OnConflict, Start, Stored, UniqueKey, UniqueScope};
 pub use fleet::FleetEntry;
 pub use job::JobView;
 pub use keys::QueueKeys;

@@ -25,6 +25,8 @@ shared! {
         START_IN: u8 = b'd';
         /// First byte of a start time: absolute milliseconds.
         START_AT: u8 = b'a';
+        /// Behind the state of a job that was there: the new one has replaced it.
+        REPLACED: &str = "r";
     }
 }
 
@@ -35,6 +37,20 @@ shared! {
         LEASED: &str = "L";
         /// Until the job ends.
         SETTLED: &str = "S";
+        /// For a time, whatever becomes of the job.
+        WINDOW: &str = "W";
+    }
+}
+
+shared! {
+    /// enqueue.lua: what becomes of a second job with the same unique key; behind the scope.
+    mod conflict as "CONFLICT_" {
+        /// The first job is the answer.
+        KEEP: u8 = b'-';
+        /// The first job becomes the second one, if it still waits.
+        REPLACE: u8 = b'R';
+        /// The same, and it waits anew.
+        DEBOUNCE: u8 = b'D';
     }
 }
 

@@ -79,6 +79,7 @@ const NEXT_MOVES: &[(&str, &str, &[u8])] = &[
     ("maintenance", "ZRANGEBYSCORE", b"b"),
     ("maintenance", "EXISTS", b"c"),
     ("maintenance", "ZRANGEBYSCORE", b"wt"),
+    ("maintenance", "ZRANGEBYSCORE", b"ue"),
     ("maintenance", "ZRANGEBYSCORE", b"x"),
     ("maintenance", "ZRANGEBYSCORE", b"f"),
     ("maintenance", "HSCAN", b"t"),

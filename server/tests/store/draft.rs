@@ -5,7 +5,7 @@ use bananas_broker::{
         JobId, JobType,
         record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
     },
-    store::{EnqueueItem, Start, UniqueKey},
+    store::{EnqueueItem, OnConflict, Start, UniqueKey, UniqueScope},
 };
 
 /// A job that is not enqueued yet.
@@ -45,11 +45,16 @@ pub(crate) fn plain(count: usize) -> Vec<EnqueueItem> {
 /// A unique key that is held until the job is settled.
 #[allow(clippy::unnecessary_wraps, reason = "as a draft has it")]
 pub(crate) fn unique(key: &str) -> Option<UniqueKey> {
-    Some(UniqueKey {
+    Some(unique_by(key, UniqueScope::Settled, OnConflict::ReturnExisting))
+}
+
+/// A unique key.
+pub(crate) fn unique_by(key: &str, scope: UniqueScope, on_conflict: OnConflict) -> UniqueKey {
+    UniqueKey {
         key: key.to_owned(),
-        until_leased: false,
-        reject: false,
-    })
+        scope,
+        on_conflict,
+    }
 }
 
 impl Draft {

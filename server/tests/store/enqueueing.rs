@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bananas_broker::{
     domain::{Error, JobId, JobState, record::OwnPolicy},
-    store::{Enqueued, NackAction, Start, UniqueKey},
+    store::{Enqueued, NackAction, OnConflict, Start, UniqueScope},
 };
 
-use crate::space::{LONG_MS, Space, draft, plain, unique};
+use crate::space::{LONG_MS, Space, draft, plain, unique, unique_by};
 
 crate::facts![
     a_job_is_ready_at_once_in_the_lane_of_its_priority_and_type,
@@ -28,9 +28,9 @@ crate::facts![
 #[allow(clippy::unnecessary_wraps, reason = "as the store answers")]
 fn deduplicated(job_id: JobId, state: JobState) -> Result<Enqueued, Error> {
     Ok(Enqueued {
-        job_id,
         deduplicated: true,
         state: Some(state),
+        ..Enqueued::new(job_id, None)
     })
 }
 
@@ -95,14 +95,7 @@ async fn a_repeated_id_is_answered_with_the_living_job(space: &Space) {
     let fresh = draft();
     let answers = space.enqueue(&[job.item(), fresh.item()]).await;
     assert_eq!(answers[0], deduplicated(job.id, JobState::Scheduled));
-    assert_eq!(
-        answers[1],
-        Ok(Enqueued {
-            job_id: fresh.id,
-            deduplicated: false,
-            state: None,
-        })
-    );
+    assert_eq!(answers[1], Ok(Enqueued::new(fresh.id, None)));
     space.reached(("enqueue", "duplicate of a living job"));
 }
 
@@ -196,11 +189,7 @@ async fn a_unique_key_is_held_by_one_job(space: &Space) {
 async fn a_unique_key_may_refuse(space: &Space) {
     let (mut first, mut second) = (draft(), draft());
     first.unique = unique("report");
-    second.unique = Some(UniqueKey {
-        key: "report".to_owned(),
-        until_leased: false,
-        reject: true,
-    });
+    second.unique = Some(unique_by("report", UniqueScope::Settled, OnConflict::Reject));
     space.fill(&[first.item()]).await;
     let refused = Err(Error::DuplicateJob { existing: first.id });
     assert_eq!(space.enqueue(&[second.item()]).await, [refused]);

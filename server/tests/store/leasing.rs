@@ -2,11 +2,15 @@
 
 use bananas_broker::{
     domain::{Error, JobId, record::OwnPolicy},
-    store::{Demand, EnqueueItem, ExtendItem, LeaseRequest, Leased, NackAction, Start, UniqueKey, Verdict},
+    store::{
+        Demand, EnqueueItem, ExtendItem, LeaseRequest, Leased, NackAction, OnConflict, Start, UniqueScope, Verdict,
+    },
 };
 use bananas_harness::keyspace::Snapshot;
 
-use crate::space::{Fetch, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, request, unique};
+use crate::space::{
+    Fetch, LONG_MS, Space, again, demand, draft, extend, ids, ids_of, plain, request, unique, unique_by,
+};
 
 crate::facts![
     a_fetch_from_an_empty_or_paused_queue_leases_nothing,
@@ -233,11 +237,7 @@ async fn a_lease_has_the_history_of_its_job(space: &Space) {
 async fn a_unique_key_until_leased_is_free_at_the_lease(space: &Space) {
     let until_leased = |key: &str| {
         let mut job = draft();
-        job.unique = Some(UniqueKey {
-            key: key.to_owned(),
-            until_leased: true,
-            reject: false,
-        });
+        job.unique = Some(unique_by(key, UniqueScope::Leased, OnConflict::ReturnExisting));
         job
     };
     let (first, second) = (until_leased("report"), until_leased("report"));

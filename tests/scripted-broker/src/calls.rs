@@ -95,6 +95,7 @@ impl Calls {
                 error,
                 deduplicated: known,
                 state: if known { wire::JobState::Dead.into() } else { 0 },
+                ..wire::EnqueueResult::default()
             }
         };
         Ok(jobs.into_iter().enumerate().map(result).collect())
@@ -112,6 +113,8 @@ impl Calls {
                 job_id: result.job_id,
                 deduplicated: result.deduplicated,
                 state: result.state,
+                replaced: result.replaced,
+                run_time: result.run_time,
             })),
         }
     }

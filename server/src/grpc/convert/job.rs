@@ -10,6 +10,7 @@ use super::{
     policy::own_policy,
     text::{pairs, payload, text_at_most},
     time::{duration_ms, timestamp_ms},
+    unique::unique_key,
 };
 use crate::{
     clock::now_ms,
@@ -17,7 +18,7 @@ use crate::{
         Error, JobId, JobType, Limits, RoutingKey, limits as bound,
         record::{self, Head, SpecFields, flag},
     },
-    store::{EnqueueItem, Start, UniqueKey},
+    store::{EnqueueItem, Start},
     telemetry::{
         names::{TRACEPARENT, TRACESTATE},
         propagation::TraceHeaders,
@@ -44,8 +45,17 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     let priority = priority(decoded.priority, "priority")?;
     check_bounds(&decoded, limits)?;
     let now_ms = now_ms();
-    let (start, start_by_ms) = start(&decoded, now_ms)?;
-    let unique = decoded.unique.as_ref().map(unique).transpose()?;
+    let (mut start, start_by_ms) = start(&decoded, now_ms)?;
+    let unique = decoded.unique.as_ref().map(unique_key).transpose()?;
+    if let Some((_, Some(delay_ms))) = unique {
+        if decoded.start.is_some() {
+            let problem =
+                "DEBOUNCE cannot be combined with run_at or delay of the job: unique.delay says when it starts";
+            return Err(Error::invalid("unique.on_conflict", problem));
+        }
+        start = Start::In(delay_ms);
+    }
+    let unique = unique.map(|(key, _)| key);
     let (policy, mut flags) = own_policy(&decoded)?;
     if start_by_ms.is_some() {
         flags |= flag::START_BY;
@@ -180,22 +190,6 @@ fn trace_headers(trace: &TraceHeaders) -> Bytes {
     traced.encode_to_vec().into()
 }
 
-fn unique(unique: &pb::Unique) -> Result<UniqueKey, Error> {
-    if unique.key.is_empty() {
-        return Err(Error::invalid("unique.key", "is required"));
-    }
-    text_at_most("unique.key", &unique.key, bound::SHORT_TEXT_BYTES)?;
-    let scope =
-        pb::UniqueScope::try_from(unique.scope).map_err(|_| Error::invalid("unique.scope", "is not a known scope"))?;
-    let on_conflict = pb::OnConflict::try_from(unique.on_conflict)
-        .map_err(|_| Error::invalid("unique.on_conflict", "is not a known policy"))?;
-    Ok(UniqueKey {
-        key: unique.key.clone(),
-        until_leased: scope == pb::UniqueScope::UntilLeased,
-        reject: on_conflict == pb::OnConflict::Reject,
-    })
-}
-
 fn priority(value: u32, field: &str) -> Result<u8, Error> {
     match value {
         0 => Ok(record::DEFAULT_PRIORITY),
@@ -261,7 +255,6 @@ mod tests {
             refused(|job| job.attempt_timeout = Some(PbDuration::default())),
             "attempt_timeout"
         );
-        assert_eq!(refused(|job| job.unique = Some(pb::Unique::default())), "unique.key");
         let policy = |multiplier| pb::RetryPolicy {
             multiplier,
             ..pb::RetryPolicy::default()

@@ -8,6 +8,7 @@ mod settlement;
 mod state;
 mod text;
 mod time;
+mod unique;
 mod worker;
 
 pub(super) use bananas_proto::time::{duration, timestamp};

@@ -58,6 +58,11 @@ impl Operation for Enqueue {
         }
         let Stored { at_us, answers } = stored?;
         queue.note_stored(&unique, at_us / 1_000);
+        for enqueued in answers.iter().flatten().filter(|enqueued| enqueued.replaced) {
+            if let Some(ms) = enqueued.run_ms {
+                queue.due_within(ms.saturating_sub(at_us / 1_000));
+            }
+        }
         note_enqueued(queue, &unique, &answers, at_us);
         Ok(position
             .into_iter()

@@ -2,10 +2,12 @@
 -- KEYS  meta, lane index, scheduled, unique keys, start_by
 -- ARGV  broker, deduplication window ms, then groups: kind (ENQUEUE_), lane, flags, count and per job: id, record; with
 --       options also: start ('' now, else ENQUEUE_START_ and ms), start_by ms or '', unique key or '', its scope
---       (SCOPE_)
--- RETURNS {now us, {number of each job that was there already, id of the job that exists, its state}; nothing if there
---         is none}, or {now us, {}, pause reason}
--- MOVES  - → READY, - → SCHEDULED
+--       (SCOPE_), if need be with what a second job does (CONFLICT_) and ms: those of the window, or the longest wait
+--       of a debounce
+-- RETURNS {now us, {number of each job that was there already, id of the job that exists, its state ('' not known) and,
+--         if the new job has replaced it, ENQUEUE_REPLACED and its due ms or ''}; nothing if there is none},
+--         or {now us, {}, pause reason}
+-- MOVES  - → READY, - → SCHEDULED, READY → READY, SCHEDULED → SCHEDULED
 local broker = ARGV[1]
 local meta = call('HMGET', KEYS[1], META_ENQUEUE_PAUSED, META_GENERATION, META_PAUSE_REASON)
 if meta[1] then return { now_us, {}, meta[3] or '' } end
@@ -28,7 +30,7 @@ while ARGV[at] do
     local id = ARGV[from]
     ids[k], sets[2 * k - 1], sets[2 * k] = id, record_key .. id, ARGV[from + 1]
   end
-  touch(KEYS[2], KEYS[3], KEYS[5], base .. KEY_LANE .. group.lane)
+  touch(KEYS[2], KEYS[3], KEYS[5], base .. KEY_UNIQUE_WINDOWS, base .. KEY_LANE .. group.lane)
   touch_all(record_key, ids)
   touch_all(base .. KEY_STATE, ids)
   touch(base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_LEASES)
@@ -39,7 +41,7 @@ while ARGV[at] do
   end
   if memories or group.kind == ENQUEUE_WITH_OPTIONS then
     --@ define drop_duplicates
-    known = known or { duplicates = {}, retained = {}, keys = {} }
+    known = known or { duplicates = {}, retained = {}, keys = {}, replaced = {}, memories = {} }
     drop_duplicates(group, known, memories, at, stride)
   end
   groups[#groups + 1] = group
@@ -69,7 +71,7 @@ for _, group in ipairs(groups) do
     for k = 1, #ids do entries[k] = prefix .. ids[k] end
   elseif #ids > 0 then
     --@ define place_with_options
-    place_with_options(group, broker, prefix, entries)
+    place_with_options(group, known, broker, prefix, entries)
   end
   if #entries > 0 then
     local length, foreign = try('RPUSH', base .. KEY_LANE .. lane, unpack(entries))
@@ -84,5 +86,9 @@ for _, group in ipairs(groups) do
       notify_others(broker, NOTIFY_LANE_READY .. broker .. lane)
     end
   end
+end
+if known and #known.replaced > 0 then
+  --@ define replace_waiting
+  replace_waiting(known, broker)
 end
 return { now_us, duplicates }

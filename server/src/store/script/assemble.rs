@@ -12,7 +12,7 @@ macro_rules! fragments {
 
 fragments! {
     "start", "values", "commands", "entries", "record", "notify", "lanes", "read_lanes", "leases", "memory", "state",
-    "endings", "backoff", "promote", "choose_lanes", "requests", "fetch", "ack", "enqueue", "nack", "extend",
+    "unique", "endings", "backoff", "promote", "choose_lanes", "requests", "fetch", "ack", "enqueue", "nack", "extend",
     "duties/promote_due", "duties/end_lapsed", "duties/expire_late", "duties/trim_lanes", "duties/prune",
     "duties/repair", "duties/forget",
 }

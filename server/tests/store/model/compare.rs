@@ -57,6 +57,7 @@ impl Drive<'_> {
             .collect();
         assert_eq!(all.settled, kept, "retained after {operation:?}");
         assert_eq!(all.unique, model.unique, "unique keys after {operation:?}");
+        assert_eq!(all.windows, model.windows, "unique keys of windows after {operation:?}");
         assert_eq!(all.memory, model.memory, "remembered ids after {operation:?}");
         let start_by: BTreeMap<Id, u64> = model
             .jobs
@@ -78,6 +79,11 @@ impl Drive<'_> {
                 (job.attempts, job.losses),
                 "attempts and losses after {operation:?}"
             );
+            assert_eq!(count("ed"), job.edits, "edits after {operation:?}");
+            let debounce = job
+                .debounce
+                .map(|(first, due)| [&first.to_be_bytes()[2..], &due.to_be_bytes()[2..]].concat());
+            assert_eq!(field("uf"), debounce.as_ref(), "debounce after {operation:?}");
             let letter = job.state.is_final().then(|| vec![job.state.letter() as u8]);
             assert_eq!(field("st"), letter.as_ref(), "final state after {operation:?}");
         }

@@ -3,20 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, Owner, record::OwnPolicy},
-    store::{EnqueueItem, Enqueued, ExtendItem, Extender, Start, UniqueKey, Verdict},
+    domain::{Error, JobId, JobState, Nonce, Owner},
+    store::{ExtendItem, Extender, Verdict},
 };
 use bananas_harness::keyspace::{Id, Snapshot, number, violations};
 
 use super::{
-    job::{Job, Room},
+    job::Room,
     operation::{self, By, Operation, SLOTS, Span, Token},
     queue::Queue,
 };
-use crate::space::{Draft, Fetch, Space};
-
-/// The default attempt timeout of the broker's policy.
-const ATTEMPT_TIMEOUT_MS: u64 = 300_000;
+use crate::space::{Fetch, Space};
 
 /// The real queue, the model, and what a client knows.
 pub(crate) struct Drive<'a> {
@@ -76,172 +73,6 @@ impl<'a> Drive<'a> {
             "after {operation:?} the keys do not fit together: {wrong:#?}"
         );
         self.compare(operation);
-    }
-
-    fn draft(&mut self, job: &operation::Job, now: u64) -> Draft {
-        if job.new_id {
-            self.slots[job.slot] = JobId::new();
-        }
-        let mut own = OwnPolicy {
-            max_attempts: job.max_attempts,
-            attempt_timeout_ms: job.attempt_timeout.map_or(0, |span| span.ms() as u32),
-            ..OwnPolicy::default()
-        };
-        if let Some(retention) = job.retention {
-            own.retention_ms = retention.ms() as u32;
-        }
-        Draft {
-            id: self.slots[job.slot],
-            id_is_new: job.new_id,
-            job_type: job.kind,
-            priority: job.priority,
-            policy: (own != OwnPolicy::default()).then_some(own),
-            start: match job.start {
-                None => Start::At(1),
-                Some(Span::Zero) => Start::Now,
-                Some(span) => Start::In(span.ms()),
-            },
-            start_by_ms: job
-                .start_by
-                .map(|span| if span == Span::Zero { 1 } else { now + span.ms() }),
-            unique: job.unique.map(|unique| UniqueKey {
-                key: unique.key.to_owned(),
-                until_leased: unique.until_leased,
-                reject: unique.reject,
-            }),
-            payload_bytes: job.payload_bytes,
-        }
-    }
-
-    async fn enqueue(&mut self, jobs: &[operation::Job]) {
-        let now = self.space.now_ms().await;
-        let mut drafts: Vec<(Draft, &operation::Job)> = Vec::new();
-        for job in jobs {
-            // No two items of one call have the same id.
-            if !drafts.iter().any(|(_, other)| other.slot == job.slot) {
-                drafts.push((self.draft(job, now), job));
-            }
-        }
-        let items: Vec<EnqueueItem> = drafts.iter().map(|(draft, _)| draft.item()).collect();
-        let answers = self
-            .space
-            .store
-            .enqueue(&self.space.keys, &items.iter().collect::<Vec<_>>())
-            .await;
-        if self.model.takes_no_jobs {
-            assert_eq!(answers, Err(Error::QueuePausedForEnqueue("why".into())));
-            return;
-        }
-        let answers = answers.unwrap();
-        let after = self.space.snapshot().await;
-        // Jobs of the same lane, flags and kind are stored as a group, as long as no other job of the lane comes
-        // between them. Groups are in the order of their first jobs.
-        let lane = |item: &EnqueueItem| (item.priority, item.job_type.clone());
-        let kind = |item: &EnqueueItem| {
-            let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();
-            (special, !special && item.id_is_new, item.flags)
-        };
-        let mut groups: Vec<Vec<usize>> = Vec::new();
-        for (index, item) in items.iter().enumerate() {
-            let last = groups
-                .iter_mut()
-                .rev()
-                .find(|group| lane(&items[group[0]]) == lane(item));
-            match last {
-                Some(group) if kind(&items[group[0]]) == kind(item) => group.push(index),
-                _ => groups.push(vec![index]),
-            }
-        }
-        // The script decides everything before it acts.
-        let known: BTreeMap<Id, JobState> = self
-            .model
-            .jobs
-            .iter()
-            .map(|(id, job)| (id.clone(), job.state))
-            .collect();
-        let mut taken_keys = self.model.unique.clone();
-        for index in groups.concat() {
-            let (draft, _) = &drafts[index];
-            let id = raw(draft.id);
-            let holder = draft
-                .unique
-                .as_ref()
-                .and_then(|unique| taken_keys.get(&unique.key).cloned());
-            let remembered = self
-                .model
-                .remembered(&id)
-                .and_then(|memory| JobState::from_letter(memory[0]));
-            let living = known.get(&id).copied().filter(|state| !state.is_final());
-            let expected = if living.is_some() || remembered.is_some() {
-                Ok((draft.id, known.get(&id).copied().or(remembered)))
-            } else if let Some(holder) = holder {
-                let existing = JobId::from_slice(&holder).unwrap();
-                if draft.unique.as_ref().is_some_and(|unique| unique.reject) {
-                    Err(Error::DuplicateJob { existing })
-                } else {
-                    // The other job may be of this call.
-                    Ok((existing, Some(self.model.jobs[&holder].state)))
-                }
-            } else {
-                Ok((draft.id, None))
-            };
-            if expected == Ok((draft.id, None)) {
-                if let Some(unique) = &draft.unique {
-                    taken_keys.insert(unique.key.clone(), id.clone());
-                }
-                self.stored(draft, &items[index], &after, now);
-            }
-            let expected = expected.map(|(job_id, state)| Enqueued {
-                job_id,
-                deduplicated: state.is_some(),
-                state,
-            });
-            assert_eq!(answers.answers[index], expected, "{draft:?}");
-        }
-    }
-
-    /// Adds a job to the model; the time at which the script has stored it is read from the keys.
-    fn stored(&mut self, draft: &Draft, item: &EnqueueItem, after: &Snapshot, before: u64) {
-        let id = raw(draft.id);
-        let lane = format!("{}:{}", item.priority, item.job_type);
-        let ready_ms = if let Start::In(ms) = draft.start {
-            let due = after.scheduled.get(&id);
-            assert!(due.is_some_and(|due| *due >= before + ms), "due too early");
-            None
-        } else {
-            let entry = after.lanes[&lane].iter().rev().find(|entry| entry.id == id);
-            Some(entry.expect("it is in its lane").ms)
-        };
-        let own = draft.policy.clone().unwrap_or_default();
-        let job = Job {
-            state: JobState::Ready,
-            lane,
-            due_ms: after.scheduled.get(&id).copied().unwrap_or(0),
-            lease: None,
-            attempts: 0,
-            releases: 0,
-            losses: 0,
-            unconfirmed: 0,
-            cancel_by_ms: None,
-            start_by_ms: draft.start_by_ms,
-            unique: draft
-                .unique
-                .as_ref()
-                .map(|unique| (unique.key.clone(), unique.until_leased)),
-            max_attempts: if own.max_attempts > 0 {
-                own.max_attempts.into()
-            } else {
-                10
-            },
-            attempt_timeout_ms: if own.attempt_timeout_ms > 0 {
-                own.attempt_timeout_ms.into()
-            } else {
-                ATTEMPT_TIMEOUT_MS
-            },
-            retention_ms: (own.retention_ms != u32::MAX).then_some(own.retention_ms.into()),
-            kept_until_ms: 0,
-        };
-        self.model.store(id, job, ready_ms);
     }
 
     async fn lease(&mut self, fetch: &operation::Fetch) {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use bananas_broker::domain::{JobState, Owner};
+use bananas_broker::{
+    domain::{JobState, Owner},
+    store::UniqueScope,
+};
 use bananas_harness::keyspace::Id;
 
 /// A lease.
@@ -20,6 +23,12 @@ pub(crate) struct Lease {
 pub(crate) struct Job {
     pub(crate) state: JobState,
     pub(crate) lane: String,
+    /// The flags of its record that a lane entry has.
+    pub(crate) flags: u8,
+    /// When a debounce began, and for when it has scheduled the job.
+    pub(crate) debounce: Option<(u64, u64)>,
+    /// How often it was replaced.
+    pub(crate) edits: u32,
     /// SCHEDULED: until when.
     pub(crate) due_ms: u64,
     pub(crate) lease: Option<Lease>,
@@ -32,7 +41,7 @@ pub(crate) struct Job {
     pub(crate) cancel_by_ms: Option<u64>,
     /// The `start_by`, while it counts.
     pub(crate) start_by_ms: Option<u64>,
-    pub(crate) unique: Option<(String, bool)>,
+    pub(crate) unique: Option<(String, UniqueScope)>,
     pub(crate) max_attempts: u32,
     pub(crate) attempt_timeout_ms: u64,
     pub(crate) retention_ms: Option<u64>,

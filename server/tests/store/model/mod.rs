@@ -5,6 +5,7 @@
 
 mod compare;
 mod drive;
+mod enqueue;
 mod job;
 mod operation;
 mod queue;

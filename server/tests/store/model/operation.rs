@@ -72,8 +72,25 @@ pub(crate) struct Job {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unique {
     pub(crate) key: &'static str,
-    pub(crate) until_leased: bool,
-    pub(crate) reject: bool,
+    pub(crate) scope: Scope,
+    pub(crate) policy: Policy,
+}
+
+/// How long a unique key is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scope {
+    Settled,
+    Leased,
+    Window(Span),
+}
+
+/// What becomes of a second job with the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Policy {
+    Return,
+    Reject,
+    Replace,
+    Debounce { delay: Span, longest: Span },
 }
 
 /// Jobs to lease.
@@ -134,13 +151,25 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 fn unique() -> impl Strategy<Value = Unique> {
-    (prop_oneof![Just("one"), Just("two")], any::<bool>(), any::<bool>()).prop_map(|(key, until_leased, reject)| {
-        Unique {
-            key,
-            until_leased,
-            reject,
-        }
-    })
+    let window = prop_oneof![Just(Scope::Window(Span::Short)), Just(Scope::Window(Span::Long))];
+    let ends = prop_oneof![Just(Scope::Settled), Just(Scope::Leased)].boxed();
+    let policy = prop_oneof![
+        2 => Just(Policy::Return),
+        1 => Just(Policy::Reject),
+        3 => Just(Policy::Replace),
+    ];
+    let debounce = prop_oneof![
+        Just((Span::Short, Span::Short)),
+        Just((Span::Short, Span::Long)),
+        Just((Span::Long, Span::Long)),
+    ];
+    let debounce = debounce.prop_map(|(delay, longest)| Policy::Debounce { delay, longest });
+    let how = prop_oneof![
+        3 => (prop_oneof![2 => ends.clone(), 1 => window], policy),
+        // A window and a debounce do not go together.
+        1 => (ends, debounce),
+    ];
+    (prop_oneof![Just("one"), Just("two")], how).prop_map(|(key, (scope, policy))| Unique { key, scope, policy })
 }
 
 fn job() -> impl Strategy<Value = Job> {
@@ -291,6 +320,20 @@ pub(crate) fn every_move() -> Vec<Operation> {
     for _ in 0..6 {
         all.extend([take(), nack(NackAction::Release, None)]);
     }
+    let replacing = |slot, key, start| {
+        O::Enqueue(vec![Job {
+            slot,
+            start: Some(start),
+            unique: Some(Unique {
+                key,
+                scope: Scope::Settled,
+                policy: Policy::Replace,
+            }),
+            ..plain
+        }])
+    };
+    all.extend([replacing(10, "one", Span::Zero), replacing(11, "one", Span::Zero)]);
+    all.extend([replacing(10, "two", Span::Long), replacing(11, "two", Span::Long)]);
     all
 }
 

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bananas_broker::{
     domain::{
         JobState, Nonce, Owner,
+        record::flag,
         state::{Event, TRANSITIONS},
     },
-    store::NackAction,
+    store::{NackAction, UniqueScope},
 };
 use bananas_harness::keyspace::Id;
 
@@ -21,6 +22,8 @@ pub(crate) struct Queue {
     pub(crate) jobs: BTreeMap<Id, Job>,
     pub(crate) lanes: BTreeMap<String, VecDeque<Slot>>,
     pub(crate) unique: BTreeMap<String, Id>,
+    /// Unique keys that windows hold, and when they end.
+    pub(crate) windows: BTreeMap<String, (Id, u64)>,
     /// Generations of settled ids, by number; the last two.
     pub(crate) memory: BTreeMap<u64, BTreeMap<Id, Memory>>,
     pub(crate) generation: u64,
@@ -37,6 +40,7 @@ impl Queue {
             jobs: BTreeMap::new(),
             lanes: BTreeMap::new(),
             unique: BTreeMap::new(),
+            windows: BTreeMap::new(),
             memory: BTreeMap::new(),
             generation: 0,
             paused: false,
@@ -55,7 +59,7 @@ impl Queue {
         TRANSITIONS[index].2
     }
 
-    fn go(&mut self, id: &Id, event: Event) -> JobState {
+    pub(crate) fn go(&mut self, id: &Id, event: Event) -> JobState {
         let from = self.jobs[id].state;
         let to = self.target(Some(from), event);
         self.jobs.get_mut(id).expect("it is there").state = to;
@@ -63,15 +67,23 @@ impl Queue {
     }
 
     /// A new job.
-    pub(crate) fn store(&mut self, id: Id, mut job: Job, ready_ms: Option<u64>) {
+    pub(crate) fn store(&mut self, id: Id, mut job: Job, ready_ms: Option<u64>, now: u64) {
         let event = if ready_ms.is_some() {
             Event::Enqueue
         } else {
             Event::EnqueueLater
         };
         job.state = self.target(None, event);
-        if let Some((key, _)) = &job.unique {
-            self.unique.insert(key.clone(), id.clone());
+        match &job.unique {
+            Some((key, UniqueScope::Window(ms))) => {
+                self.windows.insert(key.clone(), (id.clone(), now + ms));
+                self.unique.remove(key);
+            }
+            Some((key, _)) => {
+                self.unique.insert(key.clone(), id.clone());
+                self.windows.remove(key);
+            }
+            None => {}
         }
         if let Some(ms) = ready_ms {
             let slot = Slot {
@@ -82,6 +94,31 @@ impl Queue {
             self.lanes.entry(job.lane.clone()).or_default().push_back(slot);
         }
         self.jobs.insert(id, job);
+    }
+
+    /// Who has each unique key at this time.
+    pub(crate) fn key_holders(&self, now: u64) -> BTreeMap<String, Id> {
+        let windows = self.windows.iter().filter(|(_, (_, until))| *until > now);
+        let windows = windows.map(|(key, (id, _))| (key.clone(), id.clone()));
+        self.unique.clone().into_iter().chain(windows).collect()
+    }
+
+    /// A replaced job keeps its place, unless its lane or the flags of its entry have changed. (An entry may say LARGE
+    /// of a small record.)
+    pub(crate) fn move_replaced(&mut self, id: &Id, lane: &String, flags: u8, now: u64) {
+        let job = &self.jobs[id];
+        let fits = job.lane == *lane && [job.flags, job.flags | flag::LARGE].contains(&flags);
+        if job.state != JobState::Ready || fits {
+            return;
+        }
+        let slots = self.lanes.get_mut(lane).expect("it waits there");
+        let slot = slots.iter_mut().find(|slot| slot.id == *id && !slot.buried);
+        slot.expect("it waits there").buried = true;
+        self.lanes.entry(job.lane.clone()).or_default().push_back(Slot {
+            id: id.clone(),
+            ms: now,
+            buried: false,
+        });
     }
 
     /// What is remembered of an id.
@@ -230,7 +267,7 @@ impl Queue {
                 owner: Owner::NONE,
                 confirmed: false,
             });
-            if job.unique.as_ref().is_some_and(|(_, until_leased)| *until_leased) {
+            if matches!(job.unique, Some((_, UniqueScope::Leased))) {
                 self.free_unique(id);
             }
         }
@@ -353,6 +390,7 @@ impl Queue {
             !kept || job.kept_until_ms > now
         });
         let pruned = before - self.jobs.len();
+        self.windows.retain(|_, (_, until)| *until > now);
         self.turn_memory_over(at_start);
         [
             promoted,

@@ -278,6 +278,13 @@ fn unique_keys_are_held_by_the_living(
             ));
         }
     }
+    let windows: BTreeMap<&String, u64> = all.windows.iter().map(|(key, (_, until))| (key, *until)).collect();
+    let ends: BTreeMap<&String, u64> = all.window_ends.iter().map(|(key, until)| (key, *until)).collect();
+    if windows != ends {
+        wrong.push(format!(
+            "the windows of unique keys end at {windows:?}, and their set says {ends:?}"
+        ));
+    }
     for (id, state) in all.states.iter().filter(|(id, _)| lives(id)) {
         let Some(key) = state.get("uk") else { continue };
         let holder = all.unique.get(&*String::from_utf8_lossy(key));

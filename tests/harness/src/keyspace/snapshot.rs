@@ -80,6 +80,10 @@ pub struct Snapshot {
     pub memory: BTreeMap<u64, BTreeMap<Id, Vec<u8>>>,
     /// Unique keys and the jobs that hold them.
     pub unique: BTreeMap<String, Id>,
+    /// Unique keys that windows hold, their jobs, and when the windows end.
+    pub windows: BTreeMap<String, (Id, u64)>,
+    /// When the windows of unique keys end, as the set says.
+    pub window_ends: BTreeMap<String, u64>,
     /// Jobs in quarantine and the reason.
     pub quarantine: BTreeMap<Id, Vec<u8>>,
     /// Records of jobs in quarantine.
@@ -198,7 +202,20 @@ impl Snapshot {
                     .map(|(lane, n)| (text(&lane), number(&n)))
                     .collect();
             }
-            ("u", "hash") => self.unique = pairs(content).into_iter().map(|(key, id)| (text(&key), id)).collect(),
+            ("u", "hash") => {
+                for (key, value) in pairs(content) {
+                    match value.split_at_checked(16) {
+                        Some((id, until)) if until.len() == 6 => {
+                            self.windows.insert(text(&key), (id.to_vec(), big_endian(until)));
+                        }
+                        _ => drop(self.unique.insert(text(&key), value)),
+                    }
+                }
+            }
+            ("ue", "zset") => {
+                let ends = scores(content).into_iter();
+                self.window_ends = ends.map(|(key, ms)| (text(&key), ms as u64)).collect();
+            }
             ("q", "hash") => self.quarantine = pairs(content).into_iter().collect(),
             ("wt", "zset") => self.waiters = times(content),
             ("m", "hash") => self.meta = fields(content),

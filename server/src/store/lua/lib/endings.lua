@@ -15,14 +15,6 @@ local function touch_ends(ids)
   touch(unpack(keys))
 end
 
--- Frees the unique key of a job. `flags` are those of its entry or lease.
-local function release_unique(id, flags)
-  if has(flags, FLAG_STATE) then
-    local key = try('HGET', base .. KEY_STATE .. id, FIELD_UNIQUE_KEY)
-    if key and call('HGET', base .. KEY_UNIQUE, key) == id then call('HDEL', base .. KEY_UNIQUE, key) end
-  end
-end
-
 -- Keeps a job in a final state until `until_ms`, or forgets it if that is not in the future. The caller has removed it
 -- from where it was, or does so next. `fields` are further fields of the state hash.
 local function keep_settled(id, state, until_ms, fields)

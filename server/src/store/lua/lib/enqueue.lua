@@ -8,16 +8,95 @@ local function memories_in_window(meta_gen, ids, window_ms)
   return remembered(meta_gen, ids)
 end
 
--- The job that has a unique key, and its state; nil: the key is free.
+-- When a job may start, in milliseconds. `start` is the argument.
+local function start_ms(start)
+  if start == '' then return now end
+  local ms = tonumber(sub(start, 2))
+  return byte(start, 1) == ENQUEUE_START_IN and now + ms or ms
+end
+
+-- Who has a unique key, for the whole call: {id (nil: it is free), state, window (its end)}; of a job of this call also
+-- what plan_of_new() says.
 local function key_holder(known, key)
   local holder = known.keys[key]
-  if holder then return holder, state_of(holder) or STATE_READY end
-  holder = call('HGET', base .. KEY_UNIQUE, key)
-  if not holder then return nil end
-  local state = state_of(holder)
-  -- A key that no job knows to be its own, after a restore or a manual edit, is free.
-  if not state or try('HGET', base .. KEY_STATE .. holder, FIELD_UNIQUE_KEY) ~= key then return nil end
-  return holder, state
+  if not holder then
+    holder = {}
+    holder.id, holder.state, holder.window = unique_holder(key)
+    known.keys[key] = holder
+  end
+  return holder
+end
+
+-- What a debounce keeps with its job: when it began, and for when it has scheduled the job.
+local function debounce_value(first_ms, due_ms) return pack_ms(first_ms) .. pack_ms(due_ms) end
+
+-- Gives a free key to a job of this call, whose arguments begin at this place.
+local function take_in_call(holder, group, id, from)
+  local due_ms = start_ms(ARGV[from + 2])
+  holder.id, holder.state, holder.is_new = id, due_ms > now and STATE_SCHEDULED or STATE_READY, true
+  holder.plan = {
+    id = id, lane = group.lane, flags = group.flags, due_ms = due_ms > now and due_ms or nil, edits = 0,
+    debounce = byte(ARGV[from + 5], 2) == CONFLICT_DEBOUNCE and debounce_value(now, due_ms) or nil,
+  }
+end
+
+-- The job that waits with a unique key, as it is: {id, lane, flags, due, edits, debounce}; nil: it is not to be
+-- replaced, because it does not know the key or cannot be read.
+local function read_waiting(holder, key)
+  local head = read_head(holder.id)
+  local state = try('HMGET', base .. KEY_STATE .. holder.id, FIELD_UNIQUE_KEY, FIELD_EDITS, FIELD_DEBOUNCE) or {}
+  if not head or state[1] ~= key then return nil end
+  return {
+    id = holder.id, lane = head.lane, flags = entry_flags(head.flags), edits = tonumber(state[2]) or 0,
+    due_ms = holder.state == STATE_SCHEDULED and tonumber(call('ZSCORE', base .. KEY_SCHEDULED, holder.id)) or nil,
+    debounce = state[3] and #state[3] == DEBOUNCE_BYTES and state[3] or nil,
+  }
+end
+
+-- When a waiting job is due after a job with these arguments has replaced it.
+local function due_of_replaced(plan, from)
+  local start, scope = ARGV[from + 2], ARGV[from + 5]
+  if byte(scope, 2) ~= CONFLICT_DEBOUNCE then return start == '' and plan.due_ms or start_ms(start) end
+  -- A job that waits for something else (a retry, a time of its own) keeps its time.
+  if not plan.debounce or unpack_ms(plan.debounce, DEBOUNCE_DUE_AT) ~= plan.due_ms then return plan.due_ms end
+  local first_ms = unpack_ms(plan.debounce, 1)
+  local due_ms = min(start_ms(start), first_ms + tonumber(sub(scope, 3)))
+  plan.debounce = debounce_value(first_ms, due_ms)
+  return due_ms
+end
+
+-- Plans that a new job, whose arguments begin at this place, replaces the one that has its unique key. Returns what the
+-- reply says behind the state; nil: the job that has the key is not to be replaced.
+local function plan_replacement(known, holder, key, group, from)
+  if holder.state ~= STATE_READY and holder.state ~= STATE_SCHEDULED then return nil end
+  local plan = holder.plan or read_waiting(holder, key)
+  if not plan then return nil end
+  holder.plan = plan
+  if not plan.replaced then
+    plan.replaced = true
+    known.replaced[#known.replaced + 1] = plan
+    touch(base .. KEY_RECORD .. plan.id, base .. KEY_STATE .. plan.id, base .. KEY_QUARANTINED_STATE .. plan.id)
+    touch(base .. KEY_TOMBSTONES, base .. KEY_TOMBSTONE_COUNTS)
+    local meta = call('HMGET', base .. KEY_META, META_GENERATION, META_GENERATION_START)
+    known.memory = known.memory or generation(meta[1], meta[2], tonumber(ARGV[2]))
+  end
+  touch(base .. KEY_QUARANTINED_LANE .. group.lane)
+  plan.record, plan.start_by, plan.edits = ARGV[from + 1], ARGV[from + 3], plan.edits + 1
+  plan.new_lane, plan.new_flags = group.lane, group.flags
+  if plan.due_ms then
+    local due_ms = due_of_replaced(plan, from)
+    if due_ms ~= plan.due_ms then plan.due_ms, plan.is_moved = due_ms, true end
+  end
+  -- A repetition of this call must not replace what replaces it meanwhile.
+  known.memories[#known.memories + 1] = ARGV[from]
+  known.memories[#known.memories + 1] = MEMORY_REPLACING .. plan.id
+  return ENQUEUE_REPLACED .. (plan.due_ms and string.format('%d', plan.due_ms) or '')
+end
+
+-- What a repeated id is answered with, if it is remembered that it replaced a job: that job, and its state.
+local function replaced_before(meta_gen, memory)
+  local id = sub(memory, 2)
+  return id, (state_of(id) or remembered_end(meta_gen, id) or '') .. ENQUEUE_REPLACED
 end
 
 -- Goes through a group one by one, because some of its jobs are settled already or have options. Leaves the new jobs in
@@ -31,11 +110,21 @@ local function drop_duplicates(group, known, memories, at, stride)
     local memory = memories and memories[k]
     -- The id of a settled job that is only retained is free again once it is not remembered any more.
     local holder = (memory or state and not settled) and id
+    if not state and memory and sub(memory, 1, 1) == MEMORY_REPLACING then
+      holder, state = replaced_before(call('HGET', base .. KEY_META, META_GENERATION), memory)
+    end
     if not holder and key ~= '' then
-      local key_state
-      holder, key_state = key_holder(known, key)
-      state = holder and key_state
-      known.keys[key] = holder or id
+      local has_key = key_holder(known, key)
+      holder = has_key.id
+      if holder then
+        state = has_key.state
+        local conflict = byte(ARGV[from + 5], 2)
+        if conflict == CONFLICT_REPLACE or conflict == CONFLICT_DEBOUNCE then
+          state = state .. (plan_replacement(known, has_key, key, group, from) or '')
+        end
+      else
+        take_in_call(has_key, group, id, from)
+      end
     end
     if holder then
       local duplicates = known.duplicates
@@ -72,29 +161,58 @@ local function store_new_ones(group, duplicates)
   if #ids > 0 then call('MSET', unpack(sets)) end
 end
 
--- When a job may start, in milliseconds. `start` is the argument.
-local function start_ms(start)
-  if start == '' then return now end
-  local ms = tonumber(sub(start, 2))
-  return byte(start, 1) == ENQUEUE_START_IN and now + ms or ms
-end
-
 -- Writes the options of a group's jobs; schedules those that start later, and adds the others to `entries`.
-local function place_with_options(group, broker, prefix, entries)
+local function place_with_options(group, known, broker, prefix, entries)
   local earliest = earliest_due(base .. KEY_SCHEDULED)
   for k, id in ipairs(group.ids) do
     local from = group.places[k]
-    local start_by, key = ARGV[from + 3], ARGV[from + 4]
+    local start_by, key, scope = ARGV[from + 3], ARGV[from + 4], ARGV[from + 5]
+    local due_ms = start_ms(ARGV[from + 2])
     if key ~= '' then
-      call('HSET', base .. KEY_UNIQUE, key, id)
-      write_state(id, FIELD_UNIQUE_KEY, key, FIELD_UNIQUE_SCOPE, ARGV[from + 5])
+      local until_ms = sub(scope, 1, 1) == SCOPE_WINDOW and now + tonumber(sub(scope, 3)) or nil
+      take_unique(key, id, until_ms, known.keys[key].window)
+      if byte(scope, 2) == CONFLICT_DEBOUNCE then
+        local debounce = debounce_value(now, due_ms)
+        write_state(id, FIELD_UNIQUE_KEY, key, FIELD_UNIQUE_SCOPE, sub(scope, 1, 1), FIELD_DEBOUNCE, debounce)
+      else
+        write_state(id, FIELD_UNIQUE_KEY, key, FIELD_UNIQUE_SCOPE, sub(scope, 1, 1))
+      end
     end
     if start_by ~= '' then call('ZADD', base .. KEY_START_BY, start_by, id) end
-    local due_ms = start_ms(ARGV[from + 2])
     if due_ms > now then
       earliest = schedule(base .. KEY_SCHEDULED, earliest, broker, id, due_ms)
     else
       entries[#entries + 1] = prefix .. id
     end
   end
+end
+
+-- Replaces waiting jobs as planned. A ready job keeps its place if its lane and the flags of its entry are the same
+-- (but for LARGE, which may be said of a small record).
+local function replace_waiting(known, broker)
+  local earliest, items, left = earliest_due(base .. KEY_SCHEDULED), {}, {}
+  for _, plan in ipairs(known.replaced) do
+    local id, flags = plan.id, plan.new_flags
+    call('SET', base .. KEY_RECORD .. id, plan.record)
+    if plan.debounce then
+      write_state(id, FIELD_EDITS, plan.edits, FIELD_DEBOUNCE, plan.debounce)
+    else
+      write_state(id, FIELD_EDITS, plan.edits)
+    end
+    if plan.start_by ~= '' then
+      call('ZADD', base .. KEY_START_BY, plan.start_by, id)
+    else
+      call('ZREM', base .. KEY_START_BY, id)
+    end
+    if plan.is_moved then
+      earliest = schedule(base .. KEY_SCHEDULED, earliest, broker, id, plan.due_ms)
+    elseif not plan.due_ms
+      and (plan.new_lane ~= plan.lane or flags ~= plan.flags and flags + FLAG_LARGE ~= plan.flags) then
+      items[#items + 1] = { id = id, flags = flags, lane = plan.new_lane, ms = now }
+      left[#left + 1] = plan
+    end
+  end
+  make_ready(items, false)
+  for _, plan in ipairs(left) do add_tombstone(plan.id, plan.lane) end
+  call('HSET', begin(known.memory), unpack(known.memories))
 end

@@ -17,6 +17,7 @@ local function next_run(run)
   sooner(KEY_DEAD, run.dead_retention + TIDY_MS)
   sooner(KEY_SETTLED, TIDY_MS)
   sooner(KEY_WAITERS, TIDY_MS)
+  sooner(KEY_UNIQUE_WINDOWS, TIDY_MS)
   return next_ms
 end
 
@@ -24,7 +25,8 @@ end
 local function is_empty()
   return call(
     'EXISTS', base .. KEY_START_BY, base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_TOMBSTONES,
-    base .. KEY_TOMBSTONE_COUNTS, base .. KEY_UNIQUE, base .. KEY_QUARANTINE, base .. KEY_NEWER, base .. KEY_WAITERS
+    base .. KEY_TOMBSTONE_COUNTS, base .. KEY_UNIQUE, base .. KEY_UNIQUE_WINDOWS, base .. KEY_QUARANTINE,
+    base .. KEY_NEWER, base .. KEY_WAITERS
   ) == 0
 end
 

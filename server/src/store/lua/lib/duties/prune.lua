@@ -1,9 +1,23 @@
--- Duty: delete what is past its time: waits, retained jobs, memories of settled ids.
+-- Duty: delete what is past its time: waits, windows of unique keys, retained jobs, memories of settled ids.
 
 local function prune_waits(run)
   local over = call('ZRANGEBYSCORE', base .. KEY_WAITERS, '-inf', now, 'LIMIT', 0, run.limit)
   if #over >= run.limit then run.more = 1 end
   if #over > 0 then call('ZREM', base .. KEY_WAITERS, unpack(over)) end
+end
+
+-- Frees the unique keys of windows that are over.
+local function end_windows(run)
+  local over = call('ZRANGEBYSCORE', base .. KEY_UNIQUE_WINDOWS, '-inf', now, 'LIMIT', 0, run.limit)
+  if #over >= run.limit then run.more = 1 end
+  if #over == 0 then return end
+  local free = {}
+  for k, value in ipairs(call('HMGET', base .. KEY_UNIQUE, unpack(over))) do
+    local is_window = value and #value == UNIQUE_WINDOW_BYTES
+    if is_window and unpack_ms(value, UNIQUE_UNTIL_AT) <= now then free[#free + 1] = over[k] end
+  end
+  if #free > 0 then call('HDEL', base .. KEY_UNIQUE, unpack(free)) end
+  call('ZREM', base .. KEY_UNIQUE_WINDOWS, unpack(over))
 end
 
 -- Deletes jobs that are retained in this set: by age, then by count, oldest first. Returns how many.
