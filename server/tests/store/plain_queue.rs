@@ -189,8 +189,11 @@ impl Mask {
 fn render(runs: &[Run], mask: &Mask) -> String {
     let mut text = String::new();
     let line = |words: &[Vec<u8>]| {
-        let words: Vec<String> = words.iter().map(|word| mask.apply(word)).collect();
-        words.join(" ")
+        let words = words.iter().map(|word| match mask.apply(word) {
+            empty if empty.is_empty() => "''".to_owned(),
+            word => word.replace(' ', "_"),
+        });
+        words.collect::<Vec<_>>().join(" ")
     };
     for run in runs {
         writeln!(text, "{} {}", run.script, line(&run.call)).unwrap();
