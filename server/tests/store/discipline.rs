@@ -15,6 +15,7 @@ use crate::{
     cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining, nacking,
     outcomes, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
+    uniqueness,
     watching::{Run, watch},
 };
 
@@ -197,6 +198,7 @@ async fn a_plain_job_in_a_group_costs_no_command_of_its_own() {
 fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
     let files = [
         enqueueing::FACTS,
+        uniqueness::FACTS,
         leasing::FACTS,
         lanes::FACTS,
         damaged::FACTS,

@@ -39,5 +39,6 @@ mod plain_queue;
 mod reclaiming;
 mod settling;
 mod space;
+mod uniqueness;
 mod unknown_outcome;
 mod watching;
