@@ -79,6 +79,18 @@ mutate "a truncated record raises an error" server/src/store/lua/lib/record.lua 
 mutate "a fetch without jobs does not report when the first lease ends" server/src/queue/core.rs \
   'first.or(batch.first_lease_ends_in_ms)' 'first' \
   it a_lease_that_is_missing_in_the_due_index
+mutate "a replaced job has no tombstone for its old entry" server/src/store/lua/lib/enqueue.lua \
+  'for _, plan in ipairs(left) do add_tombstone(plan.id, plan.lane) end' '' \
+  store a_replaced_job_that_fits_its_entry_no_more_goes_to_the_end
+mutate "a debounce forgets its longest wait" server/src/store/lua/lib/enqueue.lua \
+  'min(start_ms(start), first_ms + tonumber(sub(scope, 3)))' 'start_ms(start)' \
+  store a_debounce_moves_the_time_up_to_its_longest_wait
+mutate "a repeated replacement replaces again" server/src/store/lua/lib/enqueue.lua \
+  "call('HSET', begin(known.memory), unpack(known.memories))" '' \
+  store a_repeated_replacement_does_not_undo_the_next_one
+mutate "the end of a job frees the window of its key" server/src/store/lua/lib/unique.lua \
+  "if key and call('HGET', base .. KEY_UNIQUE, key) == id then" 'if key then' \
+  store a_window_holds_the_key_past_the_end_of_its_job
 if [ -n "$check_only" ]; then
   say "mutations: $count, with their rules and tests in place"
 else

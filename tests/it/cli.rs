@@ -47,6 +47,32 @@ async fn jobs_are_leased_and_settled_by_hand() {
     said(&stand, &["ack", "bm90IGEgdG9rZW4="]).await.ended_with(USAGE);
 }
 
+#[tokio::test]
+async fn a_second_job_with_a_unique_key_is_shown() {
+    let stand = Stand::shared().await;
+    let key = unique_key("again");
+    let target = format!("{key}/t");
+    let enqueue = async |more: &[&str]| {
+        let words = [&["enqueue", &target, "--unique", "k"], more].concat();
+        said(&stand, &words).await.ok().stdout
+    };
+    let first = enqueue(&[]).await.trim().to_owned();
+    assert_eq!(enqueue(&[]).await.trim(), format!("{first} (it existed already)"));
+    let replaced = enqueue(&["--on-conflict", "replace", "--payload", "2"]).await;
+    assert_eq!(replaced.trim(), format!("{first} (it waited, and has become this job)"));
+    let debounce = ["--on-conflict", "debounce", "--debounce-delay", "1h", "-o", "json"];
+    let words = [&["enqueue", &target, "--unique", "other"], &debounce[..]].concat();
+    for replaced in [None, Some(true)] {
+        let shown = said(&stand, &words).await.ok().json();
+        assert_eq!(shown["replaced"].as_bool(), replaced);
+        assert!(shown["run_time"].is_string(), "{shown}");
+    }
+    let window = ["enqueue", &target, "--unique", "hourly", "--unique-window", "1h"];
+    said(&stand, &window).await.ok();
+    let refused = said(&stand, &[&window[..], &["--on-conflict", "reject"]].concat()).await;
+    refused.ended_with(PRECONDITION);
+}
+
 struct Leased {
     id: String,
     token: String,

@@ -24,6 +24,7 @@ mod retry;
 mod signals;
 mod subscribe;
 mod tidy;
+mod uniqueness;
 mod unread;
 mod wait;
 

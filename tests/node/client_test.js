@@ -111,6 +111,24 @@ const facts = {
     assert.equal(done.job.result.data.toString(), '42');
   },
 
+  async 'a second job with a unique key replaces or debounces the first'() {
+    const key = uniqueKey();
+    const replace = { key: 'k', on_conflict: 'ON_CONFLICT_REPLACE' };
+    const first = await enqueue(key, { unique: replace });
+    const second = await enqueue(key, { unique: replace, payload: Buffer.from('2') });
+    assert.deepEqual([second.job_id, second.deduplicated, second.replaced], [first.job_id, true, true]);
+    const { jobs: leased } = await call(broker, 'Lease', { selector: { routing_keys: [key] }, wait: { seconds: 10 } });
+    assert.deepEqual([leased[0].job_id, leased[0].payload.toString()], [first.job_id, '2']);
+    const third = await enqueue(key, { unique: replace });
+    assert.deepEqual([third.replaced, third.state], [false, 'JOB_STATE_LEASED']);
+
+    const debounce = { key: 'd', on_conflict: 'ON_CONFLICT_DEBOUNCE', delay: { seconds: 60 } };
+    const waits = await enqueue(key, { unique: debounce });
+    const again = await enqueue(key, { unique: debounce });
+    assert.deepEqual([again.job_id, waits.replaced, again.replaced], [waits.job_id, false, true]);
+    assert.ok(Number(again.run_time.seconds) >= Number(waits.run_time.seconds));
+  },
+
   async 'a job is nacked and waits for its next attempt'() {
     const key = uniqueKey();
     const { job_id } = await enqueue(key);

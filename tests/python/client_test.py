@@ -198,6 +198,28 @@ def the_same_id_is_enqueued_once(client):
     assert client.enqueue(key, job_id=job_id).deduplicated
 
 
+def a_second_job_with_a_unique_key_replaces_or_debounces_the_first(client):
+    key = unique_key()
+    replace = job.Unique(key="k", on_conflict=job.ON_CONFLICT_REPLACE)
+    first = client.enqueue(key, b"1", unique=replace)
+    second = client.enqueue(key, b"2", unique=replace)
+    assert (second.job_id, second.deduplicated, second.replaced) == (first.job_id, True, True)
+    request = broker.LeaseRequest(selector=broker.Selector(routing_keys=[key]), wait=Duration(seconds=10))
+    leased = client.broker.Lease(request, timeout=PATIENCE_SECONDS).jobs[0]
+    assert (leased.job_id, leased.payload) == (first.job_id, b"2")
+    third = client.enqueue(key, b"3", unique=replace)
+    assert (third.deduplicated, third.replaced, third.state) == (True, False, job.JOB_STATE_LEASED)
+
+    debounce = job.Unique(key="d", on_conflict=job.ON_CONFLICT_DEBOUNCE, delay=Duration(seconds=60))
+    first, second = client.enqueue(key, b"1", unique=debounce), client.enqueue(key, b"2", unique=debounce)
+    assert not first.replaced and second.replaced and second.job_id == first.job_id
+    assert first.run_time.ToDatetime() <= second.run_time.ToDatetime()
+
+    window = job.Unique(key="w", scope=job.UNIQUE_SCOPE_WINDOW, window=Duration(seconds=3600))
+    assert not client.enqueue(key, unique=window).deduplicated
+    assert client.enqueue(key, unique=window).deduplicated
+
+
 def a_batch_has_a_result_for_each_job(client):
     key = unique_key()
     specs = [job.JobSpec(routing_key=key, job_type="t", priority=priority) for priority in (1, 10, 2)]
@@ -279,6 +301,7 @@ def reflection_v1alpha_lists_the_services_for_older_tools(client):
 FACTS = [
     a_job_is_enqueued_leased_and_acked_with_unary_calls,
     the_same_id_is_enqueued_once,
+    a_second_job_with_a_unique_key_replaces_or_debounces_the_first,
     a_batch_has_a_result_for_each_job,
     jobs_are_acked_and_nacked_over_a_stream,
     a_released_job_is_delivered_again_on_the_stream,

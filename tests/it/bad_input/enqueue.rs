@@ -7,7 +7,7 @@ use bananas_harness::{
 };
 use bananas_proto::{
     reason,
-    v1::{BatchEnqueueRequest, EnqueueRequest, JobSpec, RetryPolicy, Unique, job_spec::Start},
+    v1::{BatchEnqueueRequest, EnqueueRequest, JobSpec, OnConflict, RetryPolicy, Unique, UniqueScope, job_spec::Start},
 };
 use bytes::Bytes;
 use prost_types::{Duration, Timestamp};
@@ -133,6 +133,37 @@ const BAD_JOBS: &[(&str, &str, Spoil)] = &[
     ("a conflict rule that is none", "on_conflict", |job| {
         unique(job).on_conflict = 99
     }),
+    ("a window without a length", "unique.window", |job| {
+        unique(job).scope = UniqueScope::Window.into()
+    }),
+    ("less than a second", "unique.window", |job| {
+        unique(job).scope = UniqueScope::Window.into();
+        unique(job).window = Some(millis(999))
+    }),
+    ("a length without a window", "unique.window", |job| {
+        unique(job).window = Some(seconds(5))
+    }),
+    ("a debounce in a window", "unique.scope", |job| {
+        debounce(job).scope = UniqueScope::Window.into();
+        unique(job).window = Some(seconds(5))
+    }),
+    ("no delay", "unique.delay", |job| debounce(job).delay = None),
+    ("more than a day", "unique.delay", |job| {
+        debounce(job).delay = Some(seconds(DAY + 1))
+    }),
+    ("a delay without a debounce", "unique.delay", |job| {
+        unique(job).delay = Some(seconds(1))
+    }),
+    ("shorter than delay", "unique.max_wait", |job| {
+        debounce(job).max_wait = Some(seconds(1))
+    }),
+    ("a longest wait without a debounce", "unique.max_wait", |job| {
+        unique(job).max_wait = Some(seconds(1))
+    }),
+    ("a start of its own beside a debounce", "unique.on_conflict", |job| {
+        debounce(job);
+        job.start = Some(Start::Delay(seconds(1)))
+    }),
     ("more than 30 days", "retention", |job| {
         job.retention = Some(seconds(30 * DAY + 1))
     }),
@@ -164,6 +195,13 @@ fn unique(job: &mut JobSpec) -> &mut Unique {
         key: "k".into(),
         ..Unique::default()
     })
+}
+
+fn debounce(job: &mut JobSpec) -> &mut Unique {
+    let unique = unique(job);
+    unique.on_conflict = OnConflict::Debounce.into();
+    unique.delay = Some(seconds(2));
+    unique
 }
 
 #[tokio::test]
