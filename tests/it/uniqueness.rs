@@ -12,12 +12,12 @@ use prost_types::Timestamp;
 
 use crate::arranged;
 
-fn with_key(key: &str, payload: impl Into<Bytes>, unique: Unique) -> JobSpec {
+fn with_key(key: &str, payload: impl Into<Bytes>, unique: &Unique) -> JobSpec {
     JobSpec {
         payload: payload.into(),
         unique: Some(Unique {
             key: "k".into(),
-            ..unique
+            ..unique.clone()
         }),
         ..spec(key)
     }
@@ -68,7 +68,7 @@ async fn a_window_outlives_its_job_and_ends() {
         };
         JobSpec {
             retention: None,
-            ..with_key(&key, "x", unique)
+            ..with_key(&key, "x", &unique)
         }
     };
     let first = api.enqueue(window(seconds(1))).await.unwrap();
@@ -95,12 +95,12 @@ async fn a_window_outlives_its_job_and_ends() {
 async fn the_newest_of_several_jobs_runs_in_the_place_of_the_first() {
     let (stand, api, key) = arranged("replace").await;
     let first = api
-        .enqueue(with_key(&key, "1", replacing(UniqueScope::UntilSettled)))
+        .enqueue(with_key(&key, "1", &replacing(UniqueScope::UntilSettled)))
         .await
         .unwrap();
     api.enqueued(&key).await;
     for (number, api) in [stand.other_api(), stand.api()].iter().enumerate() {
-        let mut job = with_key(&key, format!("{}", number + 2), replacing(UniqueScope::UntilSettled));
+        let mut job = with_key(&key, format!("{}", number + 2), &replacing(UniqueScope::UntilSettled));
         job.labels.insert("of".into(), format!("{number}"));
         let answer = api.enqueue(job).await.unwrap();
         assert_eq!(told(&answer), (true, true, JobState::Ready));
@@ -113,7 +113,7 @@ async fn the_newest_of_several_jobs_runs_in_the_place_of_the_first() {
         (first.job_id.as_str(), &b"3"[..], "1")
     );
     // A leased job stays as it is.
-    let late = with_key(&key, "4", replacing(UniqueScope::UntilSettled));
+    let late = with_key(&key, "4", &replacing(UniqueScope::UntilSettled));
     let answer = api.enqueue(late).await.unwrap();
     assert_eq!(told(&answer), (true, false, JobState::Leased));
     assert_eq!(api.get(&key, &first.job_id).await.unwrap().spec.unwrap().payload, "3");
@@ -123,7 +123,7 @@ async fn the_newest_of_several_jobs_runs_in_the_place_of_the_first() {
 #[tokio::test]
 async fn one_job_runs_and_one_waits_with_the_newest_data() {
     let (stand, api, key) = arranged("last").await;
-    let job = |payload: String| with_key(&key, payload, replacing(UniqueScope::UntilLeased));
+    let job = |payload: String| with_key(&key, payload, &replacing(UniqueScope::UntilLeased));
     let first = api.enqueue(job("1".into())).await.unwrap();
     let running = api.leased(&key).await;
     let request = BatchEnqueueRequest {
@@ -147,8 +147,8 @@ async fn one_job_runs_and_one_waits_with_the_newest_data() {
 #[tokio::test]
 async fn a_burst_of_debounced_jobs_is_one_run_with_the_newest_payload() {
     let (stand, api, key) = arranged("burst").await;
-    let longest = std::time::Duration::from_secs(3_600);
-    let job = |payload: String| with_key(&key, payload, debounced(seconds(1), proto_duration(longest)));
+    let longest = std::time::Duration::from_hours(1);
+    let job = |payload: String| with_key(&key, payload, &debounced(seconds(1), proto_duration(longest)));
     let first = api.enqueue(job("first".into())).await.unwrap();
     let began = nanos(first.run_time.unwrap()) - 1_000_000_000;
     let clients: Vec<Api> = (0..8)
@@ -187,7 +187,7 @@ async fn a_burst_of_debounced_jobs_is_one_run_with_the_newest_payload() {
 #[tokio::test]
 async fn a_key_that_never_rests_runs_after_the_longest_wait() {
     let (stand, api, key) = arranged("restless").await;
-    let job = || with_key(&key, "x", debounced(millis(1_000), millis(1_500)));
+    let job = || with_key(&key, "x", &debounced(millis(1_000), millis(1_500)));
     let first = api.enqueue(job()).await.unwrap();
     let limit = nanos(first.run_time.unwrap()) + 500_000_000;
     let other = stand.other_api();

@@ -122,7 +122,7 @@ async fn a_key_is_free_when_its_window_is_over_whether_it_was_swept_or_not(space
         space.fill(&[second.item()]).await;
         let all = space.snapshot().await;
         assert_eq!(all.windows.len(), usize::from(next != UniqueScope::Settled));
-        assert_eq!(all.unique.get("report").is_some(), next == UniqueScope::Settled);
+        assert_eq!(all.unique.contains_key("report"), next == UniqueScope::Settled);
         space.audit().await;
         space.reached(("enqueue", "window over"));
         let (leased, nonce) = space.lease_one().await;
