@@ -1,6 +1,7 @@
 //! `bananas`: the command line of the Bananas job queue. It talks gRPC to a broker and nothing else.
 
 mod args;
+mod audit;
 mod bench;
 mod connection;
 mod enqueue;

@@ -1,4 +1,4 @@
-//! `bananas queue list|get|pause|resume`: shows and controls queues.
+//! `bananas queue list|get|pause|resume|audit`: shows and controls queues.
 
 use std::{io, time::Duration};
 
@@ -10,6 +10,7 @@ use clap::Subcommand;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
+    audit,
     exit::Result,
     output::{self, Output, since, table, terminal_columns, timestamp},
     screen,
@@ -65,6 +66,8 @@ pub(crate) enum QueueCommand {
         #[arg(value_name = "ROUTING_KEY")]
         queue: String,
     },
+    /// Compare all keys of a queue with each other; exit code 1 if something is wrong and was not repaired
+    Audit(audit::AuditArgs),
 }
 
 pub(crate) async fn run(client: &Client, command: QueueCommand, output: Output) -> Result {
@@ -98,6 +101,7 @@ pub(crate) async fn run(client: &Client, command: QueueCommand, output: Output) 
         } => {
             show(&client.pause_queue(&queue, &reason, enqueue_too).await?, output)?;
         }
+        QueueCommand::Audit(args) => audit::run(client, args, output).await?,
         QueueCommand::Resume { queue } => show(&client.resume_queue(&queue).await?, output)?,
     }
     Ok(())

@@ -52,7 +52,10 @@ mod reason;
 mod retry;
 mod wire;
 
-pub use admin::job::{Detail, Waited};
+pub use admin::{
+    audit::Audit,
+    job::{Detail, Waited},
+};
 pub use bananas_proto::v1 as proto;
 pub use client::{Client, builder::ClientBuilder};
 pub use error::{Error, FieldViolation, Result};

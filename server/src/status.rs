@@ -35,7 +35,7 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
         Error::DeadlineExceeded => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
         Error::UnknownMethod => (Code::Unimplemented, reason::UNKNOWN_METHOD),
         Error::StoreOutOfMemory => (Code::ResourceExhausted, reason::STORE_OUT_OF_MEMORY),
-        Error::Overloaded => (Code::ResourceExhausted, reason::OVERLOADED),
+        Error::Overloaded | Error::AuditRunning(_) => (Code::ResourceExhausted, reason::OVERLOADED),
         Error::StoreUnavailable { .. } => (Code::Unavailable, reason::STORE_UNAVAILABLE),
         Error::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
         Error::Bug(_) => (Code::Internal, reason::BUG),

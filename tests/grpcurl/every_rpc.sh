@@ -101,6 +101,8 @@ rpc QueueService/ResumeQueue "{\"routing_key\":\"$key\"}"
 expect "ResumeQueue returns the queue" "\"routingKey\": \"$key\""
 rpc QueueService/GetQueue "{\"routing_key\":\"$key\"}"
 expect "GetQueue counts" '"(ready|leased|scheduled|settled)": "[0-9]+"'
+rpc QueueService/AuditQueue "{\"routing_key\":\"$key\"}"
+expect "AuditQueue ends with a summary" '"summary": \{.*"keys"'
 
 # FleetService
 rpc FleetService/GetBrokerInfo '{}'

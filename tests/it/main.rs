@@ -1,6 +1,7 @@
 //! The integration tests: facts about real brokers on a real Redis, seen through the API. One file for each promise.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod audit;
 mod bad_input;
 mod batch;
 mod cancel;

@@ -1,9 +1,11 @@
 //! What the parts of a broker share, and how it drains. `app/serve.rs` puts the parts together.
 
+mod audits;
 pub mod notifications;
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use audits::Audits;
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +70,8 @@ pub struct Broker {
     pub(crate) limits: Limits,
     pub(crate) stream: StreamOptions,
     pub(crate) reflection: bool,
+    /// The queues that this broker audits now.
+    pub(crate) audits: Arc<Audits>,
     /// Cancelled when the drain begins: streams are asked to move, long polls end.
     pub(crate) draining: CancellationToken,
     /// Cancelled when the drain is over: background tasks end.
@@ -97,6 +101,7 @@ impl Broker {
             limits: options.limits,
             stream: options.stream,
             reflection: options.reflection,
+            audits: Arc::default(),
             draining: CancellationToken::new(),
             stopped: CancellationToken::new(),
             health,

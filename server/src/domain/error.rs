@@ -90,6 +90,9 @@ pub enum Error {
     /// Redis has no memory left for new jobs.
     #[error("the store is out of memory; settle or delete jobs, or give it more memory")]
     StoreOutOfMemory,
+    /// This broker audits the queue already.
+    #[error("this broker audits {0} already")]
+    AuditRunning(String),
     /// This broker is at a limit of concurrent calls.
     #[error("too many calls in flight")]
     Overloaded,

@@ -30,6 +30,7 @@ pub const METHODS: &[Method] = &[
     method("/bananas.v1.JobService/CancelJob", Class::Call),
     method("/bananas.v1.JobService/GetJob", Class::Call),
     method("/bananas.v1.JobService/WaitJob", Class::Wait),
+    method("/bananas.v1.QueueService/AuditQueue", Class::Stream),
     method("/bananas.v1.QueueService/GetQueue", Class::Call),
     method("/bananas.v1.QueueService/ListQueues", Class::Call),
     method("/bananas.v1.QueueService/PauseQueue", Class::Call),

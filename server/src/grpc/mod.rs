@@ -1,6 +1,7 @@
 //! The gRPC services: decode, check, call, encode. Nothing here waits or decides: the scripts decide what happens to a
 //! job, `dispatch`, `session` and `queue` wait.
 
+mod audit;
 mod bounds;
 mod broker;
 mod convert;

@@ -15,6 +15,15 @@ const COUNTED_AT_ONCE: usize = 16;
 
 #[tonic::async_trait]
 impl QueueService for Service {
+    type AuditQueueStream = super::audit::Events;
+
+    async fn audit_queue(
+        &self,
+        request: Request<pb::AuditQueueRequest>,
+    ) -> Result<Response<Self::AuditQueueStream>, Status> {
+        Ok(Response::new(super::audit::start(&self.0, &request.into_inner())?))
+    }
+
     async fn list_queues(
         &self,
         request: Request<pb::ListQueuesRequest>,

@@ -201,3 +201,109 @@ shared! {
         UNKNOWN: &str = "?";
     }
 }
+
+shared! {
+    /// audit.lua and repair.lua: what a question or a repair is about.
+    mod audit as "AUDIT_" {
+        /// A job, by its id.
+        JOB: &str = "j";
+        /// A lane and its place in the lane index.
+        LANE: &str = "r";
+        /// The tombstones of one job in one lane: id and lane.
+        TOMBSTONES: &str = "c";
+        /// The number of tombstones of a lane.
+        LANE_TOMBSTONES: &str = "n";
+        /// A unique key.
+        UNIQUE: &str = "u";
+        /// The window that holds a unique key.
+        WINDOW: &str = "w";
+        /// A generation of the memory, by its number.
+        MEMORY: &str = "d";
+        /// A key, by its end.
+        KEY: &str = "k";
+    }
+}
+
+shared! {
+    /// The facts of a job, in the order in which audit.lua tells them.
+    mod fact as "FACT_" {
+        /// The first bytes of its record.
+        RECORD: usize = 1;
+        /// Whether it has a state hash.
+        STATE: usize = 2;
+        /// The letter of its final state.
+        FINAL: usize = 3;
+        /// The unique key that it knows to be its own.
+        UNIQUE_KEY: usize = 4;
+        /// Until when it holds that key.
+        UNIQUE_SCOPE: usize = 5;
+        /// Who holds that key.
+        HOLDER: usize = 6;
+        /// Counters of its state hash; each move out of a lease changes them or the memory.
+        COUNTERS: usize = 7;
+        /// Its lease without the holder.
+        LEASE: usize = 8;
+        /// Whether the lease has a deadline.
+        DEADLINE: usize = 9;
+        /// Its due time, if it is scheduled.
+        SCHEDULED: usize = 10;
+        /// Its time of death, if it is dead.
+        DEAD: usize = 11;
+        /// The end of its retention, if it is settled and retained.
+        SETTLED: usize = 12;
+        /// When it must have started.
+        START_BY: usize = 13;
+        /// Whether it is in quarantine.
+        QUARANTINED: usize = 14;
+        /// Whether there is a record of it in quarantine.
+        SET_ASIDE: usize = 15;
+        /// What is remembered of its id.
+        MEMORY: usize = 16;
+        /// Which of its keys expire: the letters of their names.
+        EXPIRES: usize = 17;
+        /// How many facts there are.
+        COUNT: usize = 17;
+        /// The last byte of a record that is a fact: it covers the head of every job.
+        RECORD_BYTES: usize = 79;
+        /// Stands for a value that is there.
+        PRESENT: &str = "+";
+        /// Stands for a key of another type, or an empty value.
+        FOREIGN: &str = "!";
+    }
+}
+
+shared! {
+    /// repair.lua: the steps of the repair of a job.
+    mod repair as "REPAIR_" {
+        /// Arguments of a step: kind and three values.
+        STRIDE: usize = 4;
+        /// Put it where it belongs: letter of its final state or '', due time or ''.
+        PLACE: &str = "p";
+        /// Take it out of a set or the leases: the end of that key.
+        LEAVE: &str = "l";
+        /// Set its tombstones in a lane: lane, number before, number after.
+        TOMBSTONES: &str = "c";
+        /// Set record and state aside: reason.
+        QUARANTINE: &str = "q";
+        /// List it in quarantine: reason.
+        LIST_QUARANTINED: &str = "+";
+        /// Remove it from the list of the quarantine.
+        UNLIST_QUARANTINED: &str = "-";
+        /// Give its lease a deadline: now.
+        DEADLINE: &str = "d";
+        /// Say in its lease that it has a state hash.
+        MARK_LEASE: &str = "m";
+        /// Set the letter of its final state; '' removes it.
+        FINAL: &str = "f";
+        /// Remove its state hash.
+        FORGET_STATE: &str = "s";
+        /// Set its state hash aside, which is a key of another type.
+        SET_STATE_ASIDE: &str = "a";
+        /// Give it its unique key: key.
+        TAKE_UNIQUE_KEY: &str = "u";
+        /// Let it know no unique key any more.
+        DROP_UNIQUE_KEY: &str = "v";
+        /// Its keys do not expire.
+        PERSIST: &str = "e";
+    }
+}

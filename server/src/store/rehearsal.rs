@@ -76,6 +76,7 @@ impl Store {
         self.counts(&keys).await?;
         self.resume(&keys).await?;
         self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
+        self.rehearse_audit(&keys).await?;
         self.next_due(&keys).await?;
         self.update_due_index(0, &[]).await?;
         self.maintain_or_forget(&keys, 0).await.map(drop)

@@ -101,7 +101,7 @@ impl Store {
 }
 
 /// A prefix as SCAN takes it literally.
-fn escaped(prefix: &str) -> String {
+pub(super) fn escaped(prefix: &str) -> String {
     let mut out = String::with_capacity(prefix.len());
     for letter in prefix.chars() {
         if matches!(letter, '*' | '?' | '[' | ']' | '\\' | '^') {

@@ -12,8 +12,8 @@ use bananas_broker::store::{AckItem, NackAction};
 use bananas_harness::redis_server::RedisServer;
 
 use crate::{
-    cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining, nacking,
-    outcomes, reclaiming, settling,
+    auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining,
+    nacking, outcomes, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
     uniqueness,
     watching::{Run, watch},
@@ -36,8 +36,10 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("LLEN", false, Keys::First),
     ("LRANGE", false, Keys::First),
     ("MGET", false, Keys::All),
+    ("PTTL", false, Keys::First),
     ("STRLEN", false, Keys::First),
     ("TIME", false, Keys::None),
+    ("TYPE", false, Keys::First),
     ("ZCARD", false, Keys::First),
     ("ZMSCORE", false, Keys::First),
     ("ZRANGE", false, Keys::First),
@@ -51,6 +53,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("LTRIM", true, Keys::First),
     ("MSET", true, Keys::EveryOther),
     ("MSETNX", true, Keys::EveryOther),
+    ("PERSIST", true, Keys::First),
     ("PEXPIRE", true, Keys::First),
     ("RENAME", true, Keys::All),
     ("RPUSH", true, Keys::First),
@@ -211,6 +214,7 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         due_index::FACTS,
         forgetting::FACTS,
         counting::FACTS,
+        auditing::FACTS,
     ];
     files.into_iter().flatten().copied()
 }

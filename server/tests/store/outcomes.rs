@@ -232,6 +232,24 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "resumed",
         ],
     ),
+    ("audit", &["facts told"]),
+    (
+        "repair",
+        &[
+            "placed",
+            "set aside",
+            "moved out",
+            "final state written",
+            "deadline given",
+            "unique key freed",
+            "window corrected",
+            "lane indexed",
+            "tombstones counted",
+            "memory removed",
+            "time to live corrected",
+            "not as it was seen",
+        ],
+    ),
 ];
 
 static REACHED: Mutex<BTreeSet<Outcome>> = Mutex::new(BTreeSet::new());

@@ -14,7 +14,7 @@ fragments! {
     "start", "values", "commands", "entries", "record", "notify", "lanes", "read_lanes", "leases", "memory", "state",
     "unique", "endings", "backoff", "promote", "choose_lanes", "requests", "fetch", "ack", "enqueue", "nack", "extend",
     "duties/promote_due", "duties/end_lapsed", "duties/expire_late", "duties/trim_lanes", "duties/prune",
-    "duties/repair", "duties/forget",
+    "duties/repair", "duties/forget", "facts", "repair",
 }
 
 /// The functions of the library, and the statements between them.

@@ -19,6 +19,7 @@ use crate::{
     },
 };
 use assemble::Library;
+pub(super) use prelude::PRIORITY_SPAN;
 
 /// How often a call loads its script again before it gives up.
 const LOADS: usize = 5;
@@ -82,6 +83,8 @@ scripts! {
     index_lanes: "#!lua flags=allow-oom\n",
     due_index: "#!lua flags=allow-oom\n",
     presence: "#!lua flags=allow-oom\n",
+    audit: "#!lua flags=no-writes\n",
+    repair: "#!lua flags=allow-oom\n",
 }
 
 impl Scripts {
@@ -121,11 +124,11 @@ impl Script {
     }
 
     /// Starts a call on keys that are not those of a queue.
-    pub(super) fn call_on(&self, keys: impl ExactSizeIterator<Item = String>, data_bytes: usize) -> Call<'_> {
+    pub(super) fn call_on(&self, keys: impl ExactSizeIterator<Item = impl AsRef<[u8]>>, data_bytes: usize) -> Call<'_> {
         let mut command = Cmd::with_capacity(16 + keys.len(), 256 + data_bytes);
         command.arg("EVALSHA").arg(&self.sha).arg(keys.len());
         for key in keys {
-            command.arg(key);
+            command.arg(key.as_ref());
         }
         Call { script: self, command }
     }

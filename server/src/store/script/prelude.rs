@@ -23,7 +23,7 @@ const SUSPECT_AFTER: u32 = 3;
 /// Bytes of a record that hold its head, whatever the payload: the fixed part and 32 types of 129 bytes.
 const RECORD_HEAD_BYTES: usize = 4_400;
 /// Scores of lanes of two priorities are at least so far apart: more than any time in milliseconds.
-const PRIORITY_SPAN: u64 = 1 << 42;
+pub(in crate::store) const PRIORITY_SPAN: u64 = 1 << 42;
 /// A member of the deadlines that is no job; longer than the 64 bytes up to which Redis encodes a small sorted set as a
 /// list.
 const NO_JOB_BYTES: usize = 65;
@@ -57,6 +57,9 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         protocol::notify::in_lua(),
         protocol::due::in_lua(),
         protocol::wait::in_lua(),
+        protocol::audit::in_lua(),
+        protocol::fact::in_lua(),
+        protocol::repair::in_lua(),
     ];
     for (name, literal) in groups.into_iter().flatten() {
         all.push((name.to_owned(), literal));
