@@ -56,6 +56,10 @@ reasons! {
     JobNotFound = JOB_NOT_FOUND,
     /// No job was ever enqueued under this routing key.
     QueueNotFound = QUEUE_NOT_FOUND,
+    /// As many jobs wait as the policy of the queue allows.
+    QueueFull = QUEUE_FULL,
+    /// What the change is based on has changed since its etag was read.
+    StaleEtag = STALE_ETAG,
     /// Another job holds the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
     DuplicateJob = DUPLICATE_JOB,
     /// The lease has ended; another worker may have the job. Stop the work.

@@ -75,6 +75,8 @@ pub mod reason {
         LEASE_LOST,
         ALREADY_SETTLED,
         QUEUE_PAUSED_FOR_ENQUEUE,
+        QUEUE_FULL,
+        STALE_ETAG,
         HEARTBEAT_TIMEOUT,
         DEADLINE_EXCEEDED,
         UNKNOWN_METHOD,

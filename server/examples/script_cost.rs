@@ -232,6 +232,8 @@ fn job_of(payload_bytes: usize, change: impl FnOnce(&mut EnqueueItem, &mut Head)
         start: Start::Now,
         start_by_ms: None,
         unique: None,
+        policy: None,
+        all_or_none: false,
     };
     change(&mut item, &mut head);
     item.record = head.encode(&SpecFields::of_spec(&spec).expect("a field"));

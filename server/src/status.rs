@@ -31,12 +31,14 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
         Error::LeaseLost => (Code::FailedPrecondition, reason::LEASE_LOST),
         Error::AlreadySettled => (Code::FailedPrecondition, reason::ALREADY_SETTLED),
         Error::QueuePausedForEnqueue(_) => (Code::FailedPrecondition, reason::QUEUE_PAUSED_FOR_ENQUEUE),
+        Error::StaleEtag { .. } => (Code::FailedPrecondition, reason::STALE_ETAG),
         Error::HeartbeatTimeout(_) => (Code::Aborted, reason::HEARTBEAT_TIMEOUT),
         Error::DeadlineExceeded => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
         Error::UnknownMethod => (Code::Unimplemented, reason::UNKNOWN_METHOD),
+        Error::QueueFull { .. } => (Code::ResourceExhausted, reason::QUEUE_FULL),
         Error::StoreOutOfMemory => (Code::ResourceExhausted, reason::STORE_OUT_OF_MEMORY),
         Error::Overloaded | Error::AuditRunning(_) => (Code::ResourceExhausted, reason::OVERLOADED),
-        Error::StoreUnavailable { .. } => (Code::Unavailable, reason::STORE_UNAVAILABLE),
+        Error::StoreUnavailable { .. } | Error::StalePolicy { .. } => (Code::Unavailable, reason::STORE_UNAVAILABLE),
         Error::ShuttingDown => (Code::Unavailable, reason::SHUTTING_DOWN),
         Error::Bug(_) => (Code::Internal, reason::BUG),
     }
@@ -47,7 +49,9 @@ fn metadata(error: &Error) -> HashMap<String, String> {
     let entry = match error {
         Error::DuplicateJob { existing } => (EXISTING_JOB_ID, existing.to_string()),
         Error::StoreUnavailable { unknown: true, .. } => (OUTCOME, OUTCOME_UNKNOWN.to_owned()),
-        Error::StoreUnavailable { unknown: false, .. } => (OUTCOME, OUTCOME_NOT_APPLIED.to_owned()),
+        Error::StoreUnavailable { unknown: false, .. } | Error::StalePolicy { .. } => {
+            (OUTCOME, OUTCOME_NOT_APPLIED.to_owned())
+        }
         _ => match wrong_field(error) {
             Some(field) => (FIELD, field.to_owned()),
             None => return HashMap::new(),
@@ -173,6 +177,9 @@ mod tests {
             Error::LeaseLost,
             Error::AlreadySettled,
             Error::QueuePausedForEnqueue("why".into()),
+            Error::QueueFull { limit: 7 },
+            Error::StalePolicy { version: 1 },
+            Error::StaleEtag { what: "the policy" },
             Error::HeartbeatTimeout(Duration::from_secs(30)),
             Error::DeadlineExceeded,
             Error::UnknownMethod,

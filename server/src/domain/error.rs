@@ -78,6 +78,24 @@ pub enum Error {
     /// The queue accepts no new jobs.
     #[error("the queue is paused for new jobs: {0}")]
     QueuePausedForEnqueue(String),
+    /// As many jobs wait as the policy of the queue allows.
+    #[error("{limit} jobs wait in the queue, which is the max_waiting of its policy")]
+    QueueFull {
+        /// The bound.
+        limit: u64,
+    },
+    /// The policy of the queue is not the one that the caller knows.
+    #[error("the policy of the queue has changed since; nothing was changed")]
+    StalePolicy {
+        /// The version that it has now; 0 without a policy.
+        version: u64,
+    },
+    /// What a change is based on has changed.
+    #[error("{what} has changed since its etag was read; nothing was changed")]
+    StaleEtag {
+        /// What.
+        what: &'static str,
+    },
     /// A stream whose worker is silent.
     #[error("no frame from the worker for {0:?}")]
     HeartbeatTimeout(Duration),
@@ -140,6 +158,18 @@ impl Error {
     pub fn not_applied(self) -> Self {
         match self {
             Self::StoreUnavailable { what, .. } => Self::StoreUnavailable { what, unknown: false },
+            other => other,
+        }
+    }
+
+    /// Puts the field that holds this one before it: `policy.retry_policy`.
+    #[must_use]
+    pub fn inside(self, outer: &str) -> Self {
+        match self {
+            Self::Invalid { field, problem } => Self::Invalid {
+                field: format!("{outer}.{field}"),
+                problem,
+            },
             other => other,
         }
     }

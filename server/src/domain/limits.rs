@@ -80,6 +80,23 @@ pub const PAGE: Bounds<u32> = Bounds {
     default: 100,
     max: 1_000,
 };
+/// Jobs that may wait in a queue, at most.
+pub const MAX_WAITING: u64 = 1_000_000_000;
+/// Settled jobs or dead letters that the policy of a queue may keep.
+pub const MAX_KEPT: u64 = 10_000_000;
+/// How long the policy of a queue may keep dead letters, in milliseconds.
+pub const DEAD_AGE_MS: Span = Span {
+    min: SECOND,
+    max: 365 * DAY,
+};
+/// Content types that a policy names.
+pub const CONTENT_TYPES: usize = 16;
+/// Job types that a policy names.
+pub const POLICY_TYPES: usize = 256;
+/// Bytes of the note of a policy.
+pub const NOTE_BYTES: usize = 1_024;
+/// Bytes of a policy as it is stored.
+pub const POLICY_BYTES: usize = 65_536;
 /// Headers of a job.
 pub const HEADERS: PairBounds = PairBounds {
     entries: 32,

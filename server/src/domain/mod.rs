@@ -4,6 +4,7 @@
 pub mod error;
 pub mod ids;
 pub mod limits;
+pub mod queue_policy;
 pub mod record;
 pub mod settlement;
 pub mod state;
@@ -12,6 +13,7 @@ pub mod token;
 pub use error::Error;
 pub use ids::{JobId, JobMap, JobSet, JobType, Nonce, Owner, RoutingKey};
 pub use limits::{Limits, Policy};
+pub use queue_policy::QueuePolicy;
 pub use settlement::{Failure, JobResult, Progress};
 pub use state::JobState;
 pub use token::LeaseToken;

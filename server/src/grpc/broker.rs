@@ -25,9 +25,7 @@ use crate::{
 impl BrokerService for Service {
     async fn enqueue(&self, request: Request<pb::EnqueueRequest>) -> Result<Response<pb::EnqueueResponse>, Status> {
         let trace = propagation::to_carry(request.metadata().as_ref());
-        let new = convert::job(&request.into_inner().job, trace.as_ref(), &self.0.limits)?;
-        let queue = self.0.queues.get(&new.routing_key);
-        let enqueued = queue.enqueue.submit(vec![new.item]).one().await?;
+        let enqueued = self.enqueue_one(&request.into_inner().job, trace.as_ref()).await?;
         Ok(Response::new(pb::EnqueueResponse {
             job_id: enqueued.job_id.to_string(),
             deduplicated: enqueued.deduplicated,

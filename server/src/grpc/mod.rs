@@ -11,6 +11,7 @@ mod job;
 mod lease;
 mod pages;
 mod queue;
+mod queue_policy;
 mod settle;
 mod subscribe;
 

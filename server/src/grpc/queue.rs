@@ -30,10 +30,7 @@ impl QueueService for Service {
     ) -> Result<Response<pb::ListQueuesResponse>, Status> {
         let request = request.into_inner();
         let page = Page::read(request.page_size, &request.page_token)?;
-        if !request.prefix.is_empty() {
-            RoutingKey::parse(&request.prefix)
-                .map_err(|_| Error::invalid("prefix", "cannot be the beginning of a routing key"))?;
-        }
+        check_prefix(&request.prefix)?;
         // In the order of their names, only this page.
         let names = self
             .0
@@ -100,6 +97,44 @@ impl QueueService for Service {
             queue: Some(self.count(&name).await?),
         }))
     }
+
+    async fn get_queue_policy(
+        &self,
+        request: Request<pb::GetQueuePolicyRequest>,
+    ) -> Result<Response<pb::GetQueuePolicyResponse>, Status> {
+        let policy = self.read_policy(&request.into_inner().routing_key).await?;
+        Ok(Response::new(pb::GetQueuePolicyResponse { policy: Some(policy) }))
+    }
+
+    async fn list_queue_policies(
+        &self,
+        request: Request<pb::ListQueuePoliciesRequest>,
+    ) -> Result<Response<pb::ListQueuePoliciesResponse>, Status> {
+        Ok(Response::new(self.list_policies(request.into_inner()).await?))
+    }
+
+    async fn update_queue_policy(
+        &self,
+        request: Request<pb::UpdateQueuePolicyRequest>,
+    ) -> Result<Response<pb::UpdateQueuePolicyResponse>, Status> {
+        Ok(Response::new(self.update_policy(request.into_inner()).await?))
+    }
+
+    async fn delete_queue_policy(
+        &self,
+        request: Request<pb::DeleteQueuePolicyRequest>,
+    ) -> Result<Response<pb::DeleteQueuePolicyResponse>, Status> {
+        self.delete_policy(request.into_inner()).await?;
+        Ok(Response::new(pb::DeleteQueuePolicyResponse {}))
+    }
+}
+
+/// Refuses a text that no routing key begins with.
+pub(super) fn check_prefix(prefix: &str) -> Result<(), Error> {
+    if !prefix.is_empty() {
+        RoutingKey::parse(prefix).map_err(|_| Error::invalid("prefix", "cannot be the beginning of a routing key"))?;
+    }
+    Ok(())
 }
 
 impl Service {

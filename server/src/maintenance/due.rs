@@ -168,12 +168,12 @@ impl Run {
         let queue = broker.queues.known(&self.routing_key);
         let mut cursor = queue.as_deref().map_or(0, |queue| queue.repair_cursor.load(Relaxed));
         let mut report = MaintenanceReport::default();
+        let policy = broker.queues.policies().of(&self.routing_key);
         for _ in 0..CALLS_PER_RUN {
-            report = if self.may_forget {
-                broker.store.maintain_or_forget(&keys, cursor).await?
-            } else {
-                broker.store.maintain(&keys, cursor).await?
-            };
+            report = broker
+                .store
+                .maintain_with(&keys, cursor, self.may_forget, policy.as_deref())
+                .await?;
             cursor = report.cursor;
             if report.is_eventful() {
                 count(broker, &broker.queues.get(&self.routing_key), &report);

@@ -11,12 +11,14 @@
 //! | `memory` | drops queues that nothing uses from this broker's memory | 2 s |
 //! | `reclaim` | releases leases of fetches whose reply was lost | 1 s |
 //! | `presence` | reports this broker and its streams for ListWorkers | 3 s |
+//! | `policies` | reads the policies of queues that other brokers changed | 5 s |
 //! | `depths` | counts the jobs of each queue for the metrics | 5 s |
 //! | `scan` | finds queues and lanes that no index names | an hour, and after a reconnect |
 
 mod depths;
 mod due;
 mod memory;
+mod policies;
 mod presence;
 mod reclaim;
 mod registration;
@@ -34,6 +36,7 @@ pub async fn run(broker: Arc<Broker>) {
         memory::run(&broker),
         reclaim::run(&broker),
         presence::run(&broker),
+        policies::run(&broker),
         depths::run(&broker),
         scan::run(&broker),
     );

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{due_index::DueReports, waiters::Waiters};
+use super::{due_index::DueReports, policies::Policies, waiters::Waiters};
 use crate::{
     domain::{Error, RoutingKey, record::priority},
     metrics::{Metrics, QueueMetrics},
@@ -39,6 +39,7 @@ pub struct QueueCore {
     metrics: OnceLock<Arc<QueueMetrics>>,
     waiters: Waiters,
     due_reports: Arc<DueReports>,
+    policies: Arc<Policies>,
     /// When the queue was last registered in the due index, in milliseconds of `DueReports`; 0 for never. And the
     /// generation of the connections at that time.
     registered_ms: AtomicU64,
@@ -61,6 +62,7 @@ impl QueueCore {
         store: &Arc<Store>,
         metrics: &Arc<Metrics>,
         due_reports: &Arc<DueReports>,
+        policies: &Arc<Policies>,
         interest: mpsc::UnboundedSender<Interest>,
     ) -> Arc<Self> {
         let keys = store.keys(routing_key);
@@ -72,6 +74,7 @@ impl QueueCore {
             all_metrics: metrics.clone(),
             metrics: OnceLock::new(),
             due_reports: due_reports.clone(),
+            policies: policies.clone(),
             registered_ms: AtomicU64::new(0),
             registered_generation: AtomicU64::new(0),
             planned_ms: AtomicU64::new(0),
@@ -107,6 +110,11 @@ impl QueueCore {
     /// The tasks that wait for an event on it.
     pub fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+
+    /// An enqueue found another version of the policy than this broker knew: reads it again.
+    pub(super) async fn refresh_policy(&self, version: u64) -> Result<(), Error> {
+        self.policies.refresh(&self.store, &self.routing_key, version).await
     }
 
     /// Notes what a fetch leased: how long the jobs have waited, and when the first lease ends. After an empty fetch:

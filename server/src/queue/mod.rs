@@ -6,6 +6,7 @@ mod core;
 pub mod due_index;
 mod guard;
 mod per_queue;
+mod policies;
 mod settled;
 pub mod waiters;
 
@@ -24,6 +25,7 @@ use crate::{
 use batch::{Ack, Batcher, Enqueue, Extend, Lease, Nack};
 use due_index::DueReports;
 pub use per_queue::PerQueue;
+pub use policies::Policies;
 
 /// Queues that are dropped from memory under one lock.
 const DROP_AT_ONCE: usize = 1_000;
@@ -119,6 +121,7 @@ pub struct Queues {
     metrics: Arc<Metrics>,
     interest: mpsc::UnboundedSender<Interest>,
     due_reports: Arc<DueReports>,
+    policies: Arc<Policies>,
     by_key: RwLock<HashMap<RoutingKey, Arc<Queue>>>,
 }
 
@@ -130,6 +133,7 @@ impl Queues {
             metrics,
             interest,
             due_reports: Arc::new(DueReports::new()),
+            policies: Arc::default(),
             by_key: RwLock::default(),
         }
     }
@@ -142,6 +146,11 @@ impl Queues {
     /// What this broker reports of them to the due index.
     pub fn due_reports(&self) -> &DueReports {
         &self.due_reports
+    }
+
+    /// The policies of the queues that have one.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// The queue of this name, made if it is new. For calls that store or take jobs; a call that only reads needs no
@@ -200,6 +209,7 @@ impl Queues {
             &self.store,
             &self.metrics,
             &self.due_reports,
+            &self.policies,
             self.interest.clone(),
         );
         Queue::new(core, &self.metrics)

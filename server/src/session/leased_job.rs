@@ -13,8 +13,9 @@ use crate::{
     store::Leased,
 };
 
-/// Field numbers of `LeasedJob` that are not those of `JobSpec`.
+/// Field numbers of `LeasedJob` that the broker writes.
 mod field {
+    pub(super) const ATTEMPT_TIMEOUT: u32 = 12;
     pub(super) const LEASE_TOKEN: u32 = 16;
     pub(super) const ATTEMPT: u32 = 17;
     pub(super) const MAX_ATTEMPTS: u32 = 18;
@@ -60,6 +61,10 @@ impl LeasedJob {
         let mut out = BytesMut::with_capacity(fields.len() + token.len() + job.checkpoint.len() + 192);
         put_head_fields(&mut out, routing_key, job.job_id, &head.job_type, head.priority);
         fields.write(&mut out);
+        if own.is_some_and(|own| own.attempt_timeout_ms > 0) {
+            // The policy of the queue may have set it. What the job set itself is there already: the same once more.
+            encoding::message::encode(field::ATTEMPT_TIMEOUT, &duration(attempt_timeout_ms), &mut out);
+        }
         encoding::bytes::encode(field::LEASE_TOKEN, &token, &mut out);
         encoding::uint32::encode(field::ATTEMPT, &(job.attempts + 1), &mut out);
         encoding::uint32::encode(field::MAX_ATTEMPTS, &max_attempts, &mut out);

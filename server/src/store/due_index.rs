@@ -143,6 +143,17 @@ impl Store {
 
     /// The first `most` names of queues that begin with `start` and come after `after`, in order.
     pub async fn queue_names(&self, start: &str, after: &str, most: usize) -> Result<Vec<RoutingKey>, Error> {
+        self.names_in(&keys::names(&self.prefix), start, after, most).await
+    }
+
+    /// The first `most` names of a list that begin with `start` and come after `after`, in order.
+    pub(super) async fn names_in(
+        &self,
+        list: &str,
+        start: &str,
+        after: &str,
+        most: usize,
+    ) -> Result<Vec<RoutingKey>, Error> {
         let from = if after >= start && !after.is_empty() {
             format!("({after}")
         } else {
@@ -154,13 +165,7 @@ impl Store {
             [b"(", start.as_bytes(), b"\xff"].concat()
         };
         let mut command = redis::cmd("ZRANGEBYLEX");
-        command
-            .arg(keys::names(&self.prefix))
-            .arg(from)
-            .arg(to)
-            .arg("LIMIT")
-            .arg(0)
-            .arg(most);
+        command.arg(list).arg(from).arg(to).arg("LIMIT").arg(0).arg(most);
         let mut reply = Reply::new(self.reads.run(&command, true).await?)?;
         let mut names = Vec::with_capacity(reply.left());
         while reply.left() > 0 {

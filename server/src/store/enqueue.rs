@@ -1,6 +1,6 @@
 //! enqueue.lua: storing jobs.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use super::{
     protocol::{conflict, enqueue as protocol, scope},
     reply::Reply,
 };
-use crate::domain::{Error, JobId, JobState, JobType, record::flag};
+use crate::domain::{Error, JobId, JobState, JobType, QueuePolicy, record::flag};
 
 /// When a job may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,10 @@ pub struct EnqueueItem {
     pub start_by_ms: Option<u64>,
     /// Its unique key.
     pub unique: Option<UniqueKey>,
+    /// The policy of the queue with which the item was made.
+    pub policy: Option<Arc<QueuePolicy>>,
+    /// It is stored only if every job of its call is.
+    pub all_or_none: bool,
 }
 
 /// What became of a job.
@@ -144,6 +148,11 @@ pub struct Stored {
 }
 
 impl EnqueueItem {
+    /// The version of the policy with which it was made; 0 without one.
+    pub fn policy_version(&self) -> u64 {
+        self.policy.as_ref().map_or(0, |policy| policy.version)
+    }
+
     fn kind(&self) -> &'static str {
         if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
             protocol::WITH_OPTIONS
@@ -183,8 +192,8 @@ impl EnqueueItem {
 }
 
 impl Store {
-    /// Stores jobs, no two with the same id. Each job gets its own result. If the call fails, every job gets that
-    /// error.
+    /// Stores jobs, no two with the same id, all made with the same policy of the queue. Each job gets its own result.
+    /// If the call fails, every job gets that error.
     pub async fn enqueue(&self, keys: &QueueKeys, items: &[&EnqueueItem]) -> Result<Stored, Error> {
         // Groups of jobs that share a lane; nearly always there is one. A lane gets group after group, so only its last
         // group may grow: otherwise a job would overtake earlier ones.
@@ -210,6 +219,16 @@ impl Store {
         let parts = [part::META, part::LANES, part::SCHEDULED, part::UNIQUE, part::START_BY];
         let mut call = self.scripts.enqueue.call(keys, &parts, data_bytes);
         call.text(&self.tag).int(Self::ms(self.policy.dedupe_window));
+        let all_or_none = items.iter().any(|item| item.all_or_none);
+        let policy = items.first().and_then(|item| item.policy.as_ref());
+        if let Some(policy) = policy {
+            let minus = if all_or_none { "-" } else { "" };
+            let most = match policy.max_waiting {
+                0 => String::new(),
+                most => format!("{minus}{most}"),
+            };
+            call.text(protocol::WITH_POLICY).int(policy.version).text(&most);
+        }
         let mut order = Vec::with_capacity(items.len());
         for group in &groups {
             let first = items[group[0]];
@@ -244,10 +263,13 @@ impl Store {
         let mut duplicates = reply.list_if_any()?;
         if reply.left() > 0 {
             let reason = reply.bytes()?;
-            return Err(Error::QueuePausedForEnqueue(
-                String::from_utf8_lossy(&reason).into_owned(),
-            ));
+            return Err(if reply.left() > 0 {
+                Error::StalePolicy { version: reply.uint()? }
+            } else {
+                Error::QueuePausedForEnqueue(String::from_utf8_lossy(&reason).into_owned())
+            });
         }
+        let limit = policy.map_or(0, |policy| policy.max_waiting);
         let new = |item: &&EnqueueItem| Ok(Enqueued::new(item.id, item.run_ms(at_us)));
         let mut answers: Vec<Result<Enqueued, Error>> = items.iter().map(new).collect();
         while duplicates.left() > 0 {
@@ -258,6 +280,13 @@ impl Store {
                 .ok_or_else(super::reply::malformed)?;
             let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
             let found = duplicates.text()?;
+            if found == protocol::FULL {
+                if all_or_none {
+                    return Err(Error::QueueFull { limit });
+                }
+                answers[index] = Err(Error::QueueFull { limit });
+                continue;
+            }
             let (letter, replaced) = found.split_once(protocol::REPLACED).unzip();
             let letter = letter.unwrap_or(&found);
             let is_another = existing != items[index].id && replaced.is_none();

@@ -68,6 +68,7 @@ shared! {
         WAITERS: &str = "wt";
         REQUEST: &str = "rq:";
         CHANNEL: &str = "w";
+        POLICY: &str = "p";
     }
 }
 
@@ -101,8 +102,11 @@ shared! {
 shared! {
     /// The fields of the meta of a queue.
     mod meta as "META_" {
+        /// Present: a fetch leases nothing.
         PAUSED: &str = "pa";
-        ENQUEUE_PAUSED: &str = "ep";
+        /// Present: an enqueue has something to check. The values: protocol.rs.
+        ENQUEUE_GATE: &str = "ep";
+        POLICY_VERSION: &str = "pv";
         PAUSE_REASON: &str = "pr";
         PAUSED_AT: &str = "pt";
         GENERATION: &str = "dg";
@@ -161,6 +165,16 @@ pub(super) fn names(prefix: &str) -> String {
 /// The due index: when maintenance of each queue is to run.
 pub(super) fn due(prefix: &str) -> String {
     format!("{prefix}:{{~queues}}:due")
+}
+
+/// The names of the queues that have a policy.
+pub(super) fn policies(prefix: &str) -> String {
+    format!("{prefix}:{{~queues}}:policies")
+}
+
+/// The names of the queues whose policy changed within the last hour, by that time.
+pub(super) fn policy_changes(prefix: &str) -> String {
+    format!("{prefix}:{{~queues}}:policy_changes")
 }
 
 /// The channel on which a broker checks at its start whether it may listen.

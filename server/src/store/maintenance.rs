@@ -9,7 +9,7 @@ use super::{
     protocol::TIDY_MS,
     reply::{Reply, first_score_ms},
 };
-use crate::domain::{Error, JobId};
+use crate::domain::{Error, JobId, QueuePolicy, queue_policy::Millis};
 
 /// Items of each kind in one run: keeps a run under a few milliseconds.
 const ITEMS_PER_RUN: u64 = 100;
@@ -116,22 +116,24 @@ impl Store {
         })
     }
 
-    /// Runs maintenance of a queue once, bounded.
+    /// Runs maintenance of a queue without a policy once, bounded.
     pub async fn maintain(&self, keys: &QueueKeys, cursor: u64) -> Result<MaintenanceReport, Error> {
-        self.run_maintenance(keys, cursor, false).await
+        self.maintain_with(keys, cursor, false, None).await
     }
 
     /// As [`Store::maintain`], for a queue that no broker has used for a while: if nothing is in it, its last keys are
     /// removed.
     pub async fn maintain_or_forget(&self, keys: &QueueKeys, cursor: u64) -> Result<MaintenanceReport, Error> {
-        self.run_maintenance(keys, cursor, true).await
+        self.maintain_with(keys, cursor, true, None).await
     }
 
-    async fn run_maintenance(
+    /// Runs maintenance of a queue once, with what its policy keeps.
+    pub async fn maintain_with(
         &self,
         keys: &QueueKeys,
         cursor: u64,
         may_forget: bool,
+        of_queue: Option<&QueuePolicy>,
     ) -> Result<MaintenanceReport, Error> {
         let parts = [
             part::META,
@@ -146,6 +148,10 @@ impl Store {
             part::TOMBSTONE_COUNTS,
         ];
         let policy = &self.policy;
+        let set = |count: u64, default: u64| if count > 0 { count } else { default };
+        let dead = of_queue.map(|policy| policy.dead_letters).unwrap_or_default();
+        let dead_ms = dead.max_age.map_or(Self::ms(policy.dead_retention), |Millis(ms)| ms);
+        let retained_max = of_queue.map_or(0, |policy| policy.max_retained);
         let mut call = self.scripts.maintenance.call(keys, &parts, 0);
         call.int(ITEMS_PER_RUN)
             .int(cursor)
@@ -154,9 +160,9 @@ impl Store {
             .int(Self::ms(policy.dedupe_window))
             .int(policy.dedupe_max_ids)
             .int(Self::ms(policy.failure_retention))
-            .int(Self::ms(policy.dead_retention))
-            .int(policy.dead_max)
-            .int(policy.retained_max)
+            .int(dead_ms)
+            .int(set(dead.max_count, policy.dead_max))
+            .int(set(retained_max, policy.retained_max))
             .int(u64::from(policy.max_attempts))
             .int(u64::from(policy.max_losses))
             .int(u64::from(policy.max_unconfirmed))

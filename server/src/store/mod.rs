@@ -17,6 +17,7 @@ pub mod keys;
 mod layout;
 mod lease;
 mod maintenance;
+mod policy;
 mod protocol;
 mod queue;
 mod reclaim;

@@ -8,6 +8,9 @@ pub(super) const LANES_PER_COUNT: usize = 1_000;
 /// What is only pruned may wait this long for others of its kind.
 pub(super) const TIDY_MS: u64 = 5_000;
 
+/// How long it is noted when the policy of a queue changed.
+pub(super) const POLICY_CHANGES_MS: u64 = 3_600_000;
+
 shared! {
     /// enqueue.lua: what the jobs of a group say beside their records.
     mod enqueue as "ENQUEUE_" {
@@ -17,6 +20,11 @@ shared! {
         GIVEN_IDS: &str = "p";
         /// Each job says when it starts, until when, and its unique key.
         WITH_OPTIONS: &str = "x";
+        /// No group: the version of the policy that the jobs were made with, and the most jobs that may wait ('' any
+        /// number; a minus before it: store all jobs of the call or none).
+        WITH_POLICY: &str = "v";
+        /// The state of a job that was not stored because too many wait.
+        FULL: &str = "F";
         /// Arguments of each job in a group without options.
         STRIDE: usize = 2;
         /// Arguments of each job in a group with options.
@@ -27,6 +35,16 @@ shared! {
         START_AT: u8 = b'a';
         /// Behind the state of a job that was there: the new one has replaced it.
         REPLACED: &str = "r";
+    }
+}
+
+shared! {
+    /// The values of the enqueue gate of a queue. None: a plain queue.
+    mod gate as "GATE_" {
+        /// It takes no new jobs.
+        PAUSED: &str = "1";
+        /// It has a policy, whose version follows.
+        POLICY: &str = "v";
     }
 }
 

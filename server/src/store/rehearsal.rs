@@ -75,6 +75,8 @@ impl Store {
         self.reclaim(&keys, nonce).await?;
         self.counts(&keys).await?;
         self.resume(&keys).await?;
+        self.set_policy(&keys, Some(1), None).await?;
+        self.note_policy(&name, true).await?;
         self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
         self.rehearse_audit(&keys).await?;
         self.next_due(&keys).await?;

@@ -13,7 +13,7 @@ use bananas_harness::redis_server::RedisServer;
 
 use crate::{
     auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining,
-    nacking, outcomes, reclaiming, settling,
+    nacking, outcomes, policies, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
     uniqueness,
     watching::{Run, watch},
@@ -215,6 +215,7 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         forgetting::FACTS,
         counting::FACTS,
         auditing::FACTS,
+        policies::FACTS,
     ];
     files.into_iter().flatten().copied()
 }

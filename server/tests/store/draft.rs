@@ -103,6 +103,8 @@ impl Draft {
             start: self.start,
             start_by_ms: self.start_by_ms,
             unique: self.unique.clone(),
+            policy: None,
+            all_or_none: false,
         }
     }
 }

@@ -37,6 +37,7 @@ mod notifying;
 mod opening;
 mod outcomes;
 mod plain_queue;
+mod policies;
 mod reclaiming;
 mod settling;
 mod space;

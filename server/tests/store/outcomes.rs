@@ -38,6 +38,10 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "not replaced: leased",
             "not replaced: settled",
             "repeated replacement",
+            "policy known",
+            "policy stale",
+            "queue full",
+            "queue full for an atomic batch",
             "paused",
         ],
     ),
@@ -250,6 +254,8 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "not as it was seen",
         ],
     ),
+    ("policy", &["set", "removed", "stale"]),
+    ("policies", &["noted"]),
 ];
 
 static REACHED: Mutex<BTreeSet<Outcome>> = Mutex::new(BTreeSet::new());

@@ -79,6 +79,16 @@ impl Default for OwnPolicy {
     }
 }
 
+impl OwnPolicy {
+    /// The flags of a record with this policy block.
+    pub fn flags(&self) -> u8 {
+        let of = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        flag::POLICY
+            | of(self.attempt_timeout_ms > 0, flag::ATTEMPT_TIMEOUT)
+            | of(self.retention_ms != RETENTION_UNSET, flag::RETENTION)
+    }
+}
+
 /// Bytes of the head of a record without its job type and its policy block.
 pub const FIXED_BYTES: usize = 10;
 /// Bytes of the policy block without its failure types.

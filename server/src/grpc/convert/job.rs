@@ -1,6 +1,6 @@
 //! A job: from the bytes of a `JobSpec` to the stored record, and back.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bananas_proto::server as pb;
 use bytes::{Bytes, BytesMut};
@@ -15,8 +15,8 @@ use super::{
 use crate::{
     clock::now_ms,
     domain::{
-        Error, JobId, JobType, Limits, RoutingKey, limits as bound,
-        record::{self, Head, SpecFields, flag},
+        Error, JobId, JobType, Limits, QueuePolicy, RoutingKey, limits as bound,
+        record::{self, Head, OwnPolicy, SpecFields, flag},
     },
     store::{EnqueueItem, Start},
     telemetry::{
@@ -32,8 +32,14 @@ pub(in crate::grpc) struct NewJob {
     pub(in crate::grpc) item: EnqueueItem,
 }
 
-/// Checks an encoded `JobSpec` and makes its record. A job without a trace context gets that of the call.
-pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &Limits) -> Result<NewJob, Error> {
+/// Checks an encoded `JobSpec` and makes its record, with what the policy of its queue says. A job without a trace
+/// context gets that of the call.
+pub(in crate::grpc) fn job(
+    spec: &Bytes,
+    trace: Option<&TraceHeaders>,
+    limits: &Limits,
+    policy_of: impl FnOnce(&RoutingKey) -> Option<Arc<QueuePolicy>>,
+) -> Result<NewJob, Error> {
     let decoded = pb::JobSpec::decode(spec.clone()).map_err(|_| Error::invalid("job", "is not a valid message"))?;
     let routing_key = RoutingKey::parse(&decoded.routing_key)?;
     let job_type = JobType::parse(&decoded.job_type)?;
@@ -42,8 +48,15 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
     } else {
         Some(JobId::parse(&decoded.job_id)?)
     };
-    let priority = priority(decoded.priority, "priority")?;
+    let policy = policy_of(&routing_key);
+    let priority = match (decoded.priority, &policy) {
+        (0, Some(policy)) => policy.priority(&job_type).unwrap_or(record::DEFAULT_PRIORITY),
+        (priority, _) => self::priority(priority, "priority")?,
+    };
     check_bounds(&decoded, limits)?;
+    if let Some(policy) = &policy {
+        policy.check(&job_type, &decoded.content_type, decoded.payload.len())?;
+    }
     let now_ms = now_ms();
     let (mut start, start_by_ms) = start(&decoded, now_ms)?;
     let unique = decoded.unique.as_ref().map(unique_key).transpose()?;
@@ -56,7 +69,11 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         start = Start::In(delay_ms);
     }
     let unique = unique.map(|(key, _)| key);
-    let (policy, mut flags) = own_policy(&decoded)?;
+    let own = match &policy {
+        Some(policy) => policy.stamp(&job_type, own_policy(&decoded)?),
+        None => own_policy(&decoded)?,
+    };
+    let mut flags = own.as_ref().map_or(0, OwnPolicy::flags);
     if start_by_ms.is_some() {
         flags |= flag::START_BY;
     }
@@ -91,7 +108,7 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
         priority,
         job_type,
         created_ms: now_ms,
-        policy,
+        policy: own,
     };
     let record = head.encode(&fields);
     let id_is_new = id.is_none();
@@ -108,6 +125,8 @@ pub(in crate::grpc) fn job(spec: &Bytes, trace: Option<&TraceHeaders>, limits: &
             start,
             start_by_ms,
             unique,
+            policy,
+            all_or_none: false,
         },
     })
 }
@@ -225,7 +244,7 @@ mod tests {
     }
 
     fn refused(change: impl FnOnce(&mut pb::JobSpec)) -> String {
-        match job(&spec_with(change), None, &Limits::default()) {
+        match job(&spec_with(change), None, &Limits::default(), |_| None) {
             Err(Error::Invalid { field, .. } | Error::PayloadTooLarge { field, .. }) => field,
             other => panic!("{other:?}"),
         }
@@ -281,6 +300,7 @@ mod tests {
             &spec_with(|job| job.retry_policy = Some(policy)),
             None,
             &Limits::default(),
+            |_| None,
         )
         .unwrap();
         let own = Head::decode(&new.item.record).unwrap().0.policy.unwrap();
@@ -289,7 +309,13 @@ mod tests {
 
     #[test]
     fn a_job_that_sets_nothing_carries_no_policy() {
-        let new = job(&spec_with(|job| job.payload = "hi".into()), None, &Limits::default()).unwrap();
+        let new = job(
+            &spec_with(|job| job.payload = "hi".into()),
+            None,
+            &Limits::default(),
+            |_| None,
+        )
+        .unwrap();
         assert_eq!(new.item.flags, 0);
         assert!(new.item.id_is_new);
         let read = spec(&new.routing_key, new.item.id, &new.item.record, true).unwrap();
@@ -327,7 +353,7 @@ mod tests {
             &again.repeat(1_000),
         ]
         .concat();
-        let new = job(&spec.into(), None, &Limits::default()).unwrap();
+        let new = job(&spec.into(), None, &Limits::default(), |_| None).unwrap();
         assert!(new.item.record.len() < 100, "{} bytes", new.item.record.len());
         assert!(new.item.record.windows(4).any(|bytes| bytes == &newer[..4]));
         assert!(!new.item.record.windows(4).any(|bytes| bytes == &newer[4..]));
@@ -343,7 +369,7 @@ mod tests {
         // A field of a newer version; and an unknown one inside of retry_policy.
         let nested = [&[0x6a, 0xf5, 0xa2, 0x04][..], &junk].concat();
         for spec in [with(&junk), with(&nested)] {
-            match job(&spec.into(), None, &Limits::default()) {
+            match job(&spec.into(), None, &Limits::default(), |_| None) {
                 Err(Error::Invalid { field, problem }) => {
                     assert_eq!(field, "job");
                     assert!(problem.contains("beside its payload"), "{problem}");
@@ -398,7 +424,7 @@ mod tests {
             tracestate: None,
         };
         let carried = |spec: &Bytes| {
-            let new = job(spec, Some(&trace), &Limits::default()).unwrap();
+            let new = job(spec, Some(&trace), &Limits::default(), |_| None).unwrap();
             let read = spec_of(&new);
             read.headers[TRACEPARENT].clone()
         };

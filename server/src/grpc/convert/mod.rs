@@ -3,6 +3,7 @@
 mod fingerprint;
 mod job;
 mod policy;
+mod queue_policy;
 mod selector;
 mod settlement;
 mod state;
@@ -13,7 +14,8 @@ mod worker;
 
 pub(super) use bananas_proto::time::{duration, timestamp};
 pub(super) use fingerprint::fingerprint;
-pub(super) use job::{job, spec};
+pub(super) use job::{NewJob, job, spec};
+pub(super) use queue_policy::{changes, masked, queue_policy, wire_policy};
 pub(super) use selector::{lease_ms, selector};
 pub(super) use settlement::{extension, nack, result, settlement};
 pub(super) use state::wire_state;

@@ -36,7 +36,13 @@ impl Operation for Enqueue {
         let mut first_of = JobMap::default();
         let mut position = Vec::with_capacity(items.len());
         let mut unique = Vec::with_capacity(items.len());
+        // The policy changed while these calls came together: those that were made with an older one are made anew.
+        let newest = items.iter().map(|item| item.policy_version()).max().unwrap_or(0);
         for item in items {
+            if item.policy_version() != newest {
+                position.push(None);
+                continue;
+            }
             let next = unique.len();
             let at = if item.id_is_new {
                 next
@@ -46,7 +52,7 @@ impl Operation for Enqueue {
             if at == next {
                 unique.push(*item);
             }
-            position.push((at, at != next));
+            position.push(Some((at, at != next)));
         }
         if unique.len() <= MAX_WITH_FETCH {
             let starting = unique.iter().filter(|item| item.start == Start::Now);
@@ -55,6 +61,9 @@ impl Operation for Enqueue {
         let stored = queue.store().enqueue(queue.keys(), &unique).await;
         if let Err(Error::StoreUnavailable { unknown: true, .. }) = &stored {
             wake_after_unknown(queue, &unique);
+        }
+        if let Err(Error::StalePolicy { version }) = &stored {
+            queue.refresh_policy(*version).await.map_err(Error::not_applied)?;
         }
         let Stored { at_us, answers } = stored?;
         queue.note_stored(&unique, at_us / 1_000);
@@ -66,7 +75,8 @@ impl Operation for Enqueue {
         note_enqueued(queue, &unique, &answers, at_us);
         Ok(position
             .into_iter()
-            .map(|(at, repeated)| {
+            .map(|at| {
+                let (at, repeated) = at.ok_or(Error::StalePolicy { version: newest })?;
                 let mut result = answers[at].clone()?;
                 if repeated && !result.deduplicated {
                     result.deduplicated = true;

@@ -24,7 +24,7 @@ pub(super) enum Name<'a> {
 }
 
 /// Keys that a queue has once, and their types.
-const SINGLE: [(&str, &str); 15] = [
+const SINGLE: [(&str, &str); 16] = [
     (part::META, "hash"),
     (part::LANES, "zset"),
     (part::SCHEDULED, "zset"),
@@ -40,6 +40,7 @@ const SINGLE: [(&str, &str); 15] = [
     (part::NEWER, "list"),
     (part::WAITERS, "zset"),
     (part::UNIQUE_WINDOWS, "zset"),
+    (part::POLICY, "string"),
 ];
 
 /// Bytes of the id of a job.

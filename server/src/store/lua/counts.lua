@@ -4,7 +4,7 @@
 -- RETURNS {now ms, scheduled, leased, dead, settled, quarantined, newer, paused 0/1, enqueue paused 0/1, pause reason,
 --         pause time ms, oldest ready ms or -1, 1 if there are more lanes, lane, jobs, ...}
 -- MOVES  -
-local meta = call('HMGET', KEYS[1], META_PAUSED, META_ENQUEUE_PAUSED, META_PAUSE_REASON, META_PAUSED_AT)
+local meta = call('HMGET', KEYS[1], META_PAUSED, META_ENQUEUE_GATE, META_PAUSE_REASON, META_PAUSED_AT)
 local first = tonumber(ARGV[1])
 local lanes = call('ZRANGE', KEYS[2], first, first + (LANES_PER_COUNT - 1))
 local ready, oldest_ms = {}, -1
@@ -24,6 +24,6 @@ for _, lane in ipairs(lanes) do
 end
 return {
   now, call('ZCARD', KEYS[3]), call('HLEN', KEYS[4]), call('ZCARD', KEYS[5]), call('ZCARD', KEYS[6]),
-  call('HLEN', KEYS[7]), call('LLEN', KEYS[9]), meta[1] and 1 or 0, meta[2] and 1 or 0,
+  call('HLEN', KEYS[7]), call('LLEN', KEYS[9]), meta[1] and 1 or 0, meta[2] == GATE_PAUSED and 1 or 0,
   meta[3] or '', (tonumber(meta[4]) or 0), oldest_ms, #lanes == LANES_PER_COUNT and 1 or 0, unpack(ready),
 }

@@ -1,20 +1,28 @@
 -- Stores jobs, in groups that share a lane.
 -- KEYS  meta, lane index, scheduled, unique keys, start_by
--- ARGV  broker, deduplication window ms, then groups: kind (ENQUEUE_), lane, flags, count and per job: id, record; with
+-- ARGV  broker, deduplication window ms, if the broker knows a policy of the queue ENQUEUE_WITH_POLICY and its two
+--       arguments, then groups: kind (ENQUEUE_), lane, flags, count and per job: id, record; with
 --       options also: start ('' now, else ENQUEUE_START_ and ms), start_by ms or '', unique key or '', its scope
 --       (SCOPE_), if need be with what a second job does (CONFLICT_) and ms: those of the window, or the longest wait
 --       of a debounce
 -- RETURNS {now us, {number of each job that was there already, id of the job that exists, its state ('' not known) and,
 --         if the new job has replaced it, ENQUEUE_REPLACED and its due ms or ''}; nothing if there is none},
---         or {now us, {}, pause reason}
+--         or {now us, {}, pause reason}, or {now us, {}, '', version of the policy}: the broker knows another one (0
+--         none). Nothing was stored then, nor if one of the states is ENQUEUE_FULL in a call that stores all or none
 -- MOVES  - → READY, - → SCHEDULED, READY → READY, SCHEDULED → SCHEDULED
 local broker = ARGV[1]
-local meta = call('HMGET', KEYS[1], META_ENQUEUE_PAUSED, META_GENERATION, META_PAUSE_REASON)
-if meta[1] then return { now_us, {}, meta[3] or '' } end
+local meta = call('HMGET', KEYS[1], META_ENQUEUE_GATE, META_GENERATION, META_PAUSE_REASON)
+local groups, at, number, room = {}, 3, 0, nil
+if meta[1] or ARGV[3] == ENQUEUE_WITH_POLICY then
+  --@ define refused_at_gate, room_for
+  local refused = refused_at_gate(meta[1], meta[3])
+  if refused then return refused end
+  room = ARGV[5] ~= '' and room_for(math.abs(tonumber(ARGV[5]))) or nil
+  at = 6
+end
 
 -- Decide.
 local record_key = base .. KEY_RECORD
-local groups, at, number = {}, 3, 0
 -- Of all groups: the jobs that were there already, the settled ones that make way, the unique keys that were asked for.
 local known
 while ARGV[at] do
@@ -39,15 +47,17 @@ while ARGV[at] do
     --@ define memories_in_window
     memories = memories_in_window(meta[2], ids, tonumber(ARGV[2]))
   end
-  if memories or group.kind == ENQUEUE_WITH_OPTIONS then
+  if memories or room or group.kind == ENQUEUE_WITH_OPTIONS then
     --@ define drop_duplicates
-    known = known or { duplicates = {}, retained = {}, keys = {}, replaced = {}, memories = {} }
+    known = known or { duplicates = {}, retained = {}, keys = {}, replaced = {}, memories = {}, room = room }
     drop_duplicates(group, known, memories, at, stride)
   end
   groups[#groups + 1] = group
   number = number + count
   at = at + count * stride
 end
+
+if known and known.is_full and byte(ARGV[5]) == MINUS then return { now_us, known.duplicates } end
 
 -- Act.
 if known and #known.retained > 0 then

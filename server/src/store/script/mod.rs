@@ -78,6 +78,8 @@ scripts! {
     get_job: "#!lua flags=no-writes\n",
     wait_job: "#!lua flags=allow-oom\n",
     pause: "#!lua flags=allow-oom\n",
+    policy: "#!lua\n",
+    policies: "#!lua\n",
     counts: "#!lua flags=no-writes\n",
     maintenance: "#!lua flags=allow-oom\n",
     index_lanes: "#!lua flags=allow-oom\n",

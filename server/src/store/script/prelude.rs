@@ -46,6 +46,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         layout::unique::in_lua(),
         layout::debounce::in_lua(),
         protocol::enqueue::in_lua(),
+        protocol::gate::in_lua(),
         protocol::scope::in_lua(),
         protocol::conflict::in_lua(),
         protocol::verdict::in_lua(),
@@ -85,6 +86,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     one("MINUS", &b'-');
     one("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
     one("TIDY_MS", &protocol::TIDY_MS);
+    one("POLICY_CHANGES_MS", &protocol::POLICY_CHANGES_MS);
     one("NEWER_PAUSE_MS", &NEWER_PAUSE_MS);
     one(
         "UNCONFIRMED_TEXT",

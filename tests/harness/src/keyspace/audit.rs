@@ -106,6 +106,18 @@ pub fn violations(all: &Snapshot) -> Vec<String> {
             wrong.push(format!("{} has a start_by and does not wait to be started", hex(id)));
         }
     }
+    let version = all.meta.get("pv").map(|version| number(version));
+    let gate = all
+        .meta
+        .get("ep")
+        .map(|gate| String::from_utf8_lossy(gate).into_owned());
+    let expected = version.map(|version| format!("v{version}"));
+    if version != all.policy || (gate.as_deref() != Some("1") && gate != expected) {
+        wrong.push(format!(
+            "policy {:?}, its version {version:?} and the gate {gate:?} do not agree",
+            all.policy
+        ));
+    }
     let newest = all.meta.get("dg").map_or(0, |newest| number(newest));
     for generation in all.memory.keys() {
         if !(*generation == newest || generation + 1 == newest) {

@@ -96,6 +96,8 @@ pub struct Snapshot {
     pub requests: BTreeSet<String>,
     /// The meta hash.
     pub meta: Fields,
+    /// The version of the policy.
+    pub policy: Option<u64>,
     /// Keys of another form.
     pub strange: Vec<String>,
 }
@@ -219,6 +221,10 @@ impl Snapshot {
             ("q", "hash") => self.quarantine = pairs(content).into_iter().collect(),
             ("wt", "zset") => self.waiters = times(content),
             ("m", "hash") => self.meta = fields(content),
+            ("p", "string") => {
+                let version = content[0].split(|byte| *byte == b' ').next().unwrap_or_default();
+                self.policy = Some(number(version));
+            }
             (_, "string") if part.len() == 17 && part[0] == b'j' => {
                 self.bodies.insert(part[1..].to_vec(), content[0].clone());
             }

@@ -8,6 +8,29 @@ local function memories_in_window(meta_gen, ids, window_ms)
   return remembered(meta_gen, ids)
 end
 
+-- The reply to a call that the enqueue gate of the queue refuses; nil: it passes.
+local function refused_at_gate(gate, pause_reason)
+  if gate == GATE_PAUSED then return { now_us, {}, pause_reason or '' } end
+  local version = gate and sub(gate, 2) or '0'
+  if version ~= (ARGV[3] == ENQUEUE_WITH_POLICY and ARGV[4] or '0') then
+    return { now_us, {}, '', tonumber(version) or 0 }
+  end
+end
+
+-- How many jobs may wait beside those that do, if no more than `most` may.
+local function room_for(most)
+  local lanes = call('ZRANGE', base .. KEY_LANES, '0', LANES_PER_COUNT - 1)
+  local waiting = call('ZCARD', base .. KEY_SCHEDULED)
+  for _, lane in ipairs(lanes) do waiting = waiting + (try('LLEN', base .. KEY_LANE .. lane) or 0) end
+  if waiting >= most and #lanes > 0 then
+    -- Not those that are cancelled and still in their lane.
+    for _, count in ipairs(call('HMGET', base .. KEY_TOMBSTONE_COUNTS, unpack(lanes))) do
+      waiting = waiting - (tonumber(count) or 0)
+    end
+  end
+  return most - waiting
+end
+
 -- When a job may start, in milliseconds. `start` is the argument.
 local function start_ms(start)
   if start == '' then return now end
@@ -122,10 +145,16 @@ local function drop_duplicates(group, known, memories, at, stride)
         if conflict == CONFLICT_REPLACE or conflict == CONFLICT_DEBOUNCE then
           state = state .. (plan_replacement(known, has_key, key, group, from) or '')
         end
-      else
-        take_in_call(has_key, group, id, from)
       end
     end
+    if not holder and known.room then
+      if known.room > 0 then
+        known.room = known.room - 1
+      else
+        holder, state, known.is_full = id, ENQUEUE_FULL, true
+      end
+    end
+    if not holder and key ~= '' then take_in_call(known.keys[key], group, id, from) end
     if holder then
       local duplicates = known.duplicates
       duplicates[#duplicates + 1] = group.before + k
