@@ -3,7 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench, connection::Connection, enqueue, generate, job, lease, output::Format, queue, settle, top, worker, workers,
+    bench, connection::Connection, enqueue, generate, job, lease, output::Format, policy, queue, settle, top, worker,
+    workers,
 };
 
 const EXIT_CODES: &str = "\
@@ -58,6 +59,9 @@ pub(crate) enum Command {
     /// List, show, pause and resume queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Show, set, export and apply the policies of queues
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// List the connected workers
     Workers(workers::WorkersArgs),
     /// Show the version and the limits of the broker, and its Redis

@@ -11,6 +11,7 @@ mod info;
 mod job;
 mod lease;
 mod output;
+mod policy;
 mod queue;
 mod screen;
 mod settle;
@@ -75,6 +76,7 @@ fn run(arguments: Arguments) -> Result {
         Command::Man(args) => generate::man(&args, Arguments::command()),
         Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
         Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
+        Command::Policy(command) => runtime.block_on(policy::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),
         Command::Workers(args) => runtime.block_on(workers::run(&client()?, args, output)),
         Command::Info => runtime.block_on(info::run(&client()?, output)),

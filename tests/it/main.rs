@@ -20,6 +20,7 @@ mod lifecycle;
 mod logs;
 mod mutants;
 mod pause;
+mod policies;
 mod queues;
 mod retry;
 mod signals;

@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 mod fleet;
 pub(crate) mod job;
+mod policy;
 mod queue;
 
 use std::future::Future;

@@ -102,7 +102,7 @@ impl Service {
                 store.note_policy(&name, false).await?;
             }
             // It may keep less than before.
-            queue.due_within(0);
+            broker.queues.due_reports().note_many_settled(&name);
             if is_set { Ok(version) } else { Err(STALE) }
         });
         stored.await.map_err(|error| Error::Bug(error.to_string()))?
