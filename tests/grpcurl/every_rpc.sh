@@ -101,7 +101,8 @@ rpc QueueService/ResumeQueue "{\"routing_key\":\"$key\"}"
 expect "ResumeQueue returns the queue" "\"routingKey\": \"$key\""
 rpc QueueService/GetQueue "{\"routing_key\":\"$key\"}"
 expect "GetQueue counts" '"(ready|leased|scheduled|settled)": "[0-9]+"'
-rpc QueueService/UpdateQueuePolicy "{\"policy\":{\"routing_key\":\"$key\",\"max_waiting\":9},\"update_mask\":\"maxWaiting\"}"
+rpc QueueService/UpdateQueuePolicy \
+  "{\"policy\":{\"routing_key\":\"$key\",\"max_waiting\":9},\"update_mask\":\"maxWaiting\"}"
 expect "UpdateQueuePolicy sets a field and says what changed" '"etag": "[0-9]+".*"path": "max_waiting".*"after": "9"'
 rpc QueueService/UpdateQueuePolicy "{\"policy\":{\"routing_key\":\"$key\",\"etag\":\"7\"}}"
 expect "UpdateQueuePolicy refuses an old etag" 'FailedPrecondition.*STALE_ETAG'

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::document::{Document, Retries, Span};
+use super::document::{DeadLetters, Document, Retries, Span};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -66,13 +66,16 @@ pub(crate) enum PolicyCommand {
     },
 }
 
+/// Options that hold for a whole queue.
+const OF_QUEUE: [&str; 5] = ["max_waiting", "max_retained", "dead_max_age", "dead_max_count", "note"];
+
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
     /// The routing key
     #[arg(value_name = "ROUTING_KEY")]
     pub(super) queue: String,
     /// For this job type. Options that hold for the whole queue cannot be combined with it
-    #[arg(long = "type", value_name = "JOB_TYPE", conflicts_with_all = ["max_waiting", "max_retained", "dead_max_age", "dead_max_count", "note"])]
+    #[arg(long = "type", value_name = "JOB_TYPE", conflicts_with_all = OF_QUEUE)]
     job_type: Option<String>,
     /// Most jobs that wait, ready and scheduled together; 0 unsets it
     #[arg(long, value_name = "JOBS")]
@@ -147,7 +150,7 @@ impl SetArgs {
         copy(self.note.clone(), &mut document.note);
         set(self.dead_max_age, &mut document.dead_letters.max_age);
         if self.unset.iter().any(|field| field == "dead_letters") {
-            document.dead_letters = Default::default();
+            document.dead_letters = DeadLetters::default();
         }
         if self.unset.iter().any(|field| field == "types") {
             document.types.clear();

@@ -155,11 +155,17 @@ async fn apply(client: &Client, file: &Path, prune: Option<&str>, validate_only:
 fn report(changes: &[Change], is_dry_run: bool, output: Output) -> Result {
     let as_json = || {
         let fields = |change: &Change| -> Value {
-            let field = |field: &FieldChange| json!({ "path": field.path, "before": value(&field.before), "after": value(&field.after) });
-            change.fields.iter().map(field).collect()
+            let of_field = |field: &FieldChange| {
+                let (before, after) = (value(&field.before), value(&field.after));
+                json!({ "path": field.path, "before": before, "after": after })
+            };
+            change.fields.iter().map(of_field).collect()
         };
-        let change = |change: &Change| json!({ "routing_key": change.routing_key, "removed": change.is_removed, "changes": fields(change) });
-        json!({ "dry_run": is_dry_run, "policies": changes.iter().map(change).collect::<Vec<_>>() })
+        let of_change = |change: &Change| {
+            let (name, is_removed) = (&change.routing_key, change.is_removed);
+            json!({ "routing_key": name, "removed": is_removed, "changes": fields(change) })
+        };
+        json!({ "dry_run": is_dry_run, "policies": changes.iter().map(of_change).collect::<Vec<_>>() })
     };
     let as_text = || {
         let mut lines = Vec::new();

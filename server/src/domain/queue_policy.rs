@@ -242,7 +242,7 @@ impl JobSettings {
 }
 
 /// Sets a value that has the one that stands for unset.
-fn set<T: PartialEq>(value: &mut T, unset: T, to: T) {
+fn set<T: Copy + PartialEq>(value: &mut T, unset: T, to: T) {
     if *value == unset {
         *value = to;
     }

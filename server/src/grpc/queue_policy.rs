@@ -56,9 +56,10 @@ impl Service {
         let mut after = convert::queue_policy(&convert::masked(before, update, request.update_mask.as_ref())?)?;
         let changes = convert::changes(stored.as_ref(), &after);
         after.version = version;
-        if !request.validate_only && !(changes.is_empty() && stored.is_some()) {
+        let is_needed = stored.is_none() || !changes.is_empty();
+        if is_needed && !request.validate_only {
             // With a mask, the rest is that of the version which was read.
-            let based_on = based_on.or(request.update_mask.is_some().then_some(version));
+            let based_on = based_on.or_else(|| request.update_mask.is_some().then_some(version));
             after.version = self.store_policy(&name, based_on, Some(&after)).await?;
             tracing::info!(queue = %name, version = after.version, changes = changes.len(), "policy of the queue set");
         }

@@ -269,42 +269,53 @@ impl Store {
                 Error::QueuePausedForEnqueue(String::from_utf8_lossy(&reason).into_owned())
             });
         }
-        let limit = policy.map_or(0, |policy| policy.max_waiting);
-        let new = |item: &&EnqueueItem| Ok(Enqueued::new(item.id, item.run_ms(at_us)));
-        let mut answers: Vec<Result<Enqueued, Error>> = items.iter().map(new).collect();
-        while duplicates.left() > 0 {
-            let number = duplicates.uint()? as usize;
-            let index = *number
-                .checked_sub(1)
-                .and_then(|n| order.get(n))
-                .ok_or_else(super::reply::malformed)?;
-            let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
-            let found = duplicates.text()?;
-            if found == protocol::FULL {
-                if all_or_none {
-                    return Err(Error::QueueFull { limit });
-                }
-                answers[index] = Err(Error::QueueFull { limit });
-                continue;
-            }
-            let (letter, replaced) = found.split_once(protocol::REPLACED).unzip();
-            let letter = letter.unwrap_or(&found);
-            let is_another = existing != items[index].id && replaced.is_none();
-            let rejects = is_another && items[index].unique.as_ref().is_some_and(UniqueKey::rejects);
-            answers[index] = if rejects {
-                Err(Error::DuplicateJob { existing })
-            } else {
-                Ok(Enqueued {
-                    job_id: existing,
-                    deduplicated: true,
-                    state: letter.bytes().next().and_then(JobState::from_letter),
-                    replaced: replaced.is_some(),
-                    run_ms: replaced.and_then(|ms: &str| ms.parse().ok()),
-                })
-            };
-        }
+        let answers = read_answers(items, &order, at_us, &mut duplicates)?;
         Ok(Stored { at_us, answers })
     }
+}
+
+/// What became of each job: it is new, unless the reply says otherwise. `order` has the jobs as the call had them.
+fn read_answers(
+    items: &[&EnqueueItem],
+    order: &[usize],
+    at_us: u64,
+    duplicates: &mut Reply,
+) -> Result<Vec<Result<Enqueued, Error>>, Error> {
+    let new = |item: &&EnqueueItem| Ok(Enqueued::new(item.id, item.run_ms(at_us)));
+    let mut answers: Vec<Result<Enqueued, Error>> = items.iter().map(new).collect();
+    while duplicates.left() > 0 {
+        let number = duplicates.uint()? as usize;
+        let index = *number
+            .checked_sub(1)
+            .and_then(|n| order.get(n))
+            .ok_or_else(super::reply::malformed)?;
+        let existing = JobId::from_slice(&duplicates.bytes()?).ok_or_else(super::reply::malformed)?;
+        let found = duplicates.text()?;
+        if found == protocol::FULL {
+            let limit = items[index].policy.as_ref().map_or(0, |policy| policy.max_waiting);
+            if items.iter().any(|item| item.all_or_none) {
+                return Err(Error::QueueFull { limit });
+            }
+            answers[index] = Err(Error::QueueFull { limit });
+            continue;
+        }
+        let (letter, replaced) = found.split_once(protocol::REPLACED).unzip();
+        let letter = letter.unwrap_or(&found);
+        let is_another = existing != items[index].id && replaced.is_none();
+        let rejects = is_another && items[index].unique.as_ref().is_some_and(UniqueKey::rejects);
+        answers[index] = if rejects {
+            Err(Error::DuplicateJob { existing })
+        } else {
+            Ok(Enqueued {
+                job_id: existing,
+                deduplicated: true,
+                state: letter.bytes().next().and_then(JobState::from_letter),
+                replaced: replaced.is_some(),
+                run_ms: replaced.and_then(|ms: &str| ms.parse().ok()),
+            })
+        };
+    }
+    Ok(answers)
 }
 
 /// The name of a lane.

@@ -150,7 +150,9 @@ impl Store {
         let policy = &self.policy;
         let set = |count: u64, default: u64| if count > 0 { count } else { default };
         let dead = of_queue.map(|policy| policy.dead_letters).unwrap_or_default();
-        let dead_ms = dead.max_age.map_or(Self::ms(policy.dead_retention), |Millis(ms)| ms);
+        let dead_ms = dead
+            .max_age
+            .map_or_else(|| Self::ms(policy.dead_retention), |Millis(ms)| ms);
         let retained_max = of_queue.map_or(0, |policy| policy.max_retained);
         let mut call = self.scripts.maintenance.call(keys, &parts, 0);
         call.int(ITEMS_PER_RUN)

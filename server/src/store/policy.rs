@@ -57,8 +57,8 @@ impl Store {
         call.run(&self.reads, &self.metrics, true).await.map(drop)
     }
 
-    /// The queues whose policy changed at this time or later, in milliseconds of the Redis clock, with that time; at most
-    /// 10,000.
+    /// The queues whose policy changed at this time or later, in milliseconds of the Redis clock, with that time; at
+    /// most 10,000.
     pub async fn changed_policies(&self, since_ms: u64) -> Result<Vec<(RoutingKey, u64)>, Error> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command
