@@ -1,4 +1,4 @@
-//! `bananas job get|wait|cancel`: shows, awaits and cancels a job.
+//! `bananas job get|wait|log|cancel`: shows, awaits and cancels a job.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::{
     exit::{Exit, Failure, Result},
+    job_log,
     output::{self, Output, moment, state},
 };
 
@@ -31,6 +32,14 @@ pub(crate) enum JobCommand {
         /// How long to wait
         #[arg(long = "for", default_value = "5m", value_parser = humantime::parse_duration, value_name = "DURATION")]
         limit: Duration,
+    },
+    /// Print the lines that workers have added to the log of a job
+    Log {
+        #[command(flatten)]
+        job: JobName,
+        /// Print new lines as they come, until the job is in a final state
+        #[arg(short, long)]
+        follow: bool,
     },
     /// Cancel a job: at once if no worker holds it, otherwise by asking its worker
     Cancel {
@@ -89,6 +98,10 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
             }
             print_settled(&waited.job, output)
         }
+        JobCommand::Log { job, follow } => {
+            let (queue, id) = job.parse()?;
+            job_log::run(client, &queue, id, follow, output).await
+        }
         JobCommand::Cancel { job, reason, grace } => {
             let (queue, id) = job.parse()?;
             let now = client.cancel_job(&queue, id, &reason, grace).await?;
@@ -106,6 +119,14 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
             }
         }
     }
+}
+
+/// Whether no move by itself leaves a state.
+pub(crate) const fn is_final(state: JobState) -> bool {
+    matches!(
+        state,
+        JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired
+    )
 }
 
 /// Prints the result of a settled job to stdout. Fails with the reason if the job did not succeed.
@@ -178,6 +199,9 @@ fn describe(job: &Job, full: bool) -> String {
     }
     if let Some(progress) = &job.progress {
         lines.push(("progress", format!("{:.0} % {}", progress.percent, progress.message)));
+    }
+    if job.has_log {
+        lines.push(("log", "`bananas job log` prints it".to_owned()));
     }
     if job.cancel_requested || !job.cancel_reason.is_empty() {
         let asked = if job.cancel_requested { "requested: " } else { "" };

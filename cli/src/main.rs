@@ -9,6 +9,7 @@ mod exit;
 mod generate;
 mod info;
 mod job;
+mod job_log;
 mod lease;
 mod output;
 mod policy;

@@ -75,6 +75,9 @@ pub(crate) struct ExtendArgs {
     /// Progress in words
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     message: String,
+    /// A line for the log of the job; several times for several lines
+    #[arg(long = "log", value_name = "LINE")]
+    log_lines: Vec<String>,
 }
 
 fn already(settled: bool) -> &'static str {
@@ -142,9 +145,11 @@ pub(crate) async fn nack(client: &Client, args: NackArgs, output: Output) -> Res
 }
 
 pub(crate) async fn extend(client: &Client, args: ExtendArgs, output: Output) -> Result {
-    let progress = (args.percent.is_some() || !args.message.is_empty()).then(|| Progress {
+    let reports = args.percent.is_some() || !args.message.is_empty() || !args.log_lines.is_empty();
+    let progress = reports.then(|| Progress {
         percent: args.percent.unwrap_or_default(),
         message: args.message,
+        log_lines: args.log_lines,
         ..Progress::default()
     });
     let response = client.extend(&args.token, args.term, progress).await?;

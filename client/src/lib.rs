@@ -54,7 +54,7 @@ mod wire;
 
 pub use admin::{
     audit::Audit,
-    job::{Detail, Waited},
+    job::{Detail, JobLog, Waited},
 };
 pub use bananas_proto::v1 as proto;
 pub use client::{Client, builder::ClientBuilder};

@@ -149,6 +149,7 @@ async fn a_checkpoint_reaches_the_next_attempt() {
     let id = api.enqueued(&key).await;
     let token = api.leased(&key).await.lease_token;
     let progress = Progress {
+        log_lines: Vec::new(),
         percent: 40.0,
         message: "two of five".into(),
         checkpoint: Bytes::from_static(b"2/5"),

@@ -122,6 +122,11 @@ fn with_handler(worker: WorkerBuilder, name: &str) -> WorkerBuilder {
             job.save_checkpoint([&job.checkpoint()[..], b" and more"].concat());
             Err::<(), _>("disk full")
         }),
+        "log" => worker.handler(name, async |job: JobContext, payload: Bytes| {
+            for line in String::from_utf8_lossy(&payload).lines() {
+                job.log(line);
+            }
+        }),
         "stop_when_cancelled" => worker.handler(name, async |job: JobContext, _: Bytes| {
             job.progress(0.0, "at work");
             let reason = job.cancelled().await;

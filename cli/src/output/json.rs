@@ -105,6 +105,7 @@ pub(crate) fn job(job: &Job) -> Value {
         "settle_time": time(job.settle_time.as_ref()),
         "failure": job.failure.as_ref().map(failure),
         "progress": job.progress.as_ref().map(|p| compact(json!({ "percent": p.percent, "message": p.message }))),
+        "has_log": job.has_log,
         "cancel_requested": job.cancel_requested,
         "cancel_reason": job.cancel_reason,
     }));
@@ -186,7 +187,8 @@ mod tests {
         });
         let expected = json!({
             "routing_key": "q", "priority": 5, "payload": { "content_type": "application/json", "json": { "a": 1 } },
-            "state": "SUCCEEDED", "attempts": 0, "losses": 0, "cancel_requested": false, "result": { "text": "done" },
+            "state": "SUCCEEDED", "attempts": 0, "losses": 0, "has_log": false, "cancel_requested": false,
+            "result": { "text": "done" },
         });
         assert_eq!(value, expected);
     }

@@ -1,8 +1,8 @@
-//! One job: read it, wait for it, cancel it.
+//! One job: read it and its log, wait for it, cancel it.
 
 use std::time::Duration;
 
-use bananas_proto::v1::{CancelJobRequest, GetJobRequest, Job, JobState, WaitJobRequest};
+use bananas_proto::v1::{CancelJobRequest, GetJobRequest, Job, JobState, LogLine, ReadJobLogRequest, WaitJobRequest};
 use tokio::time::Instant;
 
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
 /// The most time the broker waits in one call.
 const MAX_WAIT_PER_CALL: Duration = Duration::from_secs(30);
 
+/// Lines that one call reads of a log: more than are kept.
+const LOG_PAGE_LINES: u32 = 1_000;
+
 /// How much of a job the broker sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Detail {
@@ -25,6 +28,15 @@ pub enum Detail {
     Brief,
     /// Everything.
     Full,
+}
+
+/// Lines of the log of a job.
+#[derive(Debug, Clone)]
+pub struct JobLog {
+    /// Oldest first.
+    pub lines: Vec<LogLine>,
+    /// How many lines are not kept any more, because newer ones came. They have the lowest numbers.
+    pub dropped: u64,
 }
 
 /// A job after a wait.
@@ -48,6 +60,34 @@ impl Client {
             .read(request, |r| async move { self.job_service().get_job(r).await })
             .await?;
         present(response.job)
+    }
+
+    /// Reads the lines that workers added to the log of a job and that have higher numbers than `after` (0: all). To
+    /// follow a log, call again with the number of the last line.
+    pub async fn job_log(&self, routing_key: &str, id: JobId, after: u64) -> Result<JobLog> {
+        let mut log = JobLog {
+            lines: Vec::new(),
+            dropped: 0,
+        };
+        let mut page_token = String::new();
+        loop {
+            let request = ReadJobLogRequest {
+                routing_key: routing_key.to_owned(),
+                job_id: id.to_string(),
+                page_size: LOG_PAGE_LINES,
+                page_token,
+                after,
+            };
+            let response = self
+                .read(request, |r| async move { self.job_service().read_job_log(r).await })
+                .await?;
+            log.lines.extend(response.lines);
+            log.dropped = response.dropped;
+            page_token = response.next_page_token;
+            if page_token.is_empty() {
+                return Ok(log);
+            }
+        }
     }
 
     /// Waits until the job is in a final state, at most for `timeout`. An outage of the broker or of Redis does not end

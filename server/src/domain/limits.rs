@@ -128,6 +128,14 @@ pub const FAILURE_MESSAGE_BYTES: usize = 4_096;
 pub const FAILURE_STACK_BYTES: usize = 16_384;
 /// Bytes of a checkpoint.
 pub const CHECKPOINT_BYTES: usize = 65_536;
+/// Log lines of one call of a worker.
+pub const LOG_LINES_PER_CALL: usize = 20;
+/// A log line is truncated to this many bytes.
+pub const LOG_LINE_BYTES: usize = 1_024;
+/// Log lines that are kept of a job.
+pub const LOG_LINES: usize = 200;
+/// Bytes of the log lines that are kept of a job.
+pub const LOG_BYTES: usize = 65_536;
 /// Failure types that are not retried.
 pub const NON_RETRYABLE_TYPES: usize = 32;
 

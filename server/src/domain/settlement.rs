@@ -43,4 +43,13 @@ pub struct Progress {
     pub message: String,
     /// What the next attempt may begin with; empty: the one before is kept.
     pub checkpoint: Bytes,
+    /// New lines of the log of the job.
+    pub log_lines: Vec<String>,
+}
+
+impl Progress {
+    /// Whether it says only what is added to the log.
+    pub fn is_log_only(&self) -> bool {
+        !self.log_lines.is_empty() && self.percent == 0.0 && self.message.is_empty()
+    }
 }

@@ -1,4 +1,4 @@
-//! `JobService`: reads one job, waits for its end, cancels it.
+//! `JobService`: reads one job and its log, waits for its end, cancels it.
 
 use bananas_proto::server::{self as pb, job_service_server::JobService};
 use tonic::{Request, Response, Status};
@@ -7,10 +7,11 @@ use super::{
     Service,
     bounds::{deadline, respond_by, weighed},
     convert,
+    pages::Page,
 };
 use crate::{
     domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
-    store::JobView,
+    store::{JobView, LogLine},
 };
 
 /// How long the entry of a cancelled job may stay in its lane if no fetch passes it, in milliseconds.
@@ -82,6 +83,35 @@ impl JobService for Service {
             state: convert::wire_state(state).into(),
         }))
     }
+
+    async fn read_job_log(
+        &self,
+        request: Request<pb::ReadJobLogRequest>,
+    ) -> Result<Response<pb::ReadJobLogResponse>, Status> {
+        let request = request.into_inner();
+        let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
+        let page = Page::read(request.page_size, &request.page_token)?;
+        let after = match page.after() {
+            "" => request.after,
+            number => number
+                .parse()
+                .map_err(|_| Error::invalid("page_token", "was not made by this call"))?,
+        };
+        let store = &self.0.store;
+        let log = store.read_log(&store.keys(&key), id, after, page.fetch_limit()).await?;
+        let log = log.ok_or(Error::JobNotFound)?;
+        let (lines, next_page_token) = page.first(log.lines, |line| line.number.to_string());
+        let line = |line: LogLine| pb::LogLine {
+            time: Some(convert::timestamp(line.ms)),
+            line: line.text,
+            number: line.number,
+        };
+        Ok(weighed(pb::ReadJobLogResponse {
+            lines: lines.into_iter().map(line).collect(),
+            next_page_token,
+            dropped: log.dropped,
+        }))
+    }
 }
 
 const fn is_final(state: pb::JobState) -> bool {
@@ -144,9 +174,11 @@ fn job(key: &RoutingKey, id: JobId, view: JobView, full: bool) -> pb::Job {
             percent: progress.percent,
             message: progress.message,
             checkpoint: if full { progress.checkpoint } else { bytes::Bytes::new() },
+            log_lines: Vec::new(),
         }),
         cancel_requested: view.state == JobState::Leased && view.cancel_reason.is_some(),
         cancel_reason: view.cancel_reason.unwrap_or_default(),
         unconfirmed: view.unconfirmed,
+        has_log: view.has_log,
     }
 }

@@ -32,6 +32,8 @@ pub struct JobView {
     pub result: Option<JobResult>,
     /// How far the last attempt is.
     pub progress: Option<Progress>,
+    /// Whether its workers have added lines to its log.
+    pub has_log: bool,
     /// Why it was cancelled, or is to be cancelled.
     pub cancel_reason: Option<String>,
     /// LEASED: since when, in milliseconds, and the holder.
@@ -85,6 +87,7 @@ impl StateHash {
             percent: self.number(field::PROGRESS_PERCENT)?,
             message: self.text(field::PROGRESS_MESSAGE).unwrap_or_default(),
             checkpoint: self.bytes(field::CHECKPOINT).unwrap_or_default(),
+            log_lines: Vec::new(),
         })
     }
 }
@@ -131,6 +134,7 @@ impl Store {
             failure: hash.failure(),
             result: hash.result(),
             progress: hash.progress(),
+            has_log: hash.bytes(field::LOG_LINES).is_some(),
             cancel_reason: hash.text(field::CANCEL_REASON),
             lease,
             lease_expires_ms,

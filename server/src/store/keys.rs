@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `j<id>` | string | record of a job: domain/record/mod.rs |
 //! | `s<id>` | hash | state hash of a job, only if there is something to say: `field` |
+//! | `g<id>` | list | log lines of a job: `layout::log` |
 //! | `r:<priority>:<type>` | list | a lane: `layout::entry` |
 //! | `i` | zset | lanes that are not empty, by priority and age of their head |
 //! | `z` | zset | SCHEDULED: id by due time |
@@ -47,6 +48,7 @@ shared! {
         META: &str = "m";
         RECORD: &str = "j";
         STATE: &str = "s";
+        LOG: &str = "g";
         LANE: &str = "r:";
         LANES: &str = "i";
         SCHEDULED: &str = "z";
@@ -96,6 +98,9 @@ shared! {
         UNIQUE_SCOPE: &str = "us";
         DEBOUNCE: &str = "uf";
         EDITS: &str = "ed";
+        LOG_LINES: &str = "lg";
+        LOG_BYTES: &str = "lb";
+        LOG_CALL: &str = "lt";
     }
 }
 

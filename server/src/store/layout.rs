@@ -75,6 +75,14 @@ shared! {
 }
 
 shared! {
+    /// A line of the log of a job: time (6), text.
+    mod log as "LOG_" {
+        /// Last byte of the time.
+        TIME_END: usize = 6;
+    }
+}
+
+shared! {
     /// What a debounce keeps with its job: when it began (6), and for when it has scheduled the job (6).
     mod debounce as "DEBOUNCE_" {
         /// First byte of the due time.
@@ -139,6 +147,12 @@ impl LeaseValue {
 pub(super) fn read_entry(value: &[u8]) -> Option<(JobId, u64)> {
     let time = value.get(entry::TIME_AT - 1..entry::TIME_END)?;
     Some((JobId::from_slice(value.get(entry::ID_AT - 1..)?)?, read_ms(time)))
+}
+
+/// The time of a log line, in milliseconds, and its text.
+pub(super) fn read_log_line(value: &[u8]) -> Option<(u64, String)> {
+    let (time, text) = value.split_at_checked(log::TIME_END)?;
+    Some((read_ms(time), String::from_utf8_lossy(text).into_owned()))
 }
 
 fn read_ms(bytes: &[u8]) -> u64 {

@@ -171,6 +171,11 @@ shared! {
         TAKING: u8 = b't';
         /// Arguments of each lease.
         STRIDE: usize = 7;
+        /// Behind the percentage: log lines follow. A number of the call (4 bytes), then each line behind its length (2
+        /// bytes).
+        LOG_MARK: &str = ";";
+        /// Bytes of the number of the call.
+        LOG_CALL_BYTES: usize = 4;
         /// The lease is lost.
         LEASE_LOST: i64 = -1;
         /// The attempt timeout is reached.

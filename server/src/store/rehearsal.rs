@@ -71,6 +71,7 @@ impl Store {
         self.extend(&keys, &[&extension]).await?;
         self.cancel(&keys, job_id, "", 1_000).await?;
         self.get_job(&keys, job_id).await?;
+        self.read_log(&keys, job_id, 0, 1).await?;
         self.await_settled(&keys, job_id, 0).await?;
         self.reclaim(&keys, nonce).await?;
         self.counts(&keys).await?;

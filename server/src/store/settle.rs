@@ -271,7 +271,7 @@ impl Store {
             call.bytes(&item.by.argument());
             match &item.progress {
                 Some(progress) => {
-                    call.text(&progress.percent.to_string())
+                    call.bytes(&percent_and_log(progress))
                         .text(&progress.message)
                         .bytes(&progress.checkpoint);
                 }
@@ -320,6 +320,23 @@ impl Store {
         }
         Ok(results)
     }
+}
+
+/// The percentage, and the log lines behind it. They have a number, so that a call that is repeated adds them once.
+fn percent_and_log(progress: &Progress) -> Vec<u8> {
+    let mut argument = Vec::new();
+    if !progress.is_log_only() {
+        argument.extend_from_slice(progress.percent.to_string().as_bytes());
+    }
+    if !progress.log_lines.is_empty() {
+        argument.extend_from_slice(extend::LOG_MARK.as_bytes());
+        argument.extend_from_slice(&fastrand::u32(..).to_be_bytes());
+        for line in &progress.log_lines {
+            argument.extend_from_slice(&(line.len() as u16).to_be_bytes());
+            argument.extend_from_slice(line.as_bytes());
+        }
+    }
+    argument
 }
 
 fn settled(code: i64, now_ms: u64) -> Result<Settled, Error> {

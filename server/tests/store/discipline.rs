@@ -12,8 +12,8 @@ use bananas_broker::store::{AckItem, NackAction};
 use bananas_harness::redis_server::RedisServer;
 
 use crate::{
-    auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, maintaining,
-    nacking, outcomes, policies, reclaiming, settling,
+    auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing, logging,
+    maintaining, nacking, outcomes, policies, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
     uniqueness,
     watching::{Run, watch},
@@ -209,6 +209,7 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         nacking::FACTS,
         reclaiming::FACTS,
         extending::FACTS,
+        logging::FACTS,
         cancelling::FACTS,
         maintaining::FACTS,
         due_index::FACTS,

@@ -30,6 +30,7 @@ mod faults;
 mod forgetting;
 mod lanes;
 mod leasing;
+mod logging;
 mod maintaining;
 mod model;
 mod nacking;

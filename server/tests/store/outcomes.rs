@@ -138,6 +138,9 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "kept by another",
             "settled",
             "progress and checkpoint kept",
+            "log lines kept",
+            "oldest log lines dropped",
+            "log lines deleted with the job",
         ],
     ),
     (
@@ -207,6 +210,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
         "get_job",
         &["ready", "scheduled", "leased", "final", "remembered", "unknown"],
     ),
+    ("read_log", &["read", "empty", "lines dropped", "unknown"]),
     (
         "wait_job",
         &[

@@ -360,6 +360,7 @@ pub(crate) fn progress(percent: f64, message: &str, checkpoint: impl Into<bytes:
         percent,
         message: message.to_owned(),
         checkpoint: checkpoint.into(),
+        log_lines: Vec::new(),
     }
 }
 

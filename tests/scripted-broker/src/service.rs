@@ -78,6 +78,10 @@ impl JobService for Service {
         unscripted()
     }
 
+    async fn read_job_log(&self, _: Request<wire::ReadJobLogRequest>) -> Reply<wire::ReadJobLogResponse> {
+        unscripted()
+    }
+
     async fn cancel_job(&self, _: Request<wire::CancelJobRequest>) -> Reply<wire::CancelJobResponse> {
         unscripted()
     }

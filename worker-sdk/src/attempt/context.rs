@@ -11,6 +11,9 @@ use crate::{
     job::lease::{CancelReason, Lease},
 };
 
+/// The most bytes of a log line.
+const LOG_LINE_BYTES: usize = 1_024;
+
 /// One attempt at one job. Cheap to clone.
 #[derive(Clone)]
 pub struct JobContext {
@@ -163,6 +166,17 @@ impl JobContext {
     pub fn save_checkpoint(&self, state: impl Into<Bytes>) {
         let state = state.into();
         self.report(|progress| progress.checkpoint = state);
+    }
+
+    /// Adds a line to the log of the job, which `JobService.ReadJobLog` and `bananas job log` read: at most 1,024 bytes,
+    /// the rest is cut. Never waits. Lines are sent with the progress, and the last ones arrive before the result of
+    /// the job counts; the broker keeps the last 200 lines and 64 KiB. If more than 200 lines wait, the oldest are
+    /// dropped. A line may appear twice after a broken connection, and a worker that dies may lose those of the last
+    /// second.
+    pub fn log(&self, line: impl Into<String>) {
+        let mut line = line.into();
+        line.truncate(line.floor_char_boundary(LOG_LINE_BYTES));
+        self.report(|progress| progress.log_lines.push(line));
     }
 
     fn report(&self, change: impl FnOnce(&mut bananas_proto::v1::Progress)) {

@@ -52,11 +52,17 @@ struct Cancellation {
     grace: Duration,
 }
 
+/// The most log lines of one report: what a broker accepts.
+const LINES_PER_REPORT: usize = 20;
+
+/// The most log lines that wait. A broker keeps no more of a job, so older ones would be lost there.
+const WAITING_LINES: usize = 200;
+
 #[derive(Debug, Default)]
 struct Reported {
     /// Not sent yet.
     waiting: Option<Progress>,
-    /// What the job last reported, without the checkpoint.
+    /// What the job last reported, without the checkpoint and the log lines.
     last: Progress,
 }
 
@@ -112,33 +118,81 @@ impl Lease {
         &self.cancelled
     }
 
-    /// Stores progress for the next `extend` frame; it replaces earlier progress. True if none was waiting before.
+    /// Stores progress for the next `extend` frame; it replaces earlier progress. True if the session has to know: none
+    /// was waiting before, or now there are enough log lines for a report.
     pub(crate) fn report(&self, change: impl FnOnce(&mut Progress)) -> bool {
         let mut reported = self.progress.lock();
-        let first = reported.waiting.is_none();
+        let is_first = reported.waiting.is_none();
         // An empty checkpoint keeps the one before, also in the broker: a checkpoint is sent once.
         let mut progress = reported.waiting.take().unwrap_or_else(|| reported.last.clone());
         change(&mut progress);
+        keep_newest(&mut progress.log_lines);
         reported.last = Progress {
-            checkpoint: Bytes::new(),
-            ..progress.clone()
+            percent: progress.percent,
+            message: progress.message.clone(),
+            ..Progress::default()
         };
+        let is_full = progress.log_lines.len() == LINES_PER_REPORT;
         reported.waiting = Some(progress);
-        first
+        is_first || is_full
     }
 
+    /// Takes what one report may have. Log lines beyond that go on waiting.
     pub(crate) fn take_progress(&self) -> Option<Progress> {
-        self.progress.lock().waiting.take()
+        let mut reported = self.progress.lock();
+        let mut progress = reported.waiting.take()?;
+        if progress.log_lines.len() > LINES_PER_REPORT {
+            let log_lines = progress.log_lines.split_off(LINES_PER_REPORT);
+            reported.waiting = Some(Progress {
+                log_lines,
+                ..reported.last.clone()
+            });
+        }
+        Some(progress)
+    }
+
+    /// Whether progress waits.
+    pub(crate) fn has_progress(&self) -> bool {
+        self.progress.lock().waiting.is_some()
+    }
+
+    /// Whether more log lines wait than one report may have.
+    pub(crate) fn has_many_lines(&self) -> bool {
+        let reported = self.progress.lock();
+        reported
+            .waiting
+            .as_ref()
+            .is_some_and(|progress| progress.log_lines.len() >= LINES_PER_REPORT)
+    }
+
+    /// Whether log lines wait.
+    pub(crate) fn has_lines(&self) -> bool {
+        let reported = self.progress.lock();
+        reported
+            .waiting
+            .as_ref()
+            .is_some_and(|progress| !progress.log_lines.is_empty())
     }
 
     /// Puts back progress that did not reach the broker, unless there is newer progress.
     pub(crate) fn restore_progress(&self, lost: Progress) {
         match &mut self.progress.lock().waiting {
-            Some(newer) if newer.checkpoint.is_empty() => newer.checkpoint = lost.checkpoint,
-            Some(_) => {}
+            Some(newer) => {
+                if newer.checkpoint.is_empty() {
+                    newer.checkpoint = lost.checkpoint;
+                }
+                newer.log_lines.splice(..0, lost.log_lines);
+                keep_newest(&mut newer.log_lines);
+            }
             none => *none = Some(lost),
         }
     }
+}
+
+/// Leaves the newest of the log lines that wait.
+fn keep_newest(lines: &mut Vec<String>) {
+    let excess = lines.len().saturating_sub(WAITING_LINES);
+    lines.drain(..excess);
 }
 
 #[cfg(test)]
@@ -157,6 +211,25 @@ mod tests {
         let sent = lease.take_progress().unwrap();
         assert_eq!((sent.percent, sent.checkpoint.as_ref()), (60.0, b"half".as_ref()));
         assert!(lease.take_progress().is_none());
+    }
+
+    #[test]
+    fn log_lines_are_sent_once_in_order_and_a_bounded_number_waits() {
+        let lease = lease();
+        for number in 0..250 {
+            lease.report(|p| p.log_lines.push(number.to_string()));
+        }
+        let lost = lease.take_progress().unwrap();
+        assert_eq!((lost.log_lines.len(), lost.log_lines[0].as_str()), (20, "50"));
+        assert!(lease.has_many_lines());
+        lease.restore_progress(lost);
+        let mut sent = Vec::new();
+        while let Some(progress) = lease.take_progress() {
+            sent.extend(progress.log_lines);
+        }
+        let expected: Vec<String> = (50..250).map(|number: u32| number.to_string()).collect();
+        assert_eq!(sent, expected);
+        assert!(!lease.has_lines());
     }
 
     #[test]

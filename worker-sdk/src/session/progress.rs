@@ -1,5 +1,5 @@
-//! Progress on its way to the broker: at most one report per job and interval, and the newest wins. The last checkpoint
-//! of a job that fails arrives before its failure does.
+//! Progress on its way to the broker: at most one report per job and interval, and the newest wins. Log lines all go, 20
+//! in a report. The last checkpoint of a job that fails and the last log lines of any job arrive before its settlement.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,14 +26,24 @@ struct Reporter {
     pending: bool,
     next: Instant,
     in_flight: bool,
+    /// The report in flight has log lines.
+    lines_in_flight: bool,
     /// The job is over; its settlement waits until its last report is applied.
     finished: Option<Finished>,
 }
 
 impl Reporter {
-    /// The last report of a finished job does not wait for the interval.
-    const fn is_due(&self, interval_over: bool) -> bool {
-        self.pending && !self.in_flight && (interval_over || self.finished.is_some())
+    /// Whether the settlement of the job waits for a report.
+    fn must_arrive(&self, keep_checkpoint: bool) -> bool {
+        let has_lines = self.lines_in_flight || self.pending && self.lease.has_lines();
+        has_lines || keep_checkpoint && (self.pending || self.in_flight)
+    }
+
+    /// The last report of a finished job does not wait for the interval, nor does one with as many log lines as it may
+    /// have.
+    fn is_due(&self, interval_over: bool) -> bool {
+        let waits = self.pending && !self.in_flight;
+        waits && (interval_over || self.finished.is_some() || self.lease.has_many_lines())
     }
 }
 
@@ -51,8 +61,11 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    /// The job has progress to report.
+    /// The job has progress to report, unless the last report took it along.
     pub(crate) fn add(&mut self, lease: &Arc<Lease>, now: Instant) {
+        if !lease.has_progress() {
+            return;
+        }
         self.reporters
             .entry(lease.id)
             .or_insert_with(|| Reporter {
@@ -60,6 +73,7 @@ impl Reports {
                 pending: true,
                 next: now,
                 in_flight: false,
+                lines_in_flight: false,
                 finished: None,
             })
             .pending = true;
@@ -69,7 +83,7 @@ impl Reports {
     /// [`Reports::results`] returns it.
     pub(crate) fn finish(&mut self, finished: Finished, keep_checkpoint: bool) -> Option<Finished> {
         match self.reporters.get_mut(&finished.lease) {
-            Some(reporter) if keep_checkpoint && (reporter.pending || reporter.in_flight) => {
+            Some(reporter) if reporter.must_arrive(keep_checkpoint) => {
                 reporter.finished = Some(finished);
                 None
             }
@@ -107,8 +121,11 @@ impl Reports {
             let Some(progress) = reporter.lease.take_progress() else {
                 continue;
             };
-            bytes += progress.checkpoint.len();
+            bytes += progress.checkpoint.len() + progress.log_lines.iter().map(String::len).sum::<usize>();
             reporter.in_flight = true;
+            reporter.lines_in_flight = !progress.log_lines.is_empty();
+            // What did not fit into this report.
+            reporter.pending = reporter.lease.has_lines();
             reporter.next = now + INTERVAL;
             leases.push(LeaseExtension {
                 lease_token: reporter.lease.token().clone(),
@@ -143,6 +160,7 @@ impl Reports {
         for (Report { lease, .. }, result) in reports.into_iter().zip(results.results) {
             if let Some(reporter) = self.reporters.get_mut(&lease) {
                 reporter.in_flight = false;
+                reporter.lines_in_flight = false;
                 if !reporter.pending
                     && let Some(finished) = reporter.finished.take()
                 {
@@ -160,6 +178,7 @@ impl Reports {
         for Report { lease, progress } in self.in_flight.take_stream(stream) {
             if let Some(reporter) = self.reporters.get_mut(&lease) {
                 reporter.in_flight = false;
+                reporter.lines_in_flight = false;
                 reporter.pending = true;
                 reporter.lease.restore_progress(progress);
             }
@@ -239,6 +258,40 @@ mod tests {
         report(&mut reports, &job, 1.0, now);
         assert!(reports.finish(finished(1), false).is_some());
         assert!(reports.next_frame(1, LEASE, now).is_none());
+    }
+
+    #[test]
+    fn log_lines_arrive_before_the_job_is_done_as_many_at_once_as_a_report_has() {
+        let (mut reports, job, now) = (Reports::default(), lease(1), Instant::now());
+        let frames = |reports: &mut Reports, sequence| {
+            let frame = reports.next_frame(1, LEASE, now)?;
+            let lines = frame.leases[0].progress.as_ref().unwrap().log_lines.len();
+            Some((lines, reports.results(1, applied(sequence), |_, _| ()).len()))
+        };
+        report(&mut reports, &job, 1.0, now);
+        assert_eq!(frames(&mut reports, 1), Some((0, 0)));
+        for number in 0..45 {
+            if job.report(|p| p.log_lines.push(number.to_string())) {
+                reports.add(&job, now);
+            }
+        }
+        // A full report does not wait for the interval; the rest does, unless the job is over.
+        assert_eq!(frames(&mut reports, 2), Some((20, 0)));
+        assert_eq!(frames(&mut reports, 3), Some((20, 0)));
+        assert_eq!(frames(&mut reports, 4), None);
+        assert!(reports.finish(finished(1), false).is_none());
+        assert_eq!(frames(&mut reports, 4), Some((5, 1)));
+        assert!(reports.reporters.is_empty());
+    }
+
+    #[test]
+    fn what_a_report_took_along_is_not_reported_again() {
+        let (mut reports, job, now) = (Reports::default(), lease(1), Instant::now());
+        report(&mut reports, &job, 1.0, now);
+        reports.next_frame(1, LEASE, now).unwrap();
+        reports.results(1, applied(1), |_, _| ());
+        reports.add(&job, now);
+        assert!(reports.finish(finished(1), true).is_some());
     }
 
     #[test]

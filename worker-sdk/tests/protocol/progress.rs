@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bananas_proto::server::{
-    ExtendResult, ExtendResults, NackAction, SessionExtend, subscribe_request::Frame as FromWorker,
-    subscribe_response::Frame as FromBroker,
+    ExtendResult, ExtendResults, NackAction, SessionExtend, settlement::Outcome as Settled,
+    subscribe_request::Frame as FromWorker, subscribe_response::Frame as FromBroker,
 };
 use bananas_scripted_broker::{
     frames::job,
@@ -108,4 +108,32 @@ async fn cancel_that_comes_with_a_report_reaches_the_job() {
         soon(told.recv()).await,
         Some(CancelReason::Requested("user".to_owned()))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_lines_arrive_before_the_ack() {
+    let mut broker = Broker::start();
+    let _worker = run(broker
+        .worker()
+        .handler("talks", async |job: JobContext, _: bytes::Bytes| {
+            job.progress(50.0, "half");
+            for number in 0..30 {
+                job.log(format!("line {number}"));
+            }
+            job.log("é".repeat(1_000));
+        }));
+    let (mut stream, _) = broker.open_stream().await;
+    stream.jobs([job("a", "talks")]).await;
+    let mut lines = Vec::new();
+    while lines.len() < 31 {
+        let frame = extend(&mut stream).await;
+        let progress = frame.leases[0].progress.clone().unwrap();
+        assert!(progress.log_lines.len() <= 20);
+        assert_eq!(progress.message, "half");
+        lines.extend(progress.log_lines);
+        reply(&stream, &frame, ExtendResult::default()).await;
+    }
+    assert_eq!((lines[0].as_str(), lines[29].as_str()), ("line 0", "line 29"));
+    assert_eq!(lines[30], "é".repeat(512), "cut at 1,024 bytes");
+    assert!(matches!(stream.settled_one().await, Settled::Ack(_)));
 }

@@ -121,10 +121,16 @@ pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(Lease
                     ),
                 ));
             }
+            let lines = progress.log_lines;
+            if lines.len() > bound::LOG_LINES_PER_CALL {
+                let problem = format!("has {} lines, the limit is {}", lines.len(), bound::LOG_LINES_PER_CALL);
+                return Err(Error::invalid("progress.log_lines", problem));
+            }
             Some(Progress {
                 percent: progress.percent,
                 message: cut(progress.message, bound::REASON_BYTES),
                 checkpoint: progress.checkpoint,
+                log_lines: lines.into_iter().map(|line| cut(line, bound::LOG_LINE_BYTES)).collect(),
             })
         }
     };

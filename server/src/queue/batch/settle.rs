@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Operation, Results};
 use crate::{
-    domain::Error,
+    domain::{Error, Progress},
     queue::QueueCore,
     store::{AckItem, ExtendItem, Extended, NackItem, NackOutcome, Settled},
 };
@@ -63,10 +63,11 @@ impl Operation for Extend {
     type Output = Extended;
 
     fn bytes(item: &ExtendItem) -> usize {
-        64 + item
-            .progress
-            .as_ref()
-            .map_or(0, |progress| progress.message.len() + progress.checkpoint.len())
+        let bytes = |progress: &Progress| {
+            let lines: usize = progress.log_lines.iter().map(|line| line.len() + 8).sum();
+            progress.message.len() + progress.checkpoint.len() + lines
+        };
+        64 + item.progress.as_ref().map_or(0, bytes)
     }
 
     async fn run(queue: &Arc<QueueCore>, items: &[&ExtendItem]) -> Result<Results<Extended>, Error> {

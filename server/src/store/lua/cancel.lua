@@ -13,7 +13,7 @@ if not head then return { remembered_end(meta[1], id) or '' } end
 local state = try('HGET', base .. KEY_STATE .. id, FIELD_FINAL_STATE)
 if state then return { state } end
 local lease = call('HGET', KEYS[2], id)
-touch(unpack(KEYS))
+touch(base .. KEY_LOG .. id, unpack(KEYS))
 local chosen = generation(meta[1], meta[2], window_ms)
 touch_ends({})
 

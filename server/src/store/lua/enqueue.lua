@@ -41,6 +41,7 @@ while ARGV[at] do
   touch(KEYS[2], KEYS[3], KEYS[5], base .. KEY_UNIQUE_WINDOWS, base .. KEY_LANE .. group.lane)
   touch_all(record_key, ids)
   touch_all(base .. KEY_STATE, ids)
+  touch_all(base .. KEY_LOG, ids)
   touch(base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_LEASES)
   local memories
   if group.kind ~= ENQUEUE_NEW_IDS and meta[2] then

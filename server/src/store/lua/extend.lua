@@ -3,7 +3,7 @@
 -- KEYS  meta, leases, lease deadlines
 -- ARGV  default attempt timeout ms, then per lease: id, nonce, duration ms, who asks (EXTEND_; for a stream followed by
 --       its tag as owner (8), then '1' if the worker has the job, else '0'; for one that ends followed by its own term
---       in ms), progress ('' none, else percent), progress message, checkpoint
+--       in ms), progress ('' none, else percent, and log lines behind an EXTEND_LOG_MARK), progress message, checkpoint
 -- RETURNS {now ms, per lease: remaining ms or an EXTEND_ code, {number of the lease, cancel reason}..., {number of a
 --         lease that was taken over, bytes of its job, its owner before}...}
 -- MOVES  -
@@ -72,8 +72,9 @@ for k = 1, count do
       if is_owner and byte(who, 2 + LEASE_OWNER_BYTES) == DIGIT_0 then confirmed = was_confirmed end
       if ARGV[at + 4] ~= '' then
         --@ define progress_fields
-        progress[#progress + 1] = { id = id, fields = progress_fields(at) }
-        touch(base .. KEY_STATE .. id)
+        local fields, lines = progress_fields(at)
+        progress[#progress + 1] = { id = id, fields = fields, lines = lines }
+        touch(base .. KEY_STATE .. id, base .. KEY_QUARANTINED_STATE .. id, base .. KEY_LOG .. id)
         if not has(flags, FLAG_STATE) then new_flags = flags + FLAG_STATE end
       end
       if kind == EXTEND_TAKING then
@@ -94,7 +95,13 @@ end
 if #scores > 0 then call('ZADD', KEYS[3], unpack(scores)) end
 if #progress > 0 then
   --@ define write_state
-  for _, item in ipairs(progress) do write_state(item.id, unpack(item.fields)) end
+  for _, item in ipairs(progress) do
+    if #item.fields > 0 then write_state(item.id, unpack(item.fields)) end
+    if item.lines then
+      --@ define append_log
+      append_log(item.id, item.lines)
+    end
+  end
 end
 if #changed > 0 then call('HSET', KEYS[2], unpack(changed)) end
 return { now, remaining, cancels, taken_over }

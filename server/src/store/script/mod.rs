@@ -76,6 +76,7 @@ scripts! {
     extend: "#!lua flags=allow-oom\n",
     cancel: "#!lua flags=allow-oom\n",
     get_job: "#!lua flags=no-writes\n",
+    read_log: "#!lua flags=no-writes\n",
     wait_job: "#!lua flags=allow-oom\n",
     pause: "#!lua flags=allow-oom\n",
     policy: "#!lua\n",

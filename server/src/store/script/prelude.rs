@@ -45,6 +45,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         layout::memory::in_lua(),
         layout::unique::in_lua(),
         layout::debounce::in_lua(),
+        layout::log::in_lua(),
         protocol::enqueue::in_lua(),
         protocol::gate::in_lua(),
         protocol::scope::in_lua(),
@@ -85,6 +86,8 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     one("DIGIT_9", &b'9');
     one("MINUS", &b'-');
     one("REQUEST_ID_MS", &limits::REQUEST_ID_MS);
+    one("LOG_MAX_LINES", &limits::LOG_LINES);
+    one("LOG_MAX_BYTES", &limits::LOG_BYTES);
     one("TIDY_MS", &protocol::TIDY_MS);
     one("POLICY_CHANGES_MS", &protocol::POLICY_CHANGES_MS);
     one("NEWER_PAUSE_MS", &NEWER_PAUSE_MS);

@@ -79,6 +79,12 @@ impl Drive<'_> {
                 (job.attempts, job.losses),
                 "attempts and losses after {operation:?}"
             );
+            let lines = all.logs.get(id).map_or(0, Vec::len) as u32;
+            assert_eq!(
+                (count("lg"), lines),
+                (job.log_lines, job.log_lines),
+                "log lines after {operation:?}"
+            );
             assert_eq!(count("ed"), job.edits, "edits after {operation:?}");
             let debounce = job
                 .debounce

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, Owner},
+    domain::{Error, JobId, JobState, Nonce, Owner, Progress},
     store::{ExtendItem, Extender, Verdict},
 };
 use bananas_harness::keyspace::{Id, Snapshot, number, violations};
@@ -14,6 +14,9 @@ use super::{
     queue::Queue,
 };
 use crate::space::{Fetch, Space};
+
+/// Log lines of one extension; no case has so many that some are dropped.
+const LOG_LINES: u32 = 2;
 
 /// The real queue, the model, and what a client knows.
 pub(crate) struct Drive<'a> {
@@ -180,9 +183,10 @@ impl<'a> Drive<'a> {
         };
         let item = ExtendItem {
             by,
-            progress: extend
-                .progress
-                .then(|| crate::space::progress(50.0, "half", "page 7 ".repeat(60))),
+            progress: extend.progress.then(|| Progress {
+                log_lines: vec!["page 7".to_owned(); LOG_LINES as usize],
+                ..crate::space::progress(50.0, "half", "page 7 ".repeat(60))
+            }),
             ..crate::space::extend(job_id, nonce, extend.term.ms())
         };
         let answer = self.space.extend(&item).await;
@@ -223,7 +227,9 @@ impl<'a> Drive<'a> {
                     asked.max(lease.deadline_ms).min(job.cancel_by_ms.unwrap_or(u64::MAX))
                 };
                 assert_eq!(extended.deadline_ms, expected);
-                let lease = self.model.jobs.get_mut(&id).unwrap().lease.as_mut().unwrap();
+                let job = self.model.jobs.get_mut(&id).unwrap();
+                job.log_lines += if extend.progress { LOG_LINES } else { 0 };
+                let lease = job.lease.as_mut().unwrap();
                 lease.deadline_ms = extended.deadline_ms;
                 lease.confirmed |= extend.by != By::Owner(false);
                 if extend.by == By::NextOwner {

@@ -283,6 +283,7 @@ fn job_of(draft: &Draft, item: &EnqueueItem, now: u64) -> Job {
             .filter(|unique| debounces(unique))
             .map(|_| (now, due_ms)),
         edits: 0,
+        log_lines: 0,
         lease: None,
         attempts: 0,
         releases: 0,

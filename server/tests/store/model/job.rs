@@ -27,6 +27,8 @@ pub(crate) struct Job {
     pub(crate) flags: u8,
     /// When a debounce began, and for when it has scheduled the job.
     pub(crate) debounce: Option<(u64, u64)>,
+    /// Lines of its log.
+    pub(crate) log_lines: u32,
     /// How often it was replaced.
     pub(crate) edits: u32,
     /// SCHEDULED: until when.

@@ -89,6 +89,7 @@ pub fn violations(all: &Snapshot) -> Vec<String> {
     tombstones_are_counted(all, &mut wrong);
     state_hashes_belong_to_jobs(all, &places, &mut wrong);
     unique_keys_are_held_by_the_living(all, &places, &mut wrong);
+    logs_are_counted(all, &mut wrong);
     let leased: BTreeSet<_> = all.leases.keys().collect();
     let bounded: BTreeSet<_> = all.deadlines.keys().collect();
     if leased != bounded {
@@ -267,6 +268,30 @@ fn state_hashes_belong_to_jobs(all: &Snapshot, places: &BTreeMap<&Id, Vec<&'stat
     for (id, lease) in &all.leases {
         if all.states.contains_key(id) && !marked(lease.flags) {
             wrong.push(format!("{} has a state hash and its lease does not say so", hex(id)));
+        }
+    }
+}
+
+fn logs_are_counted(all: &Snapshot, wrong: &mut Vec<String>) {
+    for (id, state) in all.states.iter().filter(|(_, state)| state.contains_key("lg")) {
+        if !all.logs.contains_key(id) {
+            wrong.push(format!("{} has log lines and no log: {state:?}", hex(id)));
+        }
+    }
+    for (id, lines) in &all.logs {
+        let count = |field: &str| {
+            let value = all.states.get(id).and_then(|state| state.get(field));
+            value.map_or(0, |value| number(value)) as usize
+        };
+        let bytes: usize = lines.iter().map(|(_, text)| 6 + text.len()).sum();
+        if count("lg") < lines.len() || count("lb") != bytes || lines.len() > 200 || bytes > 65_536 {
+            wrong.push(format!(
+                "the log of {} has {} lines of {bytes} bytes, counted as {} and {}",
+                hex(id),
+                lines.len(),
+                count("lg"),
+                count("lb")
+            ));
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub bodies: BTreeMap<Id, Vec<u8>>,
     /// State hashes.
     pub states: BTreeMap<Id, Fields>,
+    /// Log lines of jobs, with the time of each.
+    pub logs: BTreeMap<Id, Vec<(u64, Vec<u8>)>>,
     /// Entries of each lane, in order.
     pub lanes: BTreeMap<String, Vec<Entry>>,
     /// Lanes that are not empty, with their score.
@@ -237,6 +239,10 @@ impl Snapshot {
             ("nv", "list") => self.newer = content.iter().map(|raw| entry(raw)).collect(),
             (_, "hash") if part.len() == 17 && part[0] == b's' => {
                 self.states.insert(part[1..].to_vec(), fields(content));
+            }
+            (_, "list") if part.len() == 17 && part[0] == b'g' => {
+                let line = |raw: &Vec<u8>| (big_endian(&raw[..6]), raw[6..].to_vec());
+                self.logs.insert(part[1..].to_vec(), content.iter().map(line).collect());
             }
             (_, "list") if part.starts_with(b"r:") => {
                 self.lanes

@@ -28,7 +28,7 @@ local function keep_succeeded(job, success_retention)
     until_ms = now + success_retention
   end
   if has(flags, FLAG_RETENTION) then until_ms = now + retention(read_head(id), 0) end
-  keep_settled(id, STATE_SUCCEEDED, until_ms, fields)
+  keep_settled(id, STATE_SUCCEEDED, until_ms, fields, has(flags, FLAG_STATE))
 end
 
 -- Adds the codes of leases that are in a call more than once: the first settled them.

@@ -8,24 +8,32 @@ local function touch_ends(ids)
     base .. KEY_START_BY,
   }
   for k, id in ipairs(ids) do
-    for n, part in ipairs({ KEY_RECORD, KEY_STATE, KEY_QUARANTINED_RECORD, KEY_QUARANTINED_STATE }) do
-      keys[4 * k + 2 + n] = base .. part .. id
+    for n, part in ipairs({ KEY_RECORD, KEY_STATE, KEY_LOG, KEY_QUARANTINED_RECORD, KEY_QUARANTINED_STATE }) do
+      keys[5 * k + 1 + n] = base .. part .. id
     end
   end
   touch(unpack(keys))
 end
 
+-- Deletes all that is stored of a job outside of its place. Only a job with a state hash may have a log.
+local function delete_job(id)
+  call('UNLINK', base .. KEY_RECORD .. id, base .. KEY_STATE .. id, base .. KEY_LOG .. id)
+end
+
 -- Keeps a job in a final state until `until_ms`, or forgets it if that is not in the future. The caller has removed it
--- from where it was, or does so next. `fields` are further fields of the state hash.
-local function keep_settled(id, state, until_ms, fields)
+-- from where it was, or does so next. `fields` are further fields of the state hash. `has_state`: whether the job has a
+-- state hash, if the caller knows it.
+local function keep_settled(id, state, until_ms, fields, has_state)
   if state == STATE_DEAD then
     write_state(id, FIELD_FINAL_STATE, state, FIELD_FINAL_AT, now, unpack(fields))
     call('ZADD', base .. KEY_DEAD, now, id)
   elseif until_ms > now then
     write_state(id, FIELD_FINAL_STATE, state, FIELD_FINAL_AT, now, unpack(fields))
     call('ZADD', base .. KEY_SETTLED, until_ms, id)
-  else
-    call('UNLINK', base .. KEY_RECORD .. id, base .. KEY_STATE .. id)
+  elseif has_state then
+    delete_job(id)
+  elseif call('UNLINK', base .. KEY_RECORD .. id, base .. KEY_STATE .. id) > 1 then
+    call('UNLINK', base .. KEY_LOG .. id)
   end
 end
 
@@ -33,7 +41,7 @@ end
 local function forget_settled(id)
   call('ZREM', base .. KEY_DEAD, id)
   call('ZREM', base .. KEY_SETTLED, id)
-  call('UNLINK', base .. KEY_RECORD .. id, base .. KEY_STATE .. id)
+  delete_job(id)
 end
 
 -- Counts an entry that stays in its lane although its job has ended: a fetch skips it.
@@ -54,5 +62,6 @@ local function quarantine(id, why)
   end
   if call('EXISTS', base .. KEY_STATE .. id) == 1 then
     call('RENAME', base .. KEY_STATE .. id, base .. KEY_QUARANTINED_STATE .. id)
+    call('UNLINK', base .. KEY_LOG .. id)
   end
 end

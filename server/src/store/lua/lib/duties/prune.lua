@@ -32,7 +32,7 @@ local function prune_retained(run, key, age_limit, most)
   end
   if #old > 0 then
     touch_ends(old)
-    for _, id in ipairs(old) do call('UNLINK', base .. KEY_RECORD .. id, base .. KEY_STATE .. id) end
+    for _, id in ipairs(old) do delete_job(id) end
     call('ZREM', key, unpack(old))
   end
   if #old >= limit then run.more = 1 end
