@@ -121,14 +121,6 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
     }
 }
 
-/// Whether no move by itself leaves a state.
-pub(crate) const fn is_final(state: JobState) -> bool {
-    matches!(
-        state,
-        JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired
-    )
-}
-
 /// Prints the result of a settled job to stdout. Fails with the reason if the job did not succeed.
 pub(crate) fn print_settled(job: &Job, output: Output) -> Result {
     if output.is_json() {

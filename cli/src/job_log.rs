@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use bananas_client::{Client, Detail, JobId, JobLog, Reason, Result as CallResult, proto::LogLine};
+use bananas_client::{
+    Client, Detail, JobId, JobLog, Reason, Result as CallResult,
+    proto::{JobState, LogLine},
+};
 use serde_json::json;
 use tokio::time::sleep;
 
 use crate::{
     exit::Result,
-    job::is_final,
     output::{self, Output, one_line, timestamp},
 };
 
@@ -53,5 +55,13 @@ fn print(line: &LogLine, output: Output) -> std::io::Result<()> {
     output.event(
         || json!({ "number": line.number, "time": time, "line": line.line }),
         || format!("{time}  {}", one_line(&line.line)),
+    )
+}
+
+/// Whether no move by itself leaves a state.
+const fn is_final(state: JobState) -> bool {
+    matches!(
+        state,
+        JobState::Succeeded | JobState::Dead | JobState::Cancelled | JobState::Expired
     )
 }

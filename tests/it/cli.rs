@@ -73,12 +73,12 @@ async fn a_second_job_with_a_unique_key_is_shown() {
     refused.ended_with(PRECONDITION);
 }
 
-struct Leased {
-    id: String,
-    token: String,
+pub(crate) struct Leased {
+    pub(crate) id: String,
+    pub(crate) token: String,
 }
 
-async fn leased(stand: &Stand, key: &str) -> Leased {
+pub(crate) async fn leased(stand: &Stand, key: &str) -> Leased {
     let shown = said(stand, &["lease", key, "-o", "json"]).await.ok();
     let text = |name| find(&shown.json(), name).unwrap_or_else(|| panic!("no {name} in {shown:#?}"));
     Leased {

@@ -14,6 +14,7 @@ mod crash_hard;
 mod dedupe;
 mod drain;
 mod due_index;
+mod job_log;
 mod kept_leases;
 mod lease;
 mod lifecycle;

@@ -1,5 +1,6 @@
-//! Progress on its way to the broker: at most one report per job and interval, and the newest wins. Log lines all go, 20
-//! in a report. The last checkpoint of a job that fails and the last log lines of any job arrive before its settlement.
+//! Progress on its way to the broker: at most one report per job and interval, and the newest wins. Log lines all go,
+//! 20 in a report. The last checkpoint of a job that fails and the last log lines of any job arrive before its
+//! settlement.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -7,7 +7,7 @@ use crate::{domain::JobType, store::keys::part};
 pub(super) enum Name<'a> {
     /// The record of a job.
     Record(&'a [u8]),
-    /// Another key of a job: its state, or what is set aside of it.
+    /// Another key of a job: its state, its log, or what is set aside of it.
     OfJob(&'a [u8]),
     /// A lane.
     Lane(&'a [u8]),
@@ -59,7 +59,7 @@ pub(super) fn name(end: &[u8]) -> Name<'_> {
     if let Some(id) = id_behind(part::RECORD) {
         return Name::Record(id);
     }
-    if let Some(id) = id_behind(part::STATE) {
+    if let Some(id) = id_behind(part::STATE).or_else(|| id_behind(part::LOG)) {
         return Name::OfJob(id);
     }
     if let Some(lane) = end.strip_prefix(part::LANE.as_bytes()) {
@@ -95,6 +95,7 @@ mod tests {
         let with = |part: &str| [part.as_bytes(), id].concat();
         assert_eq!(name(&with("j")), Name::Record(id));
         assert_eq!(name(&with("s")), Name::OfJob(id));
+        assert_eq!(name(&with("g")), Name::OfJob(id));
         assert_eq!(name(&with("qj")), Name::OfJob(id));
         assert_eq!(name(b"r:5:send"), Name::Lane(b"5:send"));
         assert_eq!(name(b"r:5:send:acme"), Name::Lane(b"5:send:acme"));

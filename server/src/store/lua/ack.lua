@@ -41,7 +41,8 @@ for _, run in ipairs(runs) do
           kept = kept or {}
           local result = result_at and ARGV[result_at + (k - run.first) * 2] or ''
           kept[#kept + 1] = { id = id, flags = flags, result = result }
-          touch(base .. KEY_STATE .. id, record_key .. id, base .. KEY_LOG .. id, base .. KEY_UNIQUE, base .. KEY_START_BY)
+          touch(base .. KEY_STATE .. id, record_key .. id, base .. KEY_LOG .. id)
+          touch(base .. KEY_UNIQUE, base .. KEY_START_BY)
         end
       end
       if has_results or flags > 0 then

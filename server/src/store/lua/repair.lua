@@ -36,7 +36,7 @@ if kind == AUDIT_JOB then
     end
     steps[#steps + 1] = step
   end
-  touch(unpack(KEYS))
+  touch(base .. KEY_LOG .. name, unpack(KEYS))
 
   -- Act.
   for _, step in ipairs(steps) do repair_job(name, step, retention_ms) end

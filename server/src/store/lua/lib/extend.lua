@@ -44,9 +44,8 @@ local function append_log(id, packed)
   local drop, freed = lines_to_drop(key, kept, held, #lines, bytes)
   call('RPUSH', key, unpack(lines))
   if drop > 0 then call('LTRIM', key, drop, '-1') end
-  write_state(
-    id, FIELD_LOG_LINES, (tonumber(state[1]) or 0) + #lines, FIELD_LOG_BYTES, held + bytes - freed, FIELD_LOG_CALL, number
-  )
+  local written = (tonumber(state[1]) or 0) + #lines
+  write_state(id, FIELD_LOG_LINES, written, FIELD_LOG_BYTES, held + bytes - freed, FIELD_LOG_CALL, number)
 end
 
 -- What a job takes of a window: its record and its checkpoint.

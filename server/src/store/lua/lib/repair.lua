@@ -78,7 +78,7 @@ local function repair_job(id, step, retention_ms)
       write_state(id, FIELD_FINAL_STATE, a, FIELD_FINAL_AT, now)
     end
   elseif kind == REPAIR_FORGET_STATE then
-    call('UNLINK', base .. KEY_STATE .. id)
+    call('UNLINK', base .. KEY_STATE .. id, base .. KEY_LOG .. id)
   elseif kind == REPAIR_SET_STATE_ASIDE then
     set_aside(id, KEY_STATE, KEY_QUARANTINED_STATE)
   elseif kind == REPAIR_TAKE_UNIQUE_KEY then
