@@ -169,9 +169,9 @@ impl JobContext {
     }
 
     /// Adds a line to the log of the job, which `ReadJobLog` and `bananas job log` read: at most 1,024 bytes, the rest
-    /// is cut. Never waits. Lines are sent with the progress, and the last ones before the result of the job. The broker
-    /// keeps the last 200 lines and 64 KiB. If more than 200 lines wait, the oldest are dropped. A line may appear twice
-    /// after a broken connection, and a worker that dies may lose those of the last second.
+    /// is cut. Never waits. Lines are sent with the progress, and the last ones before the result of the job. The
+    /// broker keeps the last 200 lines and 64 KiB. If more than 200 lines wait, the oldest are dropped. A line may
+    /// appear twice after a broken connection, and a worker that dies may lose those of the last second.
     pub fn log(&self, line: impl Into<String>) {
         let mut line = line.into();
         line.truncate(line.floor_char_boundary(LOG_LINE_BYTES));
