@@ -91,6 +91,14 @@ mutate "a repeated replacement replaces again" server/src/store/lua/lib/enqueue.
 mutate "the end of a job frees the window of its key" server/src/store/lua/lib/unique.lua \
   "if key and call('HGET', base .. KEY_UNIQUE, key) == id then" 'if key then' \
   store a_window_holds_the_key_past_the_end_of_its_job
+mutate "a repeated call adds its log lines again" server/src/store/lua/lib/extend.lua \
+  'if foreign or state[3] == number then return end' 'if foreign then return end' \
+  store a_call_that_is_repeated_adds_its_lines_once
+mutate "a log stays when its job is deleted" server/src/store/lua/lib/endings.lua \
+  ", base .. KEY_LOG .. id)
+end" ')
+end' \
+  store a_log_goes_with_its_job
 if [ -n "$check_only" ]; then
   say "mutations: $count, with their rules and tests in place"
 else

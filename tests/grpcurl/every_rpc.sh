@@ -50,11 +50,16 @@ id=$(field jobId)
 rpc BrokerService/BatchEnqueue "{\"jobs\":[$(job),{\"routing_key\":\"a b\"},$(job),$(job),$(job)]}"
 expect "BatchEnqueue returns a result for each job" '"jobId".*"INVALID_FIELD".*"jobId"'
 
+unique="\"unique\":{\"key\":\"k\",\"on_conflict\":\"ON_CONFLICT_DEBOUNCE\",\"delay\":\"600s\"}"
+debounced="{\"routing_key\":\"$key\",\"job_type\":\"later\",$unique}"
+rpc BrokerService/BatchEnqueue "{\"jobs\":[$debounced,$debounced]}"
+expect "BatchEnqueue lets the second job with a unique key replace the first" '"deduplicated": true.*"replaced": true'
+
 lease
 expect "Lease returns the oldest job with a token" "\"jobId\": \"$id\".*\"leaseToken\": \"[A-Za-z0-9+/=]+\""
 token=$(field leaseToken)
 rpc BrokerService/Extend \
-  "{\"leases\":[{\"lease_token\":\"$token\",\"duration\":\"60s\",\"progress\":{\"percent\":50}}]}"
+  "{\"leases\":[{\"lease_token\":\"$token\",\"duration\":\"60s\",\"progress\":{\"percent\":50,\"log_lines\":[\"half\"]}}]}"
 expect "Extend returns how long the lease runs" '"remaining": "(60|59\.[0-9]+)s"'
 rpc BrokerService/Ack "{\"lease_token\":\"$token\",\"result\":{\"data\":\"b2s=\"}}"
 expect "Ack is applied" '^\{ *\}$'
@@ -83,6 +88,8 @@ expect "Subscribe stays open after the half-close" 'DeadlineExceeded'
 # JobService
 rpc JobService/GetJob "{\"routing_key\":\"$key\",\"job_id\":\"$id\",\"full\":true}"
 expect "GetJob shows the job and its result" '"payload": "aGVsbG8=".*"state": "JOB_STATE_SUCCEEDED".*"data": "b2s="'
+rpc JobService/ReadJobLog "{\"routing_key\":\"$key\",\"job_id\":\"$id\"}"
+expect "ReadJobLog shows the lines with their times" '"time": "[0-9T:.-]+Z".*"line": "half".*"number": "1"'
 rpc JobService/WaitJob "{\"routing_key\":\"$key\",\"job_id\":\"$id\"}"
 expect "WaitJob returns at once for a settled job" '"settled": true'
 rpc BrokerService/Enqueue "{\"job\":{\"routing_key\":\"$key\",\"job_type\":\"shell\",\"delay\":\"600s\"}}"

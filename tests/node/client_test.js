@@ -160,6 +160,23 @@ const facts = {
     session.close();
   },
 
+  async 'lines of the log of a job are written and read'() {
+    const key = uniqueKey();
+    const { job_id } = await enqueue(key);
+    const session = new Session(key, 1);
+    const [{ lease_token }] = await session.take(1);
+    session.send({ extend: { sequence: 1, leases: [{ lease_token, progress: { log_lines: ['opened', 'read'] } }] } });
+    assert.equal((await session.next('extend_results')).results[0].error, null);
+    await session.settle({ lease_token, ack: {} });
+    session.close();
+    const log = await call(jobs, 'ReadJobLog', { routing_key: key, job_id });
+    assert.deepEqual(log.lines.map(({ number, line }) => [number, line]), [['1', 'opened'], ['2', 'read']]);
+    const newer = await call(jobs, 'ReadJobLog', { routing_key: key, job_id, after: 1 });
+    assert.deepEqual(newer.lines.map(({ line }) => line), ['read']);
+    const { job } = await call(jobs, 'GetJob', { routing_key: key, job_id });
+    assert.equal(job.has_log, true);
+  },
+
   async 'an open stream gets jobs that are enqueued later'() {
     const key = uniqueKey();
     const session = new Session(key, 2);

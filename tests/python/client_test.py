@@ -243,6 +243,36 @@ def jobs_are_acked_and_nacked_over_a_stream(client):
     session.close()
 
 
+def lines_of_the_log_of_a_job_are_written_and_read(client):
+    key = unique_key()
+    job_id = client.enqueue(key).job_id
+    session = Session(client, key, 1)
+    (leased,) = session.take(1)
+    report = job.Progress(percent=40, message="page 2", log_lines=["opened", "page 1"])
+    session.send(
+        extend=broker.SessionExtend(
+            sequence=1, leases=[broker.LeaseExtension(lease_token=leased.lease_token, progress=report)]
+        )
+    )
+    assert not session.next("extend_results").results[0].HasField("error")
+    # Lines alone, with a call of their own.
+    lines = job.Progress(log_lines=["page 2"])
+    extension = broker.LeaseExtension(lease_token=leased.lease_token, progress=lines)
+    client.broker.Extend(broker.ExtendRequest(leases=[extension]), timeout=PATIENCE_SECONDS)
+    session.settle(ack(leased.lease_token))
+    session.close()
+    request = jobs.ReadJobLogRequest(routing_key=key, job_id=job_id, page_size=2)
+    first = client.jobs.ReadJobLog(request, timeout=PATIENCE_SECONDS)
+    request.page_token = first.next_page_token
+    rest = client.jobs.ReadJobLog(request, timeout=PATIENCE_SECONDS)
+    read = list(first.lines) + list(rest.lines)
+    assert [(line.number, line.line) for line in read] == [(1, "opened"), (2, "page 1"), (3, "page 2")]
+    assert rest.next_page_token == "" and rest.dropped == 0
+    assert all(line.time.seconds > 0 for line in read)
+    done = client.jobs.GetJob(jobs.GetJobRequest(routing_key=key, job_id=job_id), timeout=PATIENCE_SECONDS).job
+    assert done.has_log and (done.progress.percent, done.progress.message) == (40, "page 2")
+
+
 def a_released_job_is_delivered_again_on_the_stream(client):
     key = unique_key()
     job_id = client.enqueue(key).job_id
@@ -304,6 +334,7 @@ FACTS = [
     a_second_job_with_a_unique_key_replaces_or_debounces_the_first,
     a_batch_has_a_result_for_each_job,
     jobs_are_acked_and_nacked_over_a_stream,
+    lines_of_the_log_of_a_job_are_written_and_read,
     a_released_job_is_delivered_again_on_the_stream,
     a_session_resumes_after_its_broker_died,
     an_error_names_its_reason,

@@ -1,14 +1,19 @@
 //! The log of a job: extend.lua adds lines, read_log.lua reads them, and every end of the job deletes them.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bananas_broker::{
     domain::{
-        JobId, Nonce, Progress,
+        JobId, Nonce, Policy, Progress,
         limits::{LOG_BYTES, LOG_LINE_BYTES, LOG_LINES},
         record::OwnPolicy,
     },
     store::{ExtendItem, JobLog, NackAction},
+};
+
+use bananas_harness::{
+    fault_proxy::{Fault, FaultProxy},
+    redis_server::RedisServer,
 };
 
 use crate::space::{Draft, LONG_MS, Space, draft, extend, nack, plain, progress};
@@ -229,4 +234,30 @@ async fn a_key_of_another_type_in_the_place_of_a_log_stays(space: &Space) {
     let still: String = space.command("GET", &[&key]).await;
     assert_eq!(still, "foreign");
     let _: u64 = space.command("UNLINK", &[&key]).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_repeated_adds_its_lines_once() {
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.port()).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port());
+    let space = Space::open(&url, "repeated", "main", Policy::default(), false).await;
+    let (id, nonce) = leased(&space).await;
+    add(&space, id, nonce, &["first"]).await;
+    // Redis does its work, and the reply is lost with the connection: the store repeats the call.
+    proxy.set(Fault::SwallowResponses);
+    let swallowed = || proxy.counts().swallowed.load(Relaxed);
+    let before = swallowed();
+    let lost = async {
+        while swallowed() == before {
+            tokio::task::yield_now().await;
+        }
+        proxy.set(Fault::Pass);
+        proxy.cut();
+    };
+    tokio::join!(add(&space, id, nonce, &["second"]), lost);
+    let direct = Space::open(&server.url(), "repeated", "main", Policy::default(), false).await;
+    assert_eq!(texts(&log(&direct, id, 0, 9).await), ["first", "second"]);
+    add(&direct, id, nonce, &["second"]).await;
+    assert_eq!(texts(&log(&direct, id, 0, 9).await), ["first", "second", "second"]);
 }
