@@ -58,8 +58,8 @@ expect "BatchEnqueue lets the second job with a unique key replace the first" '"
 lease
 expect "Lease returns the oldest job with a token" "\"jobId\": \"$id\".*\"leaseToken\": \"[A-Za-z0-9+/=]+\""
 token=$(field leaseToken)
-rpc BrokerService/Extend \
-  "{\"leases\":[{\"lease_token\":\"$token\",\"duration\":\"60s\",\"progress\":{\"percent\":50,\"log_lines\":[\"half\"]}}]}"
+progress="{\"percent\":50,\"log_lines\":[\"half\"]}"
+rpc BrokerService/Extend "{\"leases\":[{\"lease_token\":\"$token\",\"duration\":\"60s\",\"progress\":$progress}]}"
 expect "Extend returns how long the lease runs" '"remaining": "(60|59\.[0-9]+)s"'
 rpc BrokerService/Ack "{\"lease_token\":\"$token\",\"result\":{\"data\":\"b2s=\"}}"
 expect "Ack is applied" '^\{ *\}$'
@@ -109,7 +109,7 @@ expect "ResumeQueue returns the queue" "\"routingKey\": \"$key\""
 rpc QueueService/GetQueue "{\"routing_key\":\"$key\"}"
 expect "GetQueue counts" '"(ready|leased|scheduled|settled)": "[0-9]+"'
 rpc QueueService/UpdateQueuePolicy \
-  "{\"policy\":{\"routing_key\":\"$key\",\"max_waiting\":9},\"update_mask\":\"maxWaiting\"}"
+  "{\"policy\":{\"routing_key\":\"$key\",\"max_waiting\":9},\"update_mask\":{\"paths\":[\"max_waiting\"]}}"
 expect "UpdateQueuePolicy sets a field and says what changed" '"etag": "[0-9]+".*"path": "max_waiting".*"after": "9"'
 rpc QueueService/UpdateQueuePolicy "{\"policy\":{\"routing_key\":\"$key\",\"etag\":\"7\"}}"
 expect "UpdateQueuePolicy refuses an old etag" 'FailedPrecondition.*STALE_ETAG'
