@@ -1,15 +1,15 @@
 //! Scripts that Redis forgets, keys that are not ours or cannot be reached, and no memory left.
 
 use bananas_broker::{
-    domain::Error,
-    store::{AckItem, NackAction, NackItem, Start},
+    domain::{Error, Progress},
+    store::{AckItem, NackAction, NackItem, OnConflict, Start, UniqueScope},
 };
 use bananas_harness::{
     keyspace::{Dumped, dump},
     redis_server::RedisServer,
 };
 
-use crate::space::{Fetch, LONG_MS, Space, draft, extend, nack, plain, unique};
+use crate::space::{Fetch, LONG_MS, Space, draft, extend, nack, plain, unique, unique_by};
 
 #[tokio::test]
 async fn scripts_that_redis_has_forgotten_are_loaded_again() {
@@ -48,7 +48,7 @@ async fn scripts_that_redis_has_forgotten_are_loaded_again() {
 
 /// Every single key of a queue.
 const PARTS: &[&str] = &[
-    "m", "i", "z", "t", "l", "b", "x", "f", "c", "cn", "u", "q", "wt", "d1", "r:5:send",
+    "m", "i", "z", "t", "l", "b", "x", "f", "c", "cn", "u", "ue", "q", "wt", "d1", "r:5:send",
 ];
 
 /// A queue with a job in each place from which a script may move it.
@@ -71,6 +71,8 @@ impl Scene {
         let leases: Vec<_> = batch.jobs.iter().map(|job| (job.job_id, batch.nonce)).collect();
         let mut later = draft();
         later.start = Start::In(LONG_MS);
+        let window = UniqueScope::Window(LONG_MS);
+        later.unique = Some(unique_by("hourly", window, OnConflict::ReturnExisting));
         space.fill(&[later.item()]).await;
         space
             .store
@@ -100,8 +102,13 @@ impl Scene {
                 new.unique = unique("another");
                 ("enqueue", store.enqueue(keys, &[&new.item()]).await.map(drop))
             }
-            1 => ("cancel", store.cancel(keys, *ready, "", 0).await.map(drop)),
-            2 => {
+            1 => {
+                let mut new = draft();
+                (new.priority, new.unique) = (9, Some(unique_by("key4", UniqueScope::Settled, OnConflict::Replace)));
+                ("enqueue", store.enqueue(keys, &[&new.item()]).await.map(drop))
+            }
+            2 => ("cancel", store.cancel(keys, *ready, "", 0).await.map(drop)),
+            3 => {
                 let request = Some(("r1", "all"));
                 (
                     "lease",
@@ -114,15 +121,19 @@ impl Scene {
                         .map(drop),
                 )
             }
-            3 => {
-                let item = extend(leases[0].0, leases[0].1, LONG_MS);
+            4 => {
+                let mut item = extend(leases[0].0, leases[0].1, LONG_MS);
+                item.progress = Some(Progress {
+                    log_lines: vec!["a line".to_owned()],
+                    ..crate::space::progress(1.0, "", "")
+                });
                 ("extend", store.extend(keys, &[&item]).await.map(drop))
             }
-            4 => {
+            5 => {
                 let items = [ack(0, None), ack(1, Some(crate::space::job_result("x")))];
                 ("ack", store.ack(keys, &[&items[0], &items[1]]).await.map(drop))
             }
-            5 => {
+            6 => {
                 let items: [NackItem; 2] = [back(2, NackAction::DeadLetter), back(3, NackAction::Release)];
                 ("nack", store.nack(keys, &[&items[0], &items[1]]).await.map(drop))
             }
@@ -133,7 +144,7 @@ impl Scene {
 }
 
 /// How many scripts [`Scene::run_one`] knows.
-const STEPS: usize = 7;
+const STEPS: usize = 8;
 
 #[tokio::test]
 async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
@@ -165,13 +176,13 @@ async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {
 async fn a_key_that_cannot_be_reached_leaves_nothing_half_done() {
     let server = RedisServer::start().await;
     let mut refused = 0;
-    for part in PARTS.iter().chain(&["j", "s", "rq:"]) {
+    for part in PARTS.iter().chain(&["j", "s", "g", "rq:"]) {
         let scene = Scene::set(Space::as_in_a_cluster(&server).await).await;
         let mut raw = scene.space.raw();
         let base = scene.space.keys.base().to_owned();
         let mut rule = redis::cmd("ACL");
         rule.arg("SETUSER").arg("default").arg("resetkeys");
-        for other in PARTS.iter().chain(&["j*", "s*", "rq:*", "d0", "d2"]) {
+        for other in PARTS.iter().chain(&["j*", "s*", "g*", "rq:*", "r:9:send", "d0", "d2"]) {
             if other.trim_end_matches('*') != *part {
                 rule.arg(format!("~{base}{other}"));
             }
