@@ -74,6 +74,8 @@ async fn a_window_holds_the_key_past_the_end_of_its_job(space: &Space) {
     assert_eq!((id, all.window_ends["report"]), (&first.id.0.to_vec(), *until));
     assert!((before + LONG_MS..=space.now_ms().await + LONG_MS).contains(until));
     space.reached(("enqueue", "created with a window"));
+    let run = space.store.maintain(&space.keys, 0).await.unwrap();
+    assert!(run.next_ms.is_some_and(|ms| ms >= *until), "maintenance sweeps it then");
 
     let (leased, nonce) = space.lease_one().await;
     space.ack(leased.job_id, nonce).await.unwrap();

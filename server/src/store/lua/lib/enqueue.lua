@@ -219,7 +219,7 @@ end
 -- Replaces waiting jobs as planned. A ready job keeps its place if its lane and the flags of its entry are the same
 -- (but for LARGE, which may be said of a small record).
 local function replace_waiting(known, broker)
-  local earliest, items, left = earliest_due(base .. KEY_SCHEDULED), {}, {}
+  local earliest, items, left = nil, {}, {}
   for _, plan in ipairs(known.replaced) do
     local id, flags = plan.id, plan.new_flags
     call('SET', base .. KEY_RECORD .. id, plan.record)
@@ -230,10 +230,11 @@ local function replace_waiting(known, broker)
     end
     if plan.start_by ~= '' then
       call('ZADD', base .. KEY_START_BY, plan.start_by, id)
-    else
+    elseif has(plan.flags, FLAG_START_BY) then
       call('ZREM', base .. KEY_START_BY, id)
     end
     if plan.is_moved then
+      earliest = earliest or earliest_due(base .. KEY_SCHEDULED)
       earliest = schedule(base .. KEY_SCHEDULED, earliest, broker, id, plan.due_ms)
     elseif not plan.due_ms
       and (plan.new_lane ~= plan.lane or flags ~= plan.flags and flags + FLAG_LARGE ~= plan.flags) then
