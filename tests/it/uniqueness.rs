@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use prost_types::Timestamp;
 
-use crate::arranged;
+use crate::{arranged, cli::said};
 
 fn with_key(key: &str, payload: impl Into<Bytes>, unique: &Unique) -> JobSpec {
     JobSpec {
@@ -207,4 +207,39 @@ async fn a_key_that_never_rests_runs_after_the_longest_wait() {
     assert!(!next.deduplicated);
     api.ack(&run.lease_token).await.unwrap();
     assert_eq!(awaited(&api, &key).await.job_id, next.job_id);
+}
+
+#[tokio::test]
+async fn the_examples_of_the_page_do_as_they_say() {
+    let (stand, _, key) = arranged("page").await;
+    let page = include_str!("../../docs/uniqueness.md");
+    let blocks = page.split("```sh\n").skip(1);
+    let lines = blocks.flat_map(|rest| rest.split("```").next().unwrap_or_default().lines());
+    let mut checked = 0;
+    for line in lines {
+        let (command, comment) = line.split_once(" # ").unwrap_or((line, ""));
+        let words = words(command);
+        assert_eq!(words[..2], ["bananas", "enqueue"], "{line}");
+        // A queue of this test alone.
+        let target = format!("{key}-{}", words[2]);
+        let mut arguments = vec!["enqueue", &target];
+        arguments.extend(words[3..].iter().map(String::as_str));
+        let shown = said(&stand, &arguments).await.ok().stdout;
+        assert!(shown.contains(comment.trim()), "{line}: {shown}");
+        checked += usize::from(!comment.is_empty());
+    }
+    assert_eq!(checked, 3);
+}
+
+/// The words of a line of a shell, with single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (number, part) in line.split('\'').enumerate() {
+        if number % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
 }

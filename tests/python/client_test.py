@@ -6,6 +6,7 @@ the totals.
 
 import os
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -220,6 +221,17 @@ def a_second_job_with_a_unique_key_replaces_or_debounces_the_first(client):
     assert client.enqueue(key, unique=window).deduplicated
 
 
+def the_example_of_the_page_on_unique_keys_runs(client):
+    page = (ROOT / "docs" / "uniqueness.md").read_text(encoding="utf-8")
+    (example,) = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    names = {"job": job, "broker": broker, "stub": client.broker}
+    for replaced in (False, True):
+        exec(example, names)  # pylint: disable=exec-used
+        assert names["answer"].replaced is replaced
+    cancel = jobs.CancelJobRequest(routing_key="search", job_id=names["answer"].job_id)
+    client.jobs.CancelJob(cancel, timeout=PATIENCE_SECONDS)
+
+
 def a_batch_has_a_result_for_each_job(client):
     key = unique_key()
     specs = [job.JobSpec(routing_key=key, job_type="t", priority=priority) for priority in (1, 10, 2)]
@@ -332,6 +344,7 @@ FACTS = [
     a_job_is_enqueued_leased_and_acked_with_unary_calls,
     the_same_id_is_enqueued_once,
     a_second_job_with_a_unique_key_replaces_or_debounces_the_first,
+    the_example_of_the_page_on_unique_keys_runs,
     a_batch_has_a_result_for_each_job,
     jobs_are_acked_and_nacked_over_a_stream,
     lines_of_the_log_of_a_job_are_written_and_read,
