@@ -1,8 +1,9 @@
 //! WaitJob returns when the job settles, at any broker.
 use bananas_harness::{
-    api::{Api, seconds, spec},
+    api::{Api, seconds, spec, unique_key},
     eventually::within,
     refusal::assert_refused,
+    stand::{Stand, StandOptions},
 };
 use bananas_proto::{
     reason,
@@ -94,4 +95,40 @@ async fn a_wait_for_a_job_that_never_was_is_refused() {
     api.enqueued(&key).await;
     let id = Uuid::new_v4().to_string();
     assert_refused(wait(&api, &key, &id, 1).await, Code::NotFound, reason::JOB_NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_broker_that_keeps_no_results_returns_how_a_job_ended_and_nothing_else() {
+    let stand = Stand::with(StandOptions {
+        settings: vec![("results.enabled", "false".into())],
+        ..StandOptions::default()
+    })
+    .await;
+    let (api, key) = (stand.api(), unique_key("switched-off"));
+    for retention in [None, Some(seconds(3_600))] {
+        let job = JobSpec {
+            retention,
+            ..spec(&key)
+        };
+        let id = api.enqueue(job).await.unwrap().job_id;
+        let request = AckRequest {
+            lease_token: api.leased(&key).await.lease_token,
+            result: Some(JobResult {
+                data: Bytes::from_static(b"42"),
+                content_type: "text/plain".into(),
+            }),
+        };
+        api.broker.clone().ack(request).await.unwrap();
+        let waited = wait(&api, &key, &id, 10).await.unwrap();
+        let job = waited.job.unwrap();
+        assert_eq!(
+            (waited.settled, job.state(), job.result),
+            (true, JobState::Succeeded, None)
+        );
+    }
+    assert_eq!(
+        stand.audit(&key).await.settled,
+        1,
+        "only the job with a retention of its own"
+    );
 }
