@@ -2,6 +2,7 @@
 //! limits, errors.
 
 pub mod error;
+pub mod etag;
 pub mod ids;
 pub mod limits;
 pub mod queue_policy;
@@ -11,6 +12,7 @@ pub mod state;
 pub mod token;
 
 pub use error::Error;
+pub use etag::Etag;
 pub use ids::{JobId, JobMap, JobSet, JobType, Nonce, Owner, RoutingKey};
 pub use limits::{Limits, Policy};
 pub use queue_policy::QueuePolicy;

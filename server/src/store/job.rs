@@ -42,6 +42,10 @@ pub struct JobView {
     pub lease_expires_ms: Option<u64>,
     /// SCHEDULED: until when, in milliseconds.
     pub due_ms: Option<u64>,
+    /// How often an operator put it back into its queue.
+    pub redrives: u32,
+    /// How often its record was replaced.
+    pub edits: u64,
 }
 
 /// The state hash of a job.
@@ -139,6 +143,8 @@ impl Store {
             lease,
             lease_expires_ms,
             due_ms,
+            redrives: hash.number(field::REDRIVES).unwrap_or(0),
+            edits: hash.number(field::EDITS).unwrap_or(0),
         }))
     }
 
@@ -163,18 +169,7 @@ impl Store {
         reason: &str,
         grace_ms: u64,
     ) -> Result<Option<(JobState, bool)>, Error> {
-        let parts = [
-            part::META,
-            part::LEASES,
-            part::DEADLINES,
-            part::SCHEDULED,
-            part::START_BY,
-            part::TOMBSTONES,
-            part::TOMBSTONE_COUNTS,
-            part::DEAD,
-            part::SETTLED,
-        ];
-        let mut call = self.scripts.cancel.call(keys, &parts, 64);
+        let mut call = self.scripts.cancel.call(keys, &[part::META], 64);
         call.text(&self.tag)
             .bytes(&id.0)
             .text(reason)

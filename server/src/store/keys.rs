@@ -101,6 +101,7 @@ shared! {
         LOG_LINES: &str = "lg";
         LOG_BYTES: &str = "lb";
         LOG_CALL: &str = "lt";
+        REDRIVES: &str = "rn";
     }
 }
 

@@ -42,6 +42,8 @@ shared! {
         CONFIRMED_AT: usize = 32;
         /// First byte of the holder.
         HOLDER_AT: usize = 33;
+        /// The nonce of a lease that an operator has taken from its holder: no holder has it.
+        TAKEN_NONCE: &str = "taken-from-owner";
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "redis::cmd: this is the code that speaks to Redis"
 )]
 
+mod alter;
 mod audit;
 mod due_index;
 mod enqueue;
@@ -32,6 +33,7 @@ mod shared;
 
 use std::{sync::Arc, time::Duration};
 
+pub use alter::{Act, ActOutcome, Altered, MAX_ALTERED, NewRecord};
 pub use audit::{AuditEvent, AuditOptions, AuditProgress, AuditSummary, Finding, FindingKind};
 pub use due_index::{DueQueue, DueQueues, DueUpdate, MAX_DUE_UPDATES, NextRun};
 pub use enqueue::{EnqueueItem, Enqueued, OnConflict, Start, Stored, UniqueKey, UniqueScope};

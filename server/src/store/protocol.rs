@@ -330,3 +330,43 @@ shared! {
         PERSIST: &str = "e";
     }
 }
+
+shared! {
+    /// The acts on a job (lua/lib/acts/).
+    mod act as "ACT_" {
+        /// Put a settled job back.
+        REDRIVE: &str = "r";
+        /// Make a scheduled job ready.
+        RUN_NOW: &str = "n";
+        /// Cancel it.
+        CANCEL: &str = "c";
+        /// Delete it.
+        DELETE: &str = "d";
+        /// Give it another priority.
+        REPRIORITIZE: &str = "p";
+        /// Take it from its holder.
+        EXPIRE_LEASE: &str = "x";
+        /// Write a new record of a job that waits or is dead.
+        EDIT: &str = "e";
+        /// Write a new record of a job that waits.
+        RESTAMP: &str = "s";
+    }
+}
+
+shared! {
+    /// What became of an act.
+    mod outcome as "OUTCOME_" {
+        /// It is done.
+        DONE: i64 = 0;
+        /// There is no such job.
+        NOT_FOUND: i64 = 1;
+        /// The state of the job does not allow it.
+        WRONG_STATE: i64 = 2;
+        /// Another job has its unique key.
+        UNIQUE_TAKEN: i64 = 3;
+        /// Its record cannot be read.
+        UNREADABLE: i64 = 4;
+        /// Its record is not the one that the new one was made from.
+        STALE_ETAG: i64 = 5;
+    }
+}

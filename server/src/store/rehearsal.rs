@@ -4,7 +4,7 @@
 use crate::{
     domain::{Error, Failure, JobId, Nonce, Owner, RoutingKey},
     store::{
-        AckItem, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store,
+        AckItem, Act, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store,
         redis::{Class, Failure as RedisFailure},
     },
 };
@@ -70,6 +70,7 @@ impl Store {
         };
         self.extend(&keys, &[&extension]).await?;
         self.cancel(&keys, job_id, "", 1_000).await?;
+        self.alter(&keys, Act::RunNow, &[job_id]).await?;
         self.get_job(&keys, job_id).await?;
         self.read_log(&keys, job_id, 0, 1).await?;
         self.await_settled(&keys, job_id, 0).await?;

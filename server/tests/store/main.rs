@@ -13,6 +13,7 @@
     reason = "these tests send commands to Redis, read their switches and print what they ran"
 )]
 
+mod altering;
 mod auditing;
 mod bounds;
 mod cancelling;

@@ -75,6 +75,7 @@ scripts! {
     nack: "#!lua flags=allow-oom\n",
     extend: "#!lua flags=allow-oom\n",
     cancel: "#!lua flags=allow-oom\n",
+    alter: "#!lua flags=allow-oom\n",
     get_job: "#!lua flags=no-writes\n",
     read_log: "#!lua flags=no-writes\n",
     wait_job: "#!lua flags=allow-oom\n",

@@ -62,6 +62,8 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         protocol::audit::in_lua(),
         protocol::fact::in_lua(),
         protocol::repair::in_lua(),
+        protocol::act::in_lua(),
+        protocol::outcome::in_lua(),
     ];
     for (name, literal) in groups.into_iter().flatten() {
         all.push((name.to_owned(), literal));

@@ -24,11 +24,11 @@ local function facts_of(id, gen)
   local state_key, facts = base .. KEY_STATE .. id, {}
   local state, foreign = try(
     'HMGET', state_key, FIELD_FINAL_STATE, FIELD_UNIQUE_KEY, FIELD_UNIQUE_SCOPE, FIELD_FINAL_AT, FIELD_ATTEMPTS,
-    FIELD_LOSSES, FIELD_UNCONFIRMED, FIELD_RELEASES, FIELD_EDITS
+    FIELD_LOSSES, FIELD_UNCONFIRMED, FIELD_RELEASES, FIELD_EDITS, FIELD_REDRIVES
   )
   state = state or {}
   local counters = ''
-  for k = 4, 9 do counters = counters .. (state[k] or '') .. '|' end
+  for k = 4, 10 do counters = counters .. (state[k] or '') .. '|' end
   local memory = gen and (call('HGET', base .. KEY_MEMORY .. gen, id)
     or call('HGET', base .. KEY_MEMORY .. (gen - 1), id)) or ''
   facts[FACT_RECORD] = record_fact(base .. KEY_RECORD .. id)
