@@ -243,15 +243,13 @@ mod tests {
 
     #[test]
     fn every_fragment_is_listed() {
-        let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/lua/lib"))
-            .unwrap()
-            .chain(std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/lua/lib/duties")).unwrap())
+        let folders = ["", "/duties", "/acts"].map(|folder| format!("/src/store/lua/lib{folder}"));
+        let files = folders
+            .iter()
+            .flat_map(|folder| std::fs::read_dir(format!("{}{folder}", env!("CARGO_MANIFEST_DIR"))).unwrap())
             .filter(|file| {
-                file.as_ref()
-                    .unwrap()
-                    .path()
-                    .extension()
-                    .is_some_and(|end| end == "lua")
+                let path = file.as_ref().unwrap().path();
+                path.extension().is_some_and(|end| end == "lua")
             })
             .count();
         assert_eq!(files, assemble::LIB.len(), "assemble.rs lists every fragment");
