@@ -248,7 +248,9 @@ fn order(items: &[EnqueueItem]) -> Vec<usize> {
     let lane = |item: &EnqueueItem| (item.priority, item.job_type.clone());
     let kind = |item: &EnqueueItem| {
         let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();
-        (special, !special && item.id_is_new, item.flags)
+        let replaces = |unique: &UniqueKey| matches!(unique.on_conflict, OnConflict::Replace | OnConflict::Debounce(_));
+        let replaces = item.unique.as_ref().is_some_and(replaces);
+        (special, replaces, !special && item.id_is_new, item.flags)
     };
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut keys = HashSet::new();
