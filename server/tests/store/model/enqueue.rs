@@ -204,7 +204,12 @@ impl Drive<'_> {
             waits && job.unique.as_ref().is_some_and(|(key, _)| *key == unique.key)
         })?;
         if !call.replaced.iter().any(|(other, ..)| other == id) {
-            call.replaced.push((id.clone(), before.lane.clone(), before.flags));
+            // Its entry may or may not say START_BY if that does not count any more.
+            let flags = match before.start_by_ms {
+                Some(_) => before.flags,
+                None => before.flags & !flag::START_BY,
+            };
+            call.replaced.push((id.clone(), before.lane.clone(), flags));
         }
         call.memories.push((raw(draft.id), [b"P", &id[..]].concat()));
         let now = call.now;

@@ -45,20 +45,24 @@ local function debounce_value(first_ms, due_ms) return pack_ms(first_ms) .. pack
 local function plan_of_new(holder)
   local due_ms, is_later = start_ms(ARGV[holder.from + 2]), holder.state == STATE_SCHEDULED
   return {
-    id = holder.id, lane = holder.group.lane, flags = holder.group.flags, due_ms = is_later and due_ms or nil, edits = 0,
+    id = holder.id, lane = holder.group.lane, flags = holder.group.flags, edits = 0,
+    due_ms = is_later and due_ms or nil,
     debounce = byte(ARGV[holder.from + 5], 2) == CONFLICT_DEBOUNCE and debounce_value(now, due_ms) or nil,
   }
 end
 
 -- The job that waits with a unique key, as it is: {id, lane, flags, due, edits, debounce}; nil: it is not to be
--- replaced, because it does not know the key or cannot be read.
+-- replaced, because it does not know the key or cannot be read. The flags are those that its entry has for sure: of a
+-- job whose start_by does not count any more, it may or may not say START_BY.
 local function read_waiting(holder, key)
-  local head = read_head(holder.id)
-  local state = try('HMGET', base .. KEY_STATE .. holder.id, FIELD_UNIQUE_KEY, FIELD_EDITS, FIELD_DEBOUNCE) or {}
+  local id, head = holder.id, read_head(holder.id)
+  local state = try('HMGET', base .. KEY_STATE .. id, FIELD_UNIQUE_KEY, FIELD_EDITS, FIELD_DEBOUNCE) or {}
   if not head or state[1] ~= key then return nil end
+  local flags = entry_flags(head.flags)
+  if has(flags, FLAG_START_BY) and not call('ZSCORE', base .. KEY_START_BY, id) then flags = flags - FLAG_START_BY end
   return {
-    id = holder.id, lane = head.lane, flags = entry_flags(head.flags), edits = tonumber(state[2]) or 0,
-    due_ms = holder.state == STATE_SCHEDULED and tonumber(call('ZSCORE', base .. KEY_SCHEDULED, holder.id)) or nil,
+    id = id, lane = head.lane, flags = flags, edits = tonumber(state[2]) or 0,
+    due_ms = holder.state == STATE_SCHEDULED and tonumber(call('ZSCORE', base .. KEY_SCHEDULED, id)) or nil,
     debounce = state[3] and #state[3] == DEBOUNCE_BYTES and state[3] or nil,
   }
 end

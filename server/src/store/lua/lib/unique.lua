@@ -5,9 +5,12 @@
 -- each function that an enqueue makes costs time.
 local function end_of_gone(id)
   local gen = tonumber(call('HGET', base .. KEY_META, META_GENERATION))
-  local memory = gen and (call('HGET', base .. KEY_MEMORY .. gen, id) or call('HGET', base .. KEY_MEMORY .. (gen - 1), id))
+  if not gen then return '' end
+  local memory = call('HGET', base .. KEY_MEMORY .. gen, id) or call('HGET', base .. KEY_MEMORY .. (gen - 1), id)
   local letter = memory and sub(memory, 1, 1) or ''
-  return string.find(STATE_SUCCEEDED .. STATE_DEAD .. STATE_CANCELLED .. STATE_EXPIRED, letter, 1, true) and letter or ''
+  local is_final = letter == STATE_SUCCEEDED or letter == STATE_DEAD or letter == STATE_CANCELLED
+    or letter == STATE_EXPIRED
+  return is_final and letter or ''
 end
 
 -- The job that has a unique key, its state, and when the window ends that holds the key (nil: the job itself holds it).
