@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench, connection::Connection, enqueue, generate, job, lease, output::Format, policy, queue, settle, top, worker,
-    workers,
+    bench, connection::Connection, enqueue, generate, job, lease, output::Format, policy, probe, queue, settle, top,
+    worker, workers,
 };
 
 const EXIT_CODES: &str = "\
@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Workers(workers::WorkersArgs),
     /// Show the version and the limits of the broker, and its Redis
     Info,
+    /// Send a job through a queue, and say how long each leg took or where it got stuck
+    Probe(probe::ProbeArgs),
     /// Lease jobs; settle them with ack and nack
     Lease(lease::LeaseArgs),
     /// Settle a lease: the work is done

@@ -13,6 +13,7 @@ mod job_log;
 mod lease;
 mod output;
 mod policy;
+mod probe;
 mod queue;
 mod screen;
 mod settle;
@@ -80,6 +81,7 @@ fn run(arguments: Arguments) -> Result {
         Command::Policy(command) => runtime.block_on(policy::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),
         Command::Workers(args) => runtime.block_on(workers::run(&client()?, args, output)),
+        Command::Probe(args) => runtime.block_on(probe::run(&client()?, args, output)),
         Command::Info => runtime.block_on(info::run(&client()?, output)),
         Command::Lease(args) => runtime.block_on(lease::run(&client()?, args, output)),
         Command::Ack(args) => runtime.block_on(settle::ack(&client()?, args, output)),

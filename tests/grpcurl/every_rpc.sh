@@ -96,6 +96,9 @@ rpc BrokerService/Enqueue "{\"job\":{\"routing_key\":\"$key\",\"job_type\":\"she
 delayed=$(field jobId)
 rpc JobService/CancelJob "{\"routing_key\":\"$key\",\"job_id\":\"$delayed\",\"reason\":\"not needed\"}"
 expect "CancelJob cancels a waiting job" '"state": "JOB_STATE_CANCELLED"'
+imported='{"spec":{"job_type":"shell","job_id":"0192f0c1-d5a8-7b3c-8f4e-2a1b3c4d5e6f"},"state":"JOB_STATE_DEAD"}'
+rpc JobService/ImportJobs "{\"routing_key\":\"$key\",\"jobs\":[$imported,$imported,{}]}"
+expect "ImportJobs returns a result for each job" 'OUTCOME_IMPORTED.*OUTCOME_DUPLICATE.*"INVALID_FIELD"'
 rpc JobService/GetJob "{\"routing_key\":\"$key\",\"job_id\":\"00000000-0000-4000-8000-000000000000\"}"
 expect "an error has its code and reason" 'NotFound.*JOB_NOT_FOUND'
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use bananas_proto::v1::{CancelJobRequest, GetJobRequest, Job, JobState, LogLine, ReadJobLogRequest, WaitJobRequest};
+use bananas_proto::v1::{
+    CancelJobRequest, GetJobRequest, ImportJobsRequest, ImportResult, Job, JobState, LogLine, ReadJobLogRequest,
+    WaitJobRequest,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -142,6 +145,25 @@ impl Client {
             .repeatable(request, |r| async move { self.job_service().cancel_job(r).await })
             .await?;
         Ok(response.state())
+    }
+}
+
+impl Client {
+    /// Stores jobs as they were exported, 500 at most; the result of each. Safe to repeat.
+    pub async fn import_jobs(&self, routing_key: &str, jobs: Vec<Job>) -> Result<Vec<ImportResult>> {
+        let sent = jobs.len();
+        let request = ImportJobsRequest {
+            routing_key: routing_key.to_owned(),
+            jobs,
+        };
+        let response = self
+            .repeatable(request, |r| async move { self.job_service().import_jobs(r).await })
+            .await?;
+        if response.results.len() == sent {
+            Ok(response.results)
+        } else {
+            Err(Error::protocol("the broker's response has not one result for each job"))
+        }
     }
 }
 

@@ -11,6 +11,8 @@ const DAY: u64 = 24 * HOUR;
 pub const MAX_GROUP_ITEMS: usize = 512;
 /// Jobs of an atomic batch, which is always one script call: two values per job must fit on the Lua stack.
 pub const MAX_ATOMIC_ITEMS: usize = 3_000;
+/// Jobs of an `ImportJobs` call.
+pub const MAX_IMPORT_JOBS: usize = 500;
 /// Bytes in one script call.
 pub const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Routing keys and job types of a selector, each.

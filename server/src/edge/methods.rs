@@ -29,6 +29,7 @@ pub const METHODS: &[Method] = &[
     method("/bananas.v1.FleetService/ListWorkers", Class::Call),
     method("/bananas.v1.JobService/CancelJob", Class::Call),
     method("/bananas.v1.JobService/GetJob", Class::Call),
+    method("/bananas.v1.JobService/ImportJobs", Class::Call),
     method("/bananas.v1.JobService/ReadJobLog", Class::Call),
     method("/bananas.v1.JobService/WaitJob", Class::Wait),
     method("/bananas.v1.QueueService/AuditQueue", Class::Stream),

@@ -46,6 +46,14 @@ impl JobService for Service {
         }))
     }
 
+    async fn import_jobs(
+        &self,
+        request: Request<pb::ImportJobsRequest>,
+    ) -> Result<Response<pb::ImportJobsResponse>, Status> {
+        let results = super::import::run(&self.0, request.into_inner()).await?;
+        Ok(Response::new(pb::ImportJobsResponse { results }))
+    }
+
     async fn cancel_job(
         &self,
         request: Request<pb::CancelJobRequest>,

@@ -7,6 +7,7 @@ mod broker;
 mod convert;
 mod enqueue;
 mod fleet;
+mod import;
 mod job;
 mod lease;
 mod pages;
@@ -34,7 +35,7 @@ pub fn routes(broker: &Arc<Broker>) -> Routes {
     let service = || Service(broker.clone());
     let most = broker.limits.max_batch_bytes.max(broker.limits.max_payload_bytes) + MESSAGE_OVERHEAD;
     let mut routes = Routes::new(BrokerServiceServer::new(service()).max_decoding_message_size(most))
-        .add_service(JobServiceServer::new(service()))
+        .add_service(JobServiceServer::new(service()).max_decoding_message_size(most))
         .add_service(QueueServiceServer::new(service()))
         .add_service(FleetServiceServer::new(service()))
         .add_service(HealthServer::new(HealthService::from_health_reporter(

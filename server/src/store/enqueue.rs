@@ -59,6 +59,17 @@ pub enum OnConflict {
     Debounce(u64),
 }
 
+impl UniqueScope {
+    /// The scope as the state hash of a job has it.
+    pub(super) fn letter(self) -> &'static str {
+        match self {
+            Self::Settled => scope::SETTLED,
+            Self::Leased => scope::LEASED,
+            Self::Window(_) => scope::WINDOW,
+        }
+    }
+}
+
 impl UniqueKey {
     /// The scope as the script reads it.
     fn argument(&self) -> String {
@@ -80,10 +91,6 @@ impl UniqueKey {
 
     fn rejects(&self) -> bool {
         self.on_conflict == OnConflict::Reject
-    }
-
-    fn replaces(&self) -> bool {
-        matches!(self.on_conflict, OnConflict::Replace | OnConflict::Debounce(_))
     }
 }
 
@@ -158,9 +165,7 @@ impl EnqueueItem {
     }
 
     fn kind(&self) -> &'static str {
-        if self.unique.as_ref().is_some_and(UniqueKey::replaces) {
-            protocol::REPLACING
-        } else if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
+        if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
             protocol::WITH_OPTIONS
         } else if self.id_is_new {
             protocol::NEW_IDS
@@ -247,7 +252,7 @@ impl Store {
                 let item = items[index];
                 order.push(index);
                 call.bytes(&item.id.0).bytes(&item.record);
-                if [protocol::WITH_OPTIONS, protocol::REPLACING].contains(&kind) {
+                if kind == protocol::WITH_OPTIONS {
                     match item.start {
                         Start::Now => call.text(""),
                         Start::In(ms) => call.text(&format!("{}{ms}", char::from(protocol::START_IN))),

@@ -13,6 +13,7 @@ mod audit;
 mod due_index;
 mod enqueue;
 mod fleet;
+mod import;
 mod job;
 pub mod keys;
 mod layout;
@@ -38,6 +39,7 @@ pub use audit::{AuditEvent, AuditOptions, AuditProgress, AuditSummary, Finding, 
 pub use due_index::{DueQueue, DueQueues, DueUpdate, MAX_DUE_UPDATES, NextRun};
 pub use enqueue::{EnqueueItem, Enqueued, OnConflict, Start, Stored, UniqueKey, UniqueScope};
 pub use fleet::FleetEntry;
+pub use import::{ImportItem, Imported};
 pub use job::JobView;
 pub use keys::QueueKeys;
 pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, RequestId, Verdict};

@@ -25,8 +25,6 @@ shared! {
         WITH_POLICY: &str = "v";
         /// The state of a job that was not stored because too many wait.
         FULL: &str = "F";
-        /// The same, and each job may replace one that waits.
-        REPLACING: &str = "y";
         /// Arguments of each job in a group without options.
         STRIDE: usize = 2;
         /// Arguments of each job in a group with options.
@@ -244,6 +242,8 @@ shared! {
         WINDOW: &str = "w";
         /// A generation of the memory, by its number.
         MEMORY: &str = "d";
+        /// The policy of the queue.
+        POLICY: &str = "p";
         /// A key, by its end.
         KEY: &str = "k";
     }
@@ -286,10 +286,14 @@ shared! {
         MEMORY: usize = 16;
         /// Which of its keys expire: the letters of their names.
         EXPIRES: usize = 17;
+        /// Lines of its log.
+        LOG: usize = 18;
         /// How many facts there are.
-        COUNT: usize = 17;
+        COUNT: usize = 18;
         /// The last byte of a record that is a fact: it covers the head of every job.
         RECORD_BYTES: usize = 79;
+        /// The last byte of a policy that is read: the number of its version stands before.
+        POLICY_BYTES: usize = 23;
         /// Stands for a value that is there.
         PRESENT: &str = "+";
         /// Stands for a key of another type, or an empty value.
@@ -330,6 +334,8 @@ shared! {
         DROP_UNIQUE_KEY: &str = "v";
         /// Its keys do not expire.
         PERSIST: &str = "e";
+        /// Remove its log.
+        FORGET_LOG: &str = "g";
     }
 }
 
@@ -370,5 +376,17 @@ shared! {
         UNREADABLE: i64 = 4;
         /// Its record is not the one that the new one was made from.
         STALE_ETAG: i64 = 5;
+    }
+}
+
+shared! {
+    /// import.lua: what became of a job.
+    mod import as "IMPORT_" {
+        /// It is stored.
+        STORED: i64 = 0;
+        /// A job with its id is there, or ended in another way.
+        DUPLICATE: i64 = 1;
+        /// Another job has its unique key.
+        UNIQUE_TAKEN: i64 = 2;
     }
 }

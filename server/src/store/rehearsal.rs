@@ -81,6 +81,7 @@ impl Store {
         self.note_policy(&name, true).await?;
         self.reindex_missing(&keys, &[&b"5:rehearsal".to_vec()]).await?;
         self.rehearse_audit(&keys).await?;
+        self.import_some(&keys, &[]).await?;
         self.next_due(&keys).await?;
         self.update_due_index(0, &[]).await?;
         self.maintain_or_forget(&keys, 0).await.map(drop)

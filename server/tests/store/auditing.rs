@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bananas_broker::{
-    domain::JobId,
+    domain::{JobId, QueuePolicy},
     store::{AuditEvent, AuditOptions, AuditSummary, Finding, FindingKind as Kind, NackAction, Start},
 };
 use bananas_harness::redis_server::RedisServer;
@@ -27,6 +27,7 @@ crate::facts![
     the_lane_index_agrees_with_the_lanes,
     tombstones_are_counted,
     memories_and_quarantine_and_times_to_live_are_in_order,
+    the_gate_agrees_with_the_policy,
 ];
 
 /// Audits the queue; findings in the order of their kinds.
@@ -327,7 +328,13 @@ async fn state_hashes_are_marked_and_belong_to_jobs(space: &Space) {
     run(space, "HSET", &[&key(space, "s", &leased.0), b"a", b"1"]).await;
     run(space, "HSET", &[&key(space, "s", &plain.0), b"a", b"1"]).await;
     run(space, "HSET", &[&key(space, "s", &JobId::new().0), b"a", b"1"]).await;
-    let expected = [Kind::StateWithoutJob, Kind::UnmarkedState, Kind::UnmarkedState];
+    run(space, "RPUSH", &[&key(space, "g", &JobId::new().0), b"123456line"]).await;
+    let expected = [
+        Kind::StateWithoutJob,
+        Kind::LogWithoutJob,
+        Kind::UnmarkedState,
+        Kind::UnmarkedState,
+    ];
     found_and_mended(space, &expected).await;
     let all = space.snapshot().await;
     assert_eq!(all.leases[&leased.0.to_vec()].flags & 1, 1);
@@ -463,4 +470,18 @@ async fn memories_and_quarantine_and_times_to_live_are_in_order(space: &Space) {
     space.reached(("repair", "memory removed"));
     space.reached(("repair", "time to live corrected"));
     space.reached(("repair", "not as it was seen"));
+}
+
+async fn the_gate_agrees_with_the_policy(space: &Space) {
+    space.fill(&plain(1)).await;
+    let policy = QueuePolicy::default();
+    space.store.set_policy(&space.keys, None, Some(&policy)).await.unwrap();
+    sound(space).await;
+    let meta = key(space, "m", b"");
+    run(space, "HDEL", &[&meta, b"ep"]).await;
+    found_and_mended(space, &[Kind::Policy]).await;
+    run(space, "DEL", &[&key(space, "p", b"")]).await;
+    found_and_mended(space, &[Kind::Policy]).await;
+    space.fill(&plain(1)).await;
+    space.reached(("repair", "policy noted"));
 }

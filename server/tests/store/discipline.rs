@@ -12,8 +12,8 @@ use bananas_broker::store::{AckItem, NackAction};
 use bananas_harness::redis_server::RedisServer;
 
 use crate::{
-    altering, auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, lanes, leasing,
-    logging, maintaining, nacking, outcomes, policies, reclaiming, settling,
+    altering, auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, importing, lanes,
+    leasing, logging, maintaining, nacking, outcomes, policies, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
     uniqueness,
     watching::{Run, watch},
@@ -218,6 +218,7 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         forgetting::FACTS,
         counting::FACTS,
         auditing::FACTS,
+        importing::FACTS,
         policies::FACTS,
     ];
     files.into_iter().flatten().copied()

@@ -29,6 +29,7 @@ mod enqueueing;
 mod extending;
 mod faults;
 mod forgetting;
+mod importing;
 mod lanes;
 mod leasing;
 mod logging;

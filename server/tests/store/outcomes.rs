@@ -270,6 +270,18 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
     ),
     ("audit", &["facts told"]),
     (
+        "import",
+        &[
+            "ready",
+            "scheduled",
+            "final",
+            "duplicate of a job",
+            "duplicate of a remembered id",
+            "unique key taken",
+            "unique key of a window",
+        ],
+    ),
+    (
         "repair",
         &[
             "placed",
@@ -282,6 +294,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "lane indexed",
             "tombstones counted",
             "memory removed",
+            "policy noted",
             "time to live corrected",
             "not as it was seen",
         ],

@@ -82,6 +82,10 @@ impl JobService for Service {
         unscripted()
     }
 
+    async fn import_jobs(&self, _: Request<wire::ImportJobsRequest>) -> Reply<wire::ImportJobsResponse> {
+        unscripted()
+    }
+
     async fn cancel_job(&self, _: Request<wire::CancelJobRequest>) -> Reply<wire::CancelJobResponse> {
         unscripted()
     }

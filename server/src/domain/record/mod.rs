@@ -200,6 +200,16 @@ impl Head {
     }
 }
 
+/// The same record with another time of creation, in milliseconds. `None` for bytes that `Head::encode` did not write.
+pub fn created_at(record: &[u8], created_ms: u64) -> Option<Bytes> {
+    let at = 4 + usize::from(*record.get(3)?);
+    let mut changed = BytesMut::from(record);
+    changed
+        .get_mut(at..at + 6)?
+        .copy_from_slice(&created_ms.to_be_bytes()[2..]);
+    Some(changed.freeze())
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -263,6 +273,22 @@ mod tests {
             assert_eq!(read, head);
             assert_eq!(fields, &[0x2a, 2, b'h', b'i']);
         }
+    }
+
+    #[test]
+    fn a_record_gets_another_time_and_nothing_else() {
+        let record = head(None).encode(&SpecFields::of_spec(&[0x2a, 2, b'h', b'i']).unwrap());
+        let changed = created_at(&record, 7).unwrap();
+        let (read, fields) = Head::decode(&changed).unwrap();
+        assert_eq!((read.created_ms, fields), (7, &[0x2a, 2, b'h', b'i'][..]));
+        assert_eq!(
+            Head {
+                created_ms: 1_763_000_000_000,
+                ..read
+            },
+            head(None)
+        );
+        assert_eq!(created_at(&record[..6], 7), None);
     }
 
     #[test]

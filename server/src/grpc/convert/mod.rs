@@ -1,6 +1,7 @@
 //! Messages of the API, checked once and turned into the broker's own types, and back. Every error names its field.
 
 mod fingerprint;
+mod import;
 mod job;
 mod policy;
 mod queue_policy;
@@ -14,6 +15,7 @@ mod worker;
 
 pub(super) use bananas_proto::time::{duration, timestamp};
 pub(super) use fingerprint::fingerprint;
+pub(super) use import::import;
 pub(super) use job::{NewJob, job, spec};
 pub(super) use queue_policy::{changes, masked, queue_policy, wire_policy};
 pub(super) use selector::{lease_ms, selector};

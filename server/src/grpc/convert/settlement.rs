@@ -101,39 +101,39 @@ fn nested(outer: &str, error: Error) -> Error {
     }
 }
 
+/// Checks a progress; its texts are cut.
+pub(super) fn progress(progress: pb::Progress) -> Result<Progress, Error> {
+    if !(0.0..=100.0).contains(&progress.percent) {
+        return Err(Error::invalid("progress.percent", "must be 0 to 100"));
+    }
+    if progress.checkpoint.len() > bound::CHECKPOINT_BYTES {
+        return Err(Error::invalid(
+            "progress.checkpoint",
+            format!(
+                "has {} bytes, the limit is {}",
+                progress.checkpoint.len(),
+                bound::CHECKPOINT_BYTES
+            ),
+        ));
+    }
+    let lines = progress.log_lines;
+    if lines.len() > bound::LOG_LINES_PER_CALL {
+        let problem = format!("has {} lines, the limit is {}", lines.len(), bound::LOG_LINES_PER_CALL);
+        return Err(Error::invalid("progress.log_lines", problem));
+    }
+    Ok(Progress {
+        percent: progress.percent,
+        message: cut(progress.message, bound::REASON_BYTES),
+        checkpoint: progress.checkpoint,
+        log_lines: lines.into_iter().map(|line| cut(line, bound::LOG_LINE_BYTES)).collect(),
+    })
+}
+
 /// Checks an extension.
 pub(in crate::grpc) fn extension(extension: pb::LeaseExtension) -> Result<(LeaseToken, ExtendItem), Error> {
     let token = LeaseToken::decode(&extension.lease_token)?;
     let duration_ms = lease_ms(extension.duration.as_ref(), "duration", bound::LEASE_MS.min)?;
-    let progress = match extension.progress {
-        None => None,
-        Some(progress) => {
-            if !(0.0..=100.0).contains(&progress.percent) {
-                return Err(Error::invalid("progress.percent", "must be 0 to 100"));
-            }
-            if progress.checkpoint.len() > bound::CHECKPOINT_BYTES {
-                return Err(Error::invalid(
-                    "progress.checkpoint",
-                    format!(
-                        "has {} bytes, the limit is {}",
-                        progress.checkpoint.len(),
-                        bound::CHECKPOINT_BYTES
-                    ),
-                ));
-            }
-            let lines = progress.log_lines;
-            if lines.len() > bound::LOG_LINES_PER_CALL {
-                let problem = format!("has {} lines, the limit is {}", lines.len(), bound::LOG_LINES_PER_CALL);
-                return Err(Error::invalid("progress.log_lines", problem));
-            }
-            Some(Progress {
-                percent: progress.percent,
-                message: cut(progress.message, bound::REASON_BYTES),
-                checkpoint: progress.checkpoint,
-                log_lines: lines.into_iter().map(|line| cut(line, bound::LOG_LINE_BYTES)).collect(),
-            })
-        }
-    };
+    let progress = extension.progress.map(progress).transpose()?;
     let item = ExtendItem {
         job_id: token.job_id,
         nonce: token.nonce,

@@ -101,7 +101,7 @@ pub(super) type Question = (&'static str, Vec<u8>);
 fn answers_of(kind: &str) -> usize {
     match kind {
         audit::JOB => fact::COUNT,
-        audit::LANE => 3,
+        audit::LANE | audit::POLICY => 3,
         audit::UNIQUE | audit::MEMORY | audit::KEY => 2,
         _ => 1,
     }

@@ -21,6 +21,8 @@ pub enum FindingKind {
     WrongFinalState,
     /// A state hash without a job.
     StateWithoutJob,
+    /// A log without a job.
+    LogWithoutJob,
     /// A lane entry or lease does not say that its job has a state hash.
     UnmarkedState,
     /// A lease without a deadline.
@@ -41,6 +43,8 @@ pub enum FindingKind {
     Tombstones,
     /// The number of tombstones of a lane is wrong.
     TombstoneCount,
+    /// The policy, its version and the gate for new jobs do not agree.
+    Policy,
     /// A generation of settled ids that is over.
     OldMemory,
     /// The list of the quarantine does not agree with what is set aside.

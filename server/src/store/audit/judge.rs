@@ -206,6 +206,14 @@ fn without_record(facts: &Facts, lanes: &[Entries], found: &mut Vec<Problem>) {
         ));
         return;
     }
+    if facts.has(fact::LOG) && !facts.has(fact::QUARANTINED) {
+        found.push(problem(
+            FindingKind::LogWithoutJob,
+            "it has a log and no record",
+            "removes the log",
+            vec![step(repair::FORGET_LOG, [b"", b"", b""])],
+        ));
+    }
     if facts.has(fact::STATE) {
         found.push(problem(
             FindingKind::StateWithoutJob,

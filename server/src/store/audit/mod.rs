@@ -219,6 +219,7 @@ impl Audit<'_> {
         let name = match other {
             Other::Lane(lane) | Other::TombstoneCount(lane) => format!("lane {}", readable(lane)),
             Other::Unique(key) | Other::Window(key) => format!("unique key {}", readable(key)),
+            Other::Policy => "policy".to_owned(),
             Other::Memory(number) => format!("generation {number}"),
         };
         self.found(Finding {

@@ -46,6 +46,9 @@ impl Audit<'_> {
         self.all_keys(&mut pass).await?;
         self.indexed_lanes(&mut pass).await?;
         if pass.is_first {
+            if !self.is_foreign(part::POLICY) {
+                self.suspects.others.insert(Other::Policy);
+            }
             self.sets(&mut pass).await?;
             self.unique_keys().await?;
             self.tombstone_counts().await?;

@@ -19,7 +19,7 @@ use crate::{
     store::{
         keys::part,
         layout::{entry, unique},
-        protocol::{audit, fact},
+        protocol::{audit, fact, gate},
         script::PRIORITY_SPAN,
     },
 };
@@ -56,6 +56,8 @@ pub(super) enum Other {
     Unique(Vec<u8>),
     /// The window that holds a unique key.
     Window(Vec<u8>),
+    /// The policy and its gate.
+    Policy,
     /// A generation of the memory.
     Memory(u64),
 }
@@ -197,6 +199,7 @@ pub(super) async fn at_others(reader: Reader<'_>, others: &BTreeSet<Other>) -> R
             Other::Unique(key) => unique_key(reader, key).await?,
             Other::Window(key) => window(&reader.ask(&[(audit::UNIQUE, key.clone())]).await?[0]),
             Other::Memory(number) => memory(*number, &reader.ask(&[(audit::MEMORY, number_text(*number))]).await?[0]),
+            Other::Policy => policy(&reader.ask(&[(audit::POLICY, Vec::new())]).await?[0]),
             Other::TombstoneCount(_) => None,
         };
         if let Some(wrong) = wrong {
@@ -298,6 +301,33 @@ pub(super) fn window(answer: &[Bytes]) -> Option<Wrong> {
 /// Whether a job lives and knows that it has this unique key.
 pub(super) fn may_hold(facts: &Facts, key: &[u8]) -> bool {
     facts.record() != Record::Missing && !facts.is_final() && facts.get(fact::UNIQUE_KEY) == key
+}
+
+/// The beginning of the policy, its version, and the gate for new jobs.
+fn policy(answer: &[Bytes]) -> Option<Wrong> {
+    let [policy, version, gate_value] = answer else {
+        return None;
+    };
+    let digits = policy.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let right_gate = [gate::POLICY.as_bytes(), &policy[..digits]].concat();
+    let has_gate = if digits == 0 {
+        gate_value.is_empty()
+    } else {
+        gate_value[..] == right_gate[..]
+    };
+    let agrees = version[..] == policy[..digits] && (has_gate || gate_value == gate::PAUSED.as_bytes());
+    (!agrees).then(|| Wrong {
+        kind: FindingKind::Policy,
+        detail: format!(
+            "the policy has version {:?}, the queue notes {:?} and its gate is {:?}",
+            readable(&policy[..digits]),
+            readable(version),
+            readable(gate_value)
+        ),
+        remedy: Some("notes the version of the policy"),
+        seen: Vec::new(),
+        by: 0,
+    })
 }
 
 fn memory(generation: u64, answer: &[Bytes]) -> Option<Wrong> {

@@ -69,6 +69,7 @@ impl Store {
             Other::TombstoneCount(lane) => self.repair(keys, audit::LANE_TOMBSTONES, lane, &wrong.seen).await,
             Other::Unique(key) => self.repair(keys, audit::UNIQUE, key, &wrong.seen).await,
             Other::Window(key) => self.repair(keys, audit::WINDOW, key, &[]).await,
+            Other::Policy => self.repair(keys, audit::POLICY, b"", &[]).await,
             Other::Memory(number) => {
                 let number = number.to_string();
                 self.repair(keys, audit::MEMORY, number.as_bytes(), &[]).await

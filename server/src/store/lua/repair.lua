@@ -80,6 +80,21 @@ if kind == AUDIT_WINDOW then
   return { call('ZREM', KEYS[12], name) }
 end
 
+if kind == AUDIT_POLICY then
+  local policy = try('GETRANGE', base .. KEY_POLICY, '0', FACT_POLICY_BYTES) or ''
+  local version = string.match(policy, '^(%d+) ')
+  local is_paused = call('HGET', KEYS[1], META_ENQUEUE_GATE) == GATE_PAUSED
+  touch(unpack(KEYS))
+  if version then
+    call('HSET', KEYS[1], META_POLICY_VERSION, version)
+    if not is_paused then call('HSET', KEYS[1], META_ENQUEUE_GATE, GATE_POLICY .. version) end
+  else
+    call('HDEL', KEYS[1], META_POLICY_VERSION)
+    if not is_paused then call('HDEL', KEYS[1], META_ENQUEUE_GATE) end
+  end
+  return { 1 }
+end
+
 if kind == AUDIT_MEMORY then
   local number = tonumber(name)
   if number == meta_gen or number + 1 == meta_gen then return { 0 } end

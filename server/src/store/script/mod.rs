@@ -87,6 +87,7 @@ scripts! {
     index_lanes: "#!lua flags=allow-oom\n",
     due_index: "#!lua flags=allow-oom\n",
     presence: "#!lua flags=allow-oom\n",
+    import: "#!lua\n",
     audit: "#!lua flags=no-writes\n",
     repair: "#!lua flags=allow-oom\n",
 }
@@ -213,7 +214,7 @@ mod tests {
                 assert!(!script.text.contains(forbidden), "{} uses {forbidden}", script.name);
             }
             assert!(!script.source.contains("pcall"), "{} uses pcall", script.name);
-            let of_no_queue = ["due_index", "presence"].contains(&script.name);
+            let of_no_queue = ["due_index", "policies", "presence"].contains(&script.name);
             let keys = if of_no_queue { "-- KEYS  " } else { "-- KEYS  meta" };
             for word in [keys, "-- ARGV  ", "-- RETURNS ", "-- MOVES  "] {
                 assert!(script.source.contains(word), "{}.lua has no line {word:?}", script.name);

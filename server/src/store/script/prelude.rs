@@ -64,6 +64,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         protocol::repair::in_lua(),
         protocol::act::in_lua(),
         protocol::outcome::in_lua(),
+        protocol::import::in_lua(),
     ];
     for (name, literal) in groups.into_iter().flatten() {
         all.push((name.to_owned(), literal));

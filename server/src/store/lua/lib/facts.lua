@@ -48,5 +48,7 @@ local function facts_of(id, gen)
   facts[FACT_SET_ASIDE] = call('EXISTS', base .. KEY_QUARANTINED_RECORD .. id) == 1 and FACT_PRESENT or ''
   facts[FACT_MEMORY] = memory
   facts[FACT_EXPIRES] = expiring(id)
+  local length, foreign_log = try('LLEN', base .. KEY_LOG .. id)
+  facts[FACT_LOG] = foreign_log and FACT_FOREIGN or length > 0 and tostring(length) or ''
   return facts
 end

@@ -79,6 +79,8 @@ local function repair_job(id, step, retention_ms)
     end
   elseif kind == REPAIR_FORGET_STATE then
     call('UNLINK', base .. KEY_STATE .. id, base .. KEY_LOG .. id)
+  elseif kind == REPAIR_FORGET_LOG then
+    call('UNLINK', base .. KEY_LOG .. id)
   elseif kind == REPAIR_SET_STATE_ASIDE then
     set_aside(id, KEY_STATE, KEY_QUARANTINED_STATE)
   elseif kind == REPAIR_TAKE_UNIQUE_KEY then
