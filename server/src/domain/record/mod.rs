@@ -1,4 +1,4 @@
-//! The record of a job: immutable, versioned, and mostly the bytes that the producer sent.
+//! The record of a job: versioned, replaced as a whole, and mostly the bytes that the producer sent.
 //!
 //! Layout, which the scripts also read (store/lua/lib/record.lua): version (1), flags (1), priority (1), length of the
 //! job type (1), job type, time of creation in milliseconds (6), the policy block if `flag::POLICY` is set, then the
