@@ -92,6 +92,10 @@ impl UniqueKey {
     fn rejects(&self) -> bool {
         self.on_conflict == OnConflict::Reject
     }
+
+    fn replaces(&self) -> bool {
+        matches!(self.on_conflict, OnConflict::Replace | OnConflict::Debounce(_))
+    }
 }
 
 /// A job to store.
@@ -165,7 +169,9 @@ impl EnqueueItem {
     }
 
     fn kind(&self) -> &'static str {
-        if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
+        if self.unique.as_ref().is_some_and(UniqueKey::replaces) {
+            protocol::REPLACING
+        } else if self.start != Start::Now || self.start_by_ms.is_some() || self.unique.is_some() {
             protocol::WITH_OPTIONS
         } else if self.id_is_new {
             protocol::NEW_IDS
@@ -252,7 +258,7 @@ impl Store {
                 let item = items[index];
                 order.push(index);
                 call.bytes(&item.id.0).bytes(&item.record);
-                if kind == protocol::WITH_OPTIONS {
+                if [protocol::WITH_OPTIONS, protocol::REPLACING].contains(&kind) {
                     match item.start {
                         Start::Now => call.text(""),
                         Start::In(ms) => call.text(&format!("{}{ms}", char::from(protocol::START_IN))),

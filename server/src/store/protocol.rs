@@ -25,6 +25,8 @@ shared! {
         WITH_POLICY: &str = "v";
         /// The state of a job that was not stored because too many wait.
         FULL: &str = "F";
+        /// The same, and each job may replace one that waits.
+        REPLACING: &str = "y";
         /// Arguments of each job in a group without options.
         STRIDE: usize = 2;
         /// Arguments of each job in a group with options.

@@ -30,6 +30,8 @@ while ARGV[at] do
     kind = ARGV[at], lane = ARGV[at + 1], flags = tonumber(ARGV[at + 2]), before = number,
     ids = {}, sets = {},
   }
+  local replaces = group.kind == ENQUEUE_REPLACING
+  if replaces then group.kind = ENQUEUE_WITH_OPTIONS end
   local count, ids, sets = tonumber(ARGV[at + 3]), group.ids, group.sets
   local stride = group.kind == ENQUEUE_WITH_OPTIONS and ENQUEUE_OPTIONS_STRIDE or ENQUEUE_STRIDE
   at = at + 4
@@ -51,6 +53,10 @@ while ARGV[at] do
   if memories or room or group.kind == ENQUEUE_WITH_OPTIONS then
     --@ define drop_duplicates
     known = known or { duplicates = {}, retained = {}, keys = {}, replaced = {}, memories = {}, room = room }
+    if replaces then
+      --@ define plan_replacement
+      group.replaces = plan_replacement
+    end
     drop_duplicates(group, known, memories, at, stride)
   end
   groups[#groups + 1] = group

@@ -204,7 +204,12 @@ impl Drive<'_> {
             waits && job.unique.as_ref().is_some_and(|(key, _)| *key == unique.key)
         })?;
         if !call.replaced.iter().any(|(other, ..)| other == id) {
-            call.replaced.push((id.clone(), before.lane.clone(), before.flags));
+            // Its entry may or may not say START_BY if that does not count any more.
+            let flags = match before.start_by_ms {
+                Some(_) => before.flags,
+                None => before.flags & !flag::START_BY,
+            };
+            call.replaced.push((id.clone(), before.lane.clone(), flags));
         }
         call.memories.push((raw(draft.id), [b"P", &id[..]].concat()));
         let now = call.now;
@@ -248,7 +253,9 @@ fn order(items: &[EnqueueItem]) -> Vec<usize> {
     let lane = |item: &EnqueueItem| (item.priority, item.job_type.clone());
     let kind = |item: &EnqueueItem| {
         let special = item.start != Start::Now || item.start_by_ms.is_some() || item.unique.is_some();
-        (special, !special && item.id_is_new, item.flags)
+        let replaces = |unique: &UniqueKey| matches!(unique.on_conflict, OnConflict::Replace | OnConflict::Debounce(_));
+        let replaces = item.unique.as_ref().is_some_and(replaces);
+        (special, replaces, !special && item.id_is_new, item.flags)
     };
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut keys = HashSet::new();

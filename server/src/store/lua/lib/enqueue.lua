@@ -38,40 +38,31 @@ local function start_ms(start)
   return byte(start, 1) == ENQUEUE_START_IN and now + ms or ms
 end
 
--- Who has a unique key, for the whole call: {id (nil: it is free), state, window (its end)}; of a job of this call also
--- what plan_of_new() says.
-local function key_holder(known, key)
-  local holder = known.keys[key]
-  if not holder then
-    holder = {}
-    holder.id, holder.state, holder.window = unique_holder(key)
-    known.keys[key] = holder
-  end
-  return holder
-end
-
 -- What a debounce keeps with its job: when it began, and for when it has scheduled the job.
 local function debounce_value(first_ms, due_ms) return pack_ms(first_ms) .. pack_ms(due_ms) end
 
--- Gives a free key to a job of this call, whose arguments begin at this place.
-local function take_in_call(holder, group, id, from)
-  local due_ms = start_ms(ARGV[from + 2])
-  holder.id, holder.state, holder.is_new = id, due_ms > now and STATE_SCHEDULED or STATE_READY, true
-  holder.plan = {
-    id = id, lane = group.lane, flags = group.flags, due_ms = due_ms > now and due_ms or nil, edits = 0,
-    debounce = byte(ARGV[from + 5], 2) == CONFLICT_DEBOUNCE and debounce_value(now, due_ms) or nil,
+-- A job of this call that has a unique key, as read_waiting() returns those that were there.
+local function plan_of_new(holder)
+  local due_ms, is_later = start_ms(ARGV[holder.from + 2]), holder.state == STATE_SCHEDULED
+  return {
+    id = holder.id, lane = holder.group.lane, flags = holder.group.flags, edits = 0,
+    due_ms = is_later and due_ms or nil,
+    debounce = byte(ARGV[holder.from + 5], 2) == CONFLICT_DEBOUNCE and debounce_value(now, due_ms) or nil,
   }
 end
 
 -- The job that waits with a unique key, as it is: {id, lane, flags, due, edits, debounce}; nil: it is not to be
--- replaced, because it does not know the key or cannot be read.
+-- replaced, because it does not know the key or cannot be read. The flags are those that its entry has for sure: of a
+-- job whose start_by does not count any more, it may or may not say START_BY.
 local function read_waiting(holder, key)
-  local head = read_head(holder.id)
-  local state = try('HMGET', base .. KEY_STATE .. holder.id, FIELD_UNIQUE_KEY, FIELD_EDITS, FIELD_DEBOUNCE) or {}
+  local id, head = holder.id, read_head(holder.id)
+  local state = try('HMGET', base .. KEY_STATE .. id, FIELD_UNIQUE_KEY, FIELD_EDITS, FIELD_DEBOUNCE) or {}
   if not head or state[1] ~= key then return nil end
+  local flags = entry_flags(head.flags)
+  if has(flags, FLAG_START_BY) and not call('ZSCORE', base .. KEY_START_BY, id) then flags = flags - FLAG_START_BY end
   return {
-    id = holder.id, lane = head.lane, flags = entry_flags(head.flags), edits = tonumber(state[2]) or 0,
-    due_ms = holder.state == STATE_SCHEDULED and tonumber(call('ZSCORE', base .. KEY_SCHEDULED, holder.id)) or nil,
+    id = id, lane = head.lane, flags = flags, edits = tonumber(state[2]) or 0,
+    due_ms = holder.state == STATE_SCHEDULED and tonumber(call('ZSCORE', base .. KEY_SCHEDULED, id)) or nil,
     debounce = state[3] and #state[3] == DEBOUNCE_BYTES and state[3] or nil,
   }
 end
@@ -92,7 +83,7 @@ end
 -- reply says behind the state; nil: the job that has the key is not to be replaced.
 local function plan_replacement(known, holder, key, group, from)
   if holder.state ~= STATE_READY and holder.state ~= STATE_SCHEDULED then return nil end
-  local plan = holder.plan or read_waiting(holder, key)
+  local plan = holder.plan or holder.group and plan_of_new(holder) or read_waiting(holder, key)
   if not plan then return nil end
   holder.plan = plan
   if not plan.replaced then
@@ -116,12 +107,6 @@ local function plan_replacement(known, holder, key, group, from)
   return ENQUEUE_REPLACED .. (plan.due_ms and string.format('%d', plan.due_ms) or '')
 end
 
--- What a repeated id is answered with, if it is remembered that it replaced a job: that job, and its state.
-local function replaced_before(meta_gen, memory)
-  local id = sub(memory, 2)
-  return id, (state_of(id) or remembered_end(meta_gen, id) or '') .. ENQUEUE_REPLACED
-end
-
 -- Goes through a group one by one, because some of its jobs are settled already or have options. Leaves the new jobs in
 -- it, with the number of each in the call and the place of its first argument.
 local function drop_duplicates(group, known, memories, at, stride)
@@ -134,17 +119,21 @@ local function drop_duplicates(group, known, memories, at, stride)
     -- The id of a settled job that is only retained is free again once it is not remembered any more.
     local holder = (memory or state and not settled) and id
     if not state and memory and sub(memory, 1, 1) == MEMORY_REPLACING then
-      holder, state = replaced_before(call('HGET', base .. KEY_META, META_GENERATION), memory)
+      -- A job with this id has replaced that one, and is repeated.
+      holder = sub(memory, 2)
+      state = (state_of(holder) or end_of_gone(holder)) .. ENQUEUE_REPLACED
     end
     if not holder and key ~= '' then
-      local has_key = key_holder(known, key)
-      holder = has_key.id
-      if holder then
-        state = has_key.state
-        local conflict = byte(ARGV[from + 5], 2)
-        if conflict == CONFLICT_REPLACE or conflict == CONFLICT_DEBOUNCE then
-          state = state .. (plan_replacement(known, has_key, key, group, from) or '')
-        end
+      -- Who has the key, for the whole call; `group` and `from`: a job of this call, and where its arguments begin.
+      local has_key = known.keys[key]
+      if not has_key then
+        has_key = {}
+        has_key.id, has_key.state, has_key.window = unique_holder(key)
+        known.keys[key] = has_key
+      end
+      holder, state = has_key.id, has_key.id and has_key.state
+      if holder and group.replaces then
+        state = state .. (group.replaces(known, has_key, key, group, from) or '')
       end
     end
     if not holder and known.room then
@@ -154,7 +143,11 @@ local function drop_duplicates(group, known, memories, at, stride)
         holder, state, known.is_full = id, ENQUEUE_FULL, true
       end
     end
-    if not holder and key ~= '' then take_in_call(known.keys[key], group, id, from) end
+    if not holder and key ~= '' then
+      local has_key, is_later = known.keys[key], start_ms(ARGV[from + 2]) > now
+      has_key.id, has_key.state = id, is_later and STATE_SCHEDULED or STATE_READY
+      has_key.group, has_key.from = group, from
+    end
     if holder then
       local duplicates = known.duplicates
       duplicates[#duplicates + 1] = group.before + k
@@ -201,7 +194,7 @@ local function place_with_options(group, known, broker, prefix, entries)
       local until_ms = sub(scope, 1, 1) == SCOPE_WINDOW and now + tonumber(sub(scope, 3)) or nil
       take_unique(key, id, until_ms, known.keys[key].window)
       if byte(scope, 2) == CONFLICT_DEBOUNCE then
-        local debounce = debounce_value(now, due_ms)
+        local debounce = pack_ms(now) .. pack_ms(due_ms)
         write_state(id, FIELD_UNIQUE_KEY, key, FIELD_UNIQUE_SCOPE, sub(scope, 1, 1), FIELD_DEBOUNCE, debounce)
       else
         write_state(id, FIELD_UNIQUE_KEY, key, FIELD_UNIQUE_SCOPE, sub(scope, 1, 1))
