@@ -53,7 +53,7 @@ pub(crate) struct OutputArgs {
 pub(crate) enum Command {
     /// Enqueue one job, or one for each line of a file
     Enqueue(Box<enqueue::EnqueueArgs>),
-    /// Show a job, wait for it, cancel it
+    /// Show a job, wait for it, change it, end it
     #[command(subcommand)]
     Job(job::JobCommand),
     /// List, show, pause and resume queues

@@ -1,17 +1,19 @@
-//! `bananas job get|wait|log|cancel`: shows, awaits and cancels a job.
+//! `bananas job`: shows, awaits and cancels a job. What else is done to one: `job_acts`.
 
 use std::time::Duration;
 
 use bananas_client::{
-    Client, Detail, JobId,
+    Client, Detail,
     proto::{Job, JobState},
 };
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 
 use crate::{
     exit::{Exit, Failure, Result},
+    job_acts::{self, JobAct},
     job_log,
+    job_name::JobName,
     output::{self, Output, moment, state},
 };
 
@@ -52,32 +54,8 @@ pub(crate) enum JobCommand {
         #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
         grace: Option<Duration>,
     },
-}
-
-/// The job that a command is about.
-#[derive(Debug, Args)]
-pub(crate) struct JobName {
-    /// The job, or only its UUID with --queue
-    #[arg(value_name = "ROUTING_KEY/UUID")]
-    job: String,
-    /// The routing key of the job
-    #[arg(short = 'q', long = "queue", value_name = "ROUTING_KEY")]
-    queue: Option<String>,
-}
-
-impl JobName {
-    pub(crate) fn parse(&self) -> Result<(String, JobId)> {
-        let (queue, id) = match (self.job.rsplit_once('/'), &self.queue) {
-            (Some((queue, id)), None) => (queue, id),
-            (None, Some(queue)) => (queue.as_str(), self.job.as_str()),
-            _ => {
-                return Err(Failure::usage(
-                    "name the job as ROUTING_KEY/UUID, or as --queue ROUTING_KEY UUID",
-                ));
-            }
-        };
-        Ok((queue.to_owned(), id.parse()?))
-    }
+    #[command(flatten)]
+    Act(JobAct),
 }
 
 pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) -> Result {
@@ -102,6 +80,7 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
             let (queue, id) = job.parse()?;
             job_log::run(client, &queue, id, follow, output).await
         }
+        JobCommand::Act(act) => job_acts::run(client, act, output).await,
         JobCommand::Cancel { job, reason, grace } => {
             let (queue, id) = job.parse()?;
             let now = client.cancel_job(&queue, id, &reason, grace).await?;
@@ -168,6 +147,9 @@ fn describe(job: &Job, full: bool) -> String {
         ),
         ("attempts", format!("{} failed, {} lost", job.attempts, job.losses)),
     ];
+    if job.redrives > 0 {
+        lines.push(("redriven", format!("{} times", job.redrives)));
+    }
     for (name, time) in [
         ("created", &job.create_time),
         ("runs", &job.run_time),
@@ -225,28 +207,6 @@ mod tests {
     use bananas_client::proto::Failure;
 
     use super::*;
-
-    fn name(job: &str, queue: Option<&str>) -> Result<(String, JobId)> {
-        JobName {
-            job: job.to_owned(),
-            queue: queue.map(str::to_owned),
-        }
-        .parse()
-    }
-
-    #[test]
-    fn a_job_is_named_by_path_or_by_queue_and_id() {
-        let id = JobId::random();
-        assert_eq!(name(&format!("email/{id}"), None).unwrap(), ("email".to_owned(), id));
-        assert_eq!(name(&id.to_string(), Some("email")).unwrap(), ("email".to_owned(), id));
-        for (job, queue) in [
-            (id.to_string(), None),
-            (format!("a/{id}"), Some("b")),
-            ("a/b".to_owned(), None),
-        ] {
-            assert_eq!(name(&job, queue).unwrap_err().exit(), Exit::Usage);
-        }
-    }
 
     #[test]
     fn a_failure_message_cannot_imitate_a_row() {

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::{
-    enqueue::read_payload,
     exit::{Failure, Result},
+    input::read_payload,
     output::{Output, duration, state, state_name, timestamp},
 };
 

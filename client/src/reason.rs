@@ -60,6 +60,10 @@ reasons! {
     QueueFull = QUEUE_FULL,
     /// What the change is based on has changed since its etag was read.
     StaleEtag = STALE_ETAG,
+    /// The call cannot change a job in its state; nothing was changed.
+    WrongState = WRONG_STATE,
+    /// The broker cannot read what is stored of the job; nothing was changed.
+    JobUnreadable = JOB_UNREADABLE,
     /// Another job holds the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
     DuplicateJob = DUPLICATE_JOB,
     /// The lease has ended; another worker may have the job. Stop the work.

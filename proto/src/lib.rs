@@ -77,6 +77,8 @@ pub mod reason {
         QUEUE_PAUSED_FOR_ENQUEUE,
         QUEUE_FULL,
         STALE_ETAG,
+        WRONG_STATE,
+        JOB_UNREADABLE,
         HEARTBEAT_TIMEOUT,
         DEADLINE_EXCEEDED,
         UNKNOWN_METHOD,
@@ -92,6 +94,8 @@ pub mod reason {
 pub mod metadata {
     /// With DUPLICATE_JOB: the id of the job that holds the unique key.
     pub const EXISTING_JOB_ID: &str = "existing_job_id";
+    /// With WRONG_STATE: the state of the job.
+    pub const STATE: &str = "state";
     /// The path of the invalid field of the request. For a failed call BadRequest names it too; for an item of a batch
     /// only this key does.
     pub const FIELD: &str = "field";

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use bananas_proto::{
-    metadata::{EXISTING_JOB_ID, FIELD, OUTCOME, OUTCOME_NOT_APPLIED, OUTCOME_UNKNOWN},
+    metadata::{EXISTING_JOB_ID, FIELD, OUTCOME, OUTCOME_NOT_APPLIED, OUTCOME_UNKNOWN, STATE},
     reason::{self, DOMAIN},
     server::ItemError,
 };
@@ -32,6 +32,8 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
         Error::AlreadySettled => (Code::FailedPrecondition, reason::ALREADY_SETTLED),
         Error::QueuePausedForEnqueue(_) => (Code::FailedPrecondition, reason::QUEUE_PAUSED_FOR_ENQUEUE),
         Error::StaleEtag { .. } => (Code::FailedPrecondition, reason::STALE_ETAG),
+        Error::WrongState { .. } => (Code::FailedPrecondition, reason::WRONG_STATE),
+        Error::JobUnreadable => (Code::FailedPrecondition, reason::JOB_UNREADABLE),
         Error::HeartbeatTimeout(_) => (Code::Aborted, reason::HEARTBEAT_TIMEOUT),
         Error::DeadlineExceeded => (Code::DeadlineExceeded, reason::DEADLINE_EXCEEDED),
         Error::UnknownMethod => (Code::Unimplemented, reason::UNKNOWN_METHOD),
@@ -48,6 +50,7 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
 fn metadata(error: &Error) -> HashMap<String, String> {
     let entry = match error {
         Error::DuplicateJob { existing } => (EXISTING_JOB_ID, existing.to_string()),
+        Error::WrongState { state, .. } => (STATE, (*state).to_owned()),
         Error::StoreUnavailable { unknown: true, .. } => (OUTCOME, OUTCOME_UNKNOWN.to_owned()),
         Error::StoreUnavailable { unknown: false, .. } | Error::StalePolicy { .. } => {
             (OUTCOME, OUTCOME_NOT_APPLIED.to_owned())
@@ -180,6 +183,11 @@ mod tests {
             Error::QueueFull { limit: 7 },
             Error::StalePolicy { version: 1 },
             Error::StaleEtag { what: "the policy" },
+            Error::WrongState {
+                state: "LEASED",
+                rule: "no",
+            },
+            Error::JobUnreadable,
             Error::HeartbeatTimeout(Duration::from_secs(30)),
             Error::DeadlineExceeded,
             Error::UnknownMethod,

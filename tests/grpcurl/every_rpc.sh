@@ -99,6 +99,24 @@ expect "CancelJob cancels a waiting job" '"state": "JOB_STATE_CANCELLED"'
 imported='{"spec":{"job_type":"shell","job_id":"0192f0c1-d5a8-7b3c-8f4e-2a1b3c4d5e6f"},"state":"JOB_STATE_DEAD"}'
 rpc JobService/ImportJobs "{\"routing_key\":\"$key\",\"jobs\":[$imported,$imported,{}]}"
 expect "ImportJobs returns a result for each job" 'OUTCOME_IMPORTED.*OUTCOME_DUPLICATE.*"INVALID_FIELD"'
+name="\"routing_key\":\"$key\",\"job_id\":\"$delayed\""
+rpc JobService/RedriveJob "{$name,\"delay\":\"600s\"}"
+expect "RedriveJob puts a cancelled job back" '"state": "JOB_STATE_SCHEDULED".*"redrives": 1'
+changed="\"job\":{\"payload\":\"aGVsbG8=\",\"priority\":9},\"update_mask\":{\"paths\":[\"payload\",\"priority\"]}"
+rpc JobService/UpdateJob "{$name,$changed}"
+expect "UpdateJob sets the named fields" '"priority": 9.*"etag": "[0-9a-f]+-9-1"'
+rpc JobService/UpdateJob "{$name,\"etag\":\"1-5-0\",$changed}"
+expect "UpdateJob refuses an old etag" 'FailedPrecondition.*STALE_ETAG'
+rpc JobService/RunJobNow "{$name}"
+expect "RunJobNow makes a scheduled job ready" '"state": "JOB_STATE_(READY|LEASED)"'
+rpc JobService/RunJobNow "{$name}"
+expect "RunJobNow refuses another state" 'FailedPrecondition.*WRONG_STATE'
+lease
+expect "Lease returns the job that runs now" "\"jobId\": \"$delayed\""
+rpc JobService/ExpireLease "{$name,\"without_loss\":true}"
+expect "ExpireLease puts a leased job back" '"state": "JOB_STATE_READY"'
+rpc JobService/DeleteJob "{$name}"
+expect "DeleteJob deletes a job" '^\{ *\}$'
 rpc JobService/GetJob "{\"routing_key\":\"$key\",\"job_id\":\"00000000-0000-4000-8000-000000000000\"}"
 expect "an error has its code and reason" 'NotFound.*JOB_NOT_FOUND'
 

@@ -15,6 +15,7 @@ mod dedupe;
 mod drain;
 mod due_index;
 mod import;
+mod job_acts;
 mod job_log;
 mod kept_leases;
 mod lease;

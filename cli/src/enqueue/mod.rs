@@ -11,12 +11,12 @@ use std::time::Duration;
 use bananas_client::{Client, Detail, Enqueued, NewJob};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, stdin};
 
 pub(crate) use self::args::EnqueueArgs;
 use self::lines::Source;
 use crate::{
     exit::{Exit, Failure, Result},
+    input::read_payload,
     job::print_settled,
     output::{Output, state},
 };
@@ -95,21 +95,5 @@ fn add_outcome(enqueued: &Enqueued, value: &mut Value) {
     }
     if let Some(at) = enqueued.run_time {
         value["run_time"] = humantime::format_rfc3339_millis(at).to_string().into();
-    }
-}
-
-/// Reads a payload or result of the command line: text, `@file`, or `-` for stdin.
-pub(crate) async fn read_payload(text: &str) -> Result<Bytes> {
-    if text == "-" {
-        let mut bytes = Vec::new();
-        stdin().read_to_end(&mut bytes).await?;
-        return Ok(bytes.into());
-    }
-    match text.strip_prefix('@') {
-        Some(path) => match tokio::fs::read(path).await {
-            Ok(bytes) => Ok(bytes.into()),
-            Err(error) => Err(Failure::usage(format!("{path}: {error}"))),
-        },
-        None => Ok(Bytes::copy_from_slice(text.as_bytes())),
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 use bananas_client::{JobId, NewJob, OnConflict, Priority, RetryPolicy, Unique, UniqueScope};
 use clap::{Args, ValueEnum};
 
+use crate::input::key_value;
+
 /// The options of a job, apart from its payload.
 #[derive(Debug, Clone, Args)]
 pub(super) struct JobOptions {
@@ -93,13 +95,6 @@ pub(super) enum Conflict {
 /// Parses a time of the command line or of a line of JSON.
 pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339(text).map_err(|_| "not a time in UTC from 1970 on, as in YYYY-MM-DDThh:mm:ssZ".to_owned())
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("not of the form KEY=VALUE".to_owned()),
-    }
 }
 
 impl JobOptions {

@@ -97,6 +97,8 @@ pub(crate) fn job(job: &Job) -> Value {
         "state": state(job.state()),
         "attempts": job.attempts,
         "losses": job.losses,
+        "redrives": (job.redrives > 0).then_some(job.redrives),
+        "etag": job.etag,
         "create_time": time(job.create_time.as_ref()),
         "run_time": time(job.run_time.as_ref()),
         "lease_time": time(job.lease_time.as_ref()),

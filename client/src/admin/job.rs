@@ -167,6 +167,6 @@ impl Client {
     }
 }
 
-fn present(job: Option<Job>) -> Result<Job> {
+pub(super) fn present(job: Option<Job>) -> Result<Job> {
     job.ok_or_else(|| Error::protocol("the broker's response has no job"))
 }

@@ -1,5 +1,6 @@
 //! Calls that read and manage what a broker holds: jobs, queues, the fleet.
 
+mod act;
 pub(crate) mod audit;
 mod fleet;
 pub(crate) mod job;

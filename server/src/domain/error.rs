@@ -96,6 +96,17 @@ pub enum Error {
         /// What.
         what: &'static str,
     },
+    /// A job is in a state that the call cannot change.
+    #[error("the job is {state}; {rule}")]
+    WrongState {
+        /// Its state, as the API names it.
+        state: &'static str,
+        /// What the call can do, as the end of a sentence.
+        rule: &'static str,
+    },
+    /// What is stored of a job is not what this broker writes.
+    #[error("this broker cannot read what is stored of the job; nothing was changed")]
+    JobUnreadable,
     /// A stream whose worker is silent.
     #[error("no frame from the worker for {0:?}")]
     HeartbeatTimeout(Duration),
@@ -169,6 +180,11 @@ impl Error {
             Self::Invalid { field, problem } => Self::Invalid {
                 field: format!("{outer}.{field}"),
                 problem,
+            },
+            Self::PayloadTooLarge { field, size, limit } => Self::PayloadTooLarge {
+                field: format!("{outer}.{field}"),
+                size,
+                limit,
             },
             other => other,
         }

@@ -1,4 +1,4 @@
-//! `JobService`: reads one job and its log, waits for its end, cancels it.
+//! `JobService`: reads one job and its log, waits for its end, cancels it. What else is done to a job: `job_acts`.
 
 use bananas_proto::server::{self as pb, job_service_server::JobService};
 use tonic::{Request, Response, Status};
@@ -7,15 +7,13 @@ use super::{
     Service,
     bounds::{deadline, respond_by, weighed},
     convert,
+    job_acts::TOMBSTONE_MS,
     pages::Page,
 };
 use crate::{
     domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
     store::{JobView, LogLine},
 };
-
-/// How long the entry of a cancelled job may stay in its lane if no fetch passes it, in milliseconds.
-const TOMBSTONE_MS: u64 = 5_000;
 
 #[tonic::async_trait]
 impl JobService for Service {
@@ -120,6 +118,46 @@ impl JobService for Service {
             dropped: log.dropped,
         }))
     }
+
+    async fn redrive_job(
+        &self,
+        request: Request<pb::RedriveJobRequest>,
+    ) -> Result<Response<pb::RedriveJobResponse>, Status> {
+        let job = self.redrive(request.into_inner()).await?;
+        Ok(weighed(pb::RedriveJobResponse { job: Some(job) }))
+    }
+
+    async fn run_job_now(
+        &self,
+        request: Request<pb::RunJobNowRequest>,
+    ) -> Result<Response<pb::RunJobNowResponse>, Status> {
+        let job = self.run_now(request.into_inner()).await?;
+        Ok(weighed(pb::RunJobNowResponse { job: Some(job) }))
+    }
+
+    async fn update_job(
+        &self,
+        request: Request<pb::UpdateJobRequest>,
+    ) -> Result<Response<pb::UpdateJobResponse>, Status> {
+        let job = self.update(request.into_inner()).await?;
+        Ok(weighed(pb::UpdateJobResponse { job: Some(job) }))
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<pb::DeleteJobRequest>,
+    ) -> Result<Response<pb::DeleteJobResponse>, Status> {
+        self.delete(request.into_inner()).await?;
+        Ok(Response::new(pb::DeleteJobResponse {}))
+    }
+
+    async fn expire_lease(
+        &self,
+        request: Request<pb::ExpireLeaseRequest>,
+    ) -> Result<Response<pb::ExpireLeaseResponse>, Status> {
+        let job = Service::expire_lease(self, request.into_inner()).await?;
+        Ok(weighed(pb::ExpireLeaseResponse { job: Some(job) }))
+    }
 }
 
 const fn is_final(state: pb::JobState) -> bool {
@@ -130,7 +168,7 @@ const fn is_final(state: pb::JobState) -> bool {
 }
 
 impl Service {
-    async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
+    pub(super) async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
         let store = &self.0.store;
         let view = store.get_job(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
         Ok(job(key, id, view, full))
@@ -141,29 +179,18 @@ impl Service {
 fn job(key: &RoutingKey, id: JobId, view: JobView, full: bool) -> pb::Job {
     let record = view.record.as_ref();
     let spec = record.and_then(|record| convert::spec(key, id, record, full));
-    let created = record
-        .and_then(|record| Head::decode(record))
-        .map(|(head, _)| head.created_ms);
+    let head = record.and_then(|record| Head::decode(record)).map(|(head, _)| head);
     let (lease_time, worker_id) = match view.lease {
         Some((since_ms, holder)) => (Some(convert::timestamp(since_ms)), holder),
         None => (None, String::new()),
     };
     pb::Job {
         // If only the id is remembered, the spec has nothing else.
-        spec: spec.unwrap_or_else(|| {
-            use prost::Message as _;
-            pb::JobSpec {
-                routing_key: key.to_string(),
-                job_id: id.to_string(),
-                ..pb::JobSpec::default()
-            }
-            .encode_to_vec()
-            .into()
-        }),
+        spec: spec.unwrap_or_else(|| convert::bare_spec(key, id)),
         state: convert::wire_state(view.state).into(),
         attempts: view.attempts,
         losses: view.losses,
-        create_time: created.map(convert::timestamp),
+        create_time: head.as_ref().map(|head| convert::timestamp(head.created_ms)),
         run_time: view.due_ms.map(convert::timestamp),
         lease_time,
         lease_expire_time: view.lease_expires_ms.map(convert::timestamp),
@@ -187,6 +214,8 @@ fn job(key: &RoutingKey, id: JobId, view: JobView, full: bool) -> pb::Job {
         cancel_requested: view.state == JobState::Leased && view.cancel_reason.is_some(),
         cancel_reason: view.cancel_reason.unwrap_or_default(),
         unconfirmed: view.unconfirmed,
+        redrives: view.redrives,
+        etag: head.map_or_else(String::new, |head| head.etag(view.edits).to_string()),
         has_log: view.has_log,
     }
 }

@@ -9,6 +9,7 @@ mod enqueue;
 mod fleet;
 mod import;
 mod job;
+mod job_acts;
 mod lease;
 mod pages;
 mod queue;

@@ -248,7 +248,7 @@ fn check(run: &Run, wrong: &mut BTreeSet<String>) {
         for key in keys {
             let part = part_of(key);
             tags.insert(&key[..key.len() - part.len()]);
-            // An act begins with the look for its job (lua/lib/acts/find.lua).
+            // An act begins when it finds its job (lua/lib/acts/find.lua).
             let is_next_act = script == "alter" && verb == "EXISTS" && arguments.len() == 1 && kind_of(part) == "j";
             if is_next_act || NEXT_MOVES.contains(&(script, &verb, part)) {
                 written = false;

@@ -63,7 +63,7 @@ impl Decoder for RawCodec {
     }
 }
 
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 21] = [
     "/bananas.v1.BrokerService/Enqueue",
     "/bananas.v1.BrokerService/BatchEnqueue",
     "/bananas.v1.BrokerService/Lease",
@@ -74,6 +74,11 @@ const METHODS: [&str; 16] = [
     "/bananas.v1.JobService/GetJob",
     "/bananas.v1.JobService/WaitJob",
     "/bananas.v1.JobService/CancelJob",
+    "/bananas.v1.JobService/RedriveJob",
+    "/bananas.v1.JobService/RunJobNow",
+    "/bananas.v1.JobService/UpdateJob",
+    "/bananas.v1.JobService/DeleteJob",
+    "/bananas.v1.JobService/ExpireLease",
     "/bananas.v1.QueueService/ListQueues",
     "/bananas.v1.QueueService/GetQueue",
     "/bananas.v1.QueueService/PauseQueue",

@@ -89,4 +89,24 @@ impl JobService for Service {
     async fn cancel_job(&self, _: Request<wire::CancelJobRequest>) -> Reply<wire::CancelJobResponse> {
         unscripted()
     }
+
+    async fn redrive_job(&self, _: Request<wire::RedriveJobRequest>) -> Reply<wire::RedriveJobResponse> {
+        unscripted()
+    }
+
+    async fn run_job_now(&self, _: Request<wire::RunJobNowRequest>) -> Reply<wire::RunJobNowResponse> {
+        unscripted()
+    }
+
+    async fn update_job(&self, _: Request<wire::UpdateJobRequest>) -> Reply<wire::UpdateJobResponse> {
+        unscripted()
+    }
+
+    async fn delete_job(&self, _: Request<wire::DeleteJobRequest>) -> Reply<wire::DeleteJobResponse> {
+        unscripted()
+    }
+
+    async fn expire_lease(&self, _: Request<wire::ExpireLeaseRequest>) -> Reply<wire::ExpireLeaseResponse> {
+        unscripted()
+    }
 }

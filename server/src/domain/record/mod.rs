@@ -10,7 +10,7 @@ mod fields;
 use bytes::{BufMut, Bytes, BytesMut};
 pub use fields::{SpecFields, is_shared};
 
-use super::{JobId, JobType, RoutingKey};
+use super::{Etag, JobId, JobType, RoutingKey};
 
 /// The only version that this program writes and reads.
 pub const VERSION: u8 = 1;
@@ -123,6 +123,15 @@ pub struct Head {
 }
 
 impl Head {
+    /// The version of the record, of which there were so many before.
+    pub const fn etag(&self, edits: u64) -> Etag {
+        Etag {
+            created_ms: self.created_ms,
+            priority: self.priority,
+            edits,
+        }
+    }
+
     /// Writes the record: this head and the given fields of the spec. Sets [`flag::LARGE`] if the record is large.
     pub fn encode(&self, fields: &SpecFields<'_>) -> Bytes {
         let kind = self.job_type.as_str().as_bytes();

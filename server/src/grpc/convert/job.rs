@@ -87,16 +87,7 @@ pub(in crate::grpc) fn job(
         plain = without_repeats(&decoded, spec).ok_or_else(malformed)?;
         fields = SpecFields::of_spec(&plain).ok_or_else(malformed)?;
     }
-    if fields.bytes_beside_payload() > bound::SPEC_BYTES {
-        return Err(Error::invalid(
-            "job",
-            format!(
-                "has {} bytes beside its payload, the limit is {}",
-                fields.bytes_beside_payload(),
-                bound::SPEC_BYTES
-            ),
-        ));
-    }
+    check_size(&fields)?;
     let traced = trace
         .filter(|_| !decoded.headers.contains_key(TRACEPARENT))
         .map(trace_headers);
@@ -131,8 +122,18 @@ pub(in crate::grpc) fn job(
     })
 }
 
+/// Checks how much a job is beside its payload.
+pub(super) fn check_size(fields: &SpecFields<'_>) -> Result<(), Error> {
+    let (bytes, limit) = (fields.bytes_beside_payload(), bound::SPEC_BYTES);
+    if bytes > limit {
+        let problem = format!("has {bytes} bytes beside its payload, the limit is {limit}");
+        return Err(Error::invalid("job", problem));
+    }
+    Ok(())
+}
+
 /// Checks the payload and the texts of a job.
-fn check_bounds(spec: &pb::JobSpec, limits: &Limits) -> Result<(), Error> {
+pub(super) fn check_bounds(spec: &pb::JobSpec, limits: &Limits) -> Result<(), Error> {
     payload("payload", &spec.payload, limits)?;
     text_at_most("content_type", &spec.content_type, bound::SHORT_TEXT_BYTES)?;
     if !spec.headers.is_empty() {
@@ -188,7 +189,7 @@ fn start(spec: &pb::JobSpec, now_ms: u64) -> Result<(Start, Option<u64>), Error>
 
 /// Encodes the checked fields of a spec that has some of them more than once, each once; and the fields that only a
 /// newer version knows.
-fn without_repeats(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
+pub(super) fn without_repeats(decoded: &pb::JobSpec, spec: &[u8]) -> Option<Bytes> {
     let newer = SpecFields::of_newer(spec)?;
     let mut out = BytesMut::with_capacity(decoded.encoded_len() + newer.len());
     decoded.encode(&mut out).ok()?;
@@ -209,12 +210,22 @@ fn trace_headers(trace: &TraceHeaders) -> Bytes {
     traced.encode_to_vec().into()
 }
 
-fn priority(value: u32, field: &str) -> Result<u8, Error> {
+pub(in crate::grpc) fn priority(value: u32, field: &str) -> Result<u8, Error> {
     match value {
         0 => Ok(record::DEFAULT_PRIORITY),
         1..=9 => Ok(value as u8),
         _ => Err(Error::invalid(field, "must be 1 to 9, or 0 for the default")),
     }
+}
+
+/// The `JobSpec` of a job of which only the id is known.
+pub(in crate::grpc) fn bare_spec(routing_key: &RoutingKey, id: JobId) -> Bytes {
+    let spec = pb::JobSpec {
+        routing_key: routing_key.to_string(),
+        job_id: id.to_string(),
+        ..pb::JobSpec::default()
+    };
+    spec.encode_to_vec().into()
 }
 
 /// The `JobSpec` of a stored record, with or without its payload.

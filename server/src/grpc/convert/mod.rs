@@ -3,6 +3,7 @@
 mod fingerprint;
 mod import;
 mod job;
+mod job_change;
 mod policy;
 mod queue_policy;
 mod selector;
@@ -16,7 +17,8 @@ mod worker;
 pub(super) use bananas_proto::time::{duration, timestamp};
 pub(super) use fingerprint::fingerprint;
 pub(super) use import::import;
-pub(super) use job::{NewJob, job, spec};
+pub(super) use job::{NewJob, bare_spec, job, priority, spec};
+pub(super) use job_change::JobChange;
 pub(super) use queue_policy::{changes, masked, queue_policy, wire_policy};
 pub(super) use selector::{lease_ms, selector};
 pub(super) use settlement::{extension, nack, result, settlement};
