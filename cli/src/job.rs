@@ -1,4 +1,4 @@
-//! `bananas job`: shows, awaits and cancels a job. What else is done to one: `job_acts`.
+//! `bananas job`: shows, awaits, cancels and imports jobs. What else is done to one: `job_acts`.
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::{
     job_log,
     job_name::JobName,
     output::{self, Output, moment, state},
+    transfer,
 };
 
 #[derive(Debug, Subcommand)]
@@ -56,6 +57,8 @@ pub(crate) enum JobCommand {
     },
     #[command(flatten)]
     Act(JobAct),
+    /// Import jobs from a file, each in the state that it has there; may be repeated
+    Import(transfer::import::ImportArgs),
 }
 
 pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) -> Result {
@@ -81,6 +84,7 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
             job_log::run(client, &queue, id, follow, output).await
         }
         JobCommand::Act(act) => job_acts::run(client, act, output).await,
+        JobCommand::Import(args) => transfer::import::run(client, args, output).await,
         JobCommand::Cancel { job, reason, grace } => {
             let (queue, id) = job.parse()?;
             let now = client.cancel_job(&queue, id, &reason, grace).await?;

@@ -21,6 +21,7 @@ mod queue;
 mod screen;
 mod settle;
 mod top;
+mod transfer;
 mod worker;
 mod workers;
 

@@ -1,6 +1,7 @@
 //! Imports through the API: jobs come back as they were read, once, and nothing that is wrong is stored.
 use bananas_harness::{
     api::{Api, nack_request, seconds, spec, unique_key},
+    eventually::eventually,
     refusal::{assert_field_refused, assert_refused},
 };
 use bananas_proto::v1::{
@@ -9,8 +10,13 @@ use bananas_proto::v1::{
 };
 use redis::aio::MultiplexedConnection;
 use tonic::{Code, Status};
+use uuid::Uuid;
 
-use crate::{arranged, queues::command};
+use crate::{
+    arranged,
+    cli::{bananas, said},
+    queues::command,
+};
 
 async fn import(api: &Api, key: &str, jobs: Vec<Job>) -> Result<Vec<ImportResult>, Status> {
     let request = ImportJobsRequest {
@@ -210,4 +216,83 @@ async fn each_job_is_checked_and_the_sound_ones_are_stored() {
         "BATCH_TOO_LARGE",
     );
     stand.audit(&other).await;
+}
+
+/// A file of an export: jobs in one state, and the end mark unless it was interrupted.
+fn file(lines: &[String], is_whole: bool) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let end = if is_whole {
+        format!("{{\"end\":{{\"jobs\":{}}}}}\n", lines.len())
+    } else {
+        "{\"spec\":{\"rou".to_owned()
+    };
+    std::fs::write(file.path(), format!("{}\n{end}", lines.join("\n"))).unwrap();
+    file
+}
+
+fn line(key: &str, id: &Uuid) -> String {
+    format!(
+        "{{\"spec\":{{\"routingKey\":\"{key}\",\"jobType\":\"plain\",\"jobId\":\"{id}\",\"payload\":\"AP8=\"}},\
+         \"state\":\"JOB_STATE_DEAD\",\"attempts\":3,\"settleTime\":\"2026-01-02T03:04:05.006Z\"}}"
+    )
+}
+
+#[tokio::test]
+async fn a_file_is_imported_once_however_often_it_is_killed() {
+    let (stand, api, key) = arranged("file").await;
+    let ids: Vec<Uuid> = (0..3_000).map(|_| Uuid::now_v7()).collect();
+    let lines: Vec<String> = ids.iter().map(|id| line(&key, id)).collect();
+    let export = file(&lines, true);
+    let path = export.path().to_str().unwrap();
+    let arguments = ["job", "import", path, "-o", "json"];
+    let mut first = bananas(&stand, &arguments).spawn().unwrap();
+    eventually("some are imported", || async {
+        let queue = api.queue(&key).await.ok()?;
+        (queue.dead > 0).then_some(())
+    })
+    .await;
+    first.kill().await.unwrap();
+    let told = said(&stand, &arguments).await.ok().json();
+    let sum = told["imported"].as_u64().unwrap() + told["duplicates"].as_u64().unwrap();
+    assert_eq!((sum, told["failed"].as_u64()), (3_000, Some(0)));
+    let again = said(&stand, &["job", "import", path]).await.ok();
+    assert!(
+        again.stdout.contains("0 imported, 3000 were there already, 0 failed"),
+        "{again:?}"
+    );
+    assert_eq!(api.queue(&key).await.unwrap().dead, 3_000);
+    let job = api.get(&key, &ids[7].to_string()).await.unwrap();
+    assert_eq!((job.state(), job.attempts), (JobState::Dead, 3));
+    assert_eq!(job.spec.unwrap().payload.to_vec(), [0, 255]);
+    assert_eq!(job.settle_time.unwrap().nanos, 6_000_000);
+    stand.audit(&key).await;
+}
+
+#[tokio::test]
+async fn only_a_whole_file_is_trusted() {
+    let (stand, api, key) = arranged("whole").await;
+    let lines = [line(&key, &Uuid::now_v7()), "{\"state\":\"SOLD\"}".to_owned()];
+    let half = file(&lines, false);
+    let path = half.path().to_str().unwrap();
+    let refused = said(&stand, &["job", "import", path]).await.ended_with(2);
+    assert!(refused.stderr.contains("no end mark"), "{refused:?}");
+    assert!(api.queue(&key).await.is_err(), "nothing was stored");
+    let shown = said(&stand, &["job", "import", path, "--partial", "--dry-run"])
+        .await
+        .ended_with(2);
+    assert!(
+        shown.stdout.contains("DEAD") && shown.stderr.contains("line 2:"),
+        "{shown:?}"
+    );
+    assert!(api.queue(&key).await.is_err(), "nothing was sent");
+    let other = unique_key("other");
+    let told = said(&stand, &["job", "import", path, "--partial", "--queue", &other])
+        .await
+        .ended_with(2);
+    assert!(
+        told.stdout.contains("1 imported, 0 were there already, 1 failed"),
+        "{told:?}"
+    );
+    assert_eq!(api.queue(&other).await.unwrap().dead, 1);
+    said(&stand, &["job", "import", "/nowhere"]).await.ended_with(2);
 }

@@ -1,0 +1,4 @@
+//! `bananas job import`: reads jobs from a file.
+
+pub(crate) mod import;
+mod record;
