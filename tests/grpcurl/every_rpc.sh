@@ -94,6 +94,11 @@ rpc JobService/WaitJob "{\"routing_key\":\"$key\",\"job_id\":\"$id\"}"
 expect "WaitJob returns at once for a settled job" '"settled": true'
 rpc BrokerService/Enqueue "{\"job\":{\"routing_key\":\"$key\",\"job_type\":\"shell\",\"delay\":\"600s\"}}"
 delayed=$(field jobId)
+rpc JobService/ListJobs \
+  "{\"routing_key\":\"$key\",\"filter\":{\"states\":[\"JOB_STATE_SCHEDULED\"],\"job_types\":[\"shell\"]}}"
+expect "ListJobs finds the scheduled job" "\"jobId\": \"$delayed\".*\"examined\""
+rpc JobService/ListJobs "{\"routing_key\":\"$key\",\"filter\":{}}"
+expect "ListJobs names the field that is missing" 'InvalidArgument.*filter.states'
 rpc JobService/CancelJob "{\"routing_key\":\"$key\",\"job_id\":\"$delayed\",\"reason\":\"not needed\"}"
 expect "CancelJob cancels a waiting job" '"state": "JOB_STATE_CANCELLED"'
 imported='{"spec":{"job_type":"shell","job_id":"0192f0c1-d5a8-7b3c-8f4e-2a1b3c4d5e6f"},"state":"JOB_STATE_DEAD"}'

@@ -76,6 +76,21 @@ pub const CANCEL_GRACE_MS: Bounds<u64> = Bounds {
 };
 /// How long a Lease request id is remembered, in milliseconds.
 pub const REQUEST_ID_MS: u64 = MINUTE;
+/// Failure types of a filter.
+pub const FILTER_FAILURE_TYPES: usize = 32;
+/// Job ids of a filter, and of a call that names jobs.
+pub const MAX_JOB_IDS: usize = 500;
+/// Bytes of a failure message in which a filter searches for its text.
+pub const FILTER_MESSAGE_BYTES: usize = 1_024;
+/// Jobs that one script call of a list looks at.
+pub const LIST_LOOKED_AT: usize = 500;
+/// Jobs that one script call of a list returns.
+pub const LIST_RETURNED: usize = 100;
+/// Lanes of one priority among which a list of READY jobs chooses, if its filter names no job types.
+pub const MAX_LISTED_LANES: usize = 2_048;
+/// A page of jobs ends after this many bytes. With the default bound of payloads and results no page has more than the
+/// 4 MiB that clients accept by default.
+pub const LIST_BYTES: usize = 7 << 18;
 /// Entries of a page.
 pub const PAGE: Bounds<u32> = Bounds {
     min: 1,
@@ -170,6 +185,14 @@ pub struct PairBounds {
     pub key_bytes: usize,
     /// Bytes of a value.
     pub value_bytes: usize,
+}
+
+impl PairBounds {
+    /// Bytes of such a map as a field of a message, at most.
+    pub const fn encoded_bytes(&self) -> usize {
+        // Two tags and lengths of at most two bytes, in a field with its own.
+        self.entries * (3 + 3 + self.key_bytes + 3 + self.value_bytes)
+    }
 }
 
 /// The bounds that an operator may set.

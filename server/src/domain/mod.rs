@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod etag;
+pub mod filter;
 pub mod ids;
 pub mod limits;
 pub mod queue_policy;
@@ -13,6 +14,7 @@ pub mod token;
 
 pub use error::Error;
 pub use etag::Etag;
+pub use filter::JobFilter;
 pub use ids::{JobId, JobMap, JobSet, JobType, Nonce, Owner, RoutingKey};
 pub use limits::{Limits, Policy};
 pub use queue_policy::QueuePolicy;

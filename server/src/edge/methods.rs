@@ -32,6 +32,7 @@ pub const METHODS: &[Method] = &[
     method("/bananas.v1.JobService/ExpireLease", Class::Call),
     method("/bananas.v1.JobService/GetJob", Class::Call),
     method("/bananas.v1.JobService/ImportJobs", Class::Call),
+    method("/bananas.v1.JobService/ListJobs", Class::Call),
     method("/bananas.v1.JobService/ReadJobLog", Class::Call),
     method("/bananas.v1.JobService/RedriveJob", Class::Call),
     method("/bananas.v1.JobService/RunJobNow", Class::Call),

@@ -11,8 +11,8 @@ use super::{
     pages::Page,
 };
 use crate::{
-    domain::{Error, JobId, JobState, RoutingKey, limits as bound, record::Head},
-    store::{JobView, LogLine},
+    domain::{Error, JobId, JobState, RoutingKey, limits as bound, record},
+    store::{JobView, LogLine, View},
 };
 
 #[tonic::async_trait]
@@ -22,6 +22,11 @@ impl JobService for Service {
         let (key, id) = (RoutingKey::parse(&request.routing_key)?, JobId::parse(&request.job_id)?);
         let job = self.read(&key, id, request.full).await?;
         Ok(weighed(pb::GetJobResponse { job: Some(job) }))
+    }
+
+    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let response = self.list(request.into_inner()).await?;
+        Ok(weighed(response))
     }
 
     async fn wait_job(&self, request: Request<pb::WaitJobRequest>) -> Result<Response<pb::WaitJobResponse>, Status> {
@@ -171,51 +176,52 @@ impl Service {
     pub(super) async fn read(&self, key: &RoutingKey, id: JobId, full: bool) -> Result<pb::Job, Error> {
         let store = &self.0.store;
         let view = store.get_job(&store.keys(key), id).await?.ok_or(Error::JobNotFound)?;
-        Ok(job(key, id, view, full))
+        Ok(job(key, id, view, if full { View::Full } else { View::Basic }))
     }
 }
 
-/// A job as the API shows it; `full`: with payload, result, stack and checkpoint.
-fn job(key: &RoutingKey, id: JobId, view: JobView, full: bool) -> pb::Job {
-    let record = view.record.as_ref();
-    let spec = record.and_then(|record| convert::spec(key, id, record, full));
-    let head = record.and_then(|record| Head::decode(record)).map(|(head, _)| head);
-    let (lease_time, worker_id) = match view.lease {
+/// A job as the API shows it.
+pub(super) fn job(key: &RoutingKey, id: JobId, job: JobView, view: View) -> pb::Job {
+    let record = job.record.as_ref();
+    let spec = record.and_then(|record| convert::spec(key, id, record, view));
+    let start = record.and_then(|record| record::start(record));
+    let (lease_time, worker_id) = match job.lease {
         Some((since_ms, holder)) => (Some(convert::timestamp(since_ms)), holder),
         None => (None, String::new()),
     };
+    let full = view == View::Full;
     pb::Job {
         // If only the id is remembered, the spec has nothing else.
         spec: spec.unwrap_or_else(|| convert::bare_spec(key, id)),
-        state: convert::wire_state(view.state).into(),
-        attempts: view.attempts,
-        losses: view.losses,
-        create_time: head.as_ref().map(|head| convert::timestamp(head.created_ms)),
-        run_time: view.due_ms.map(convert::timestamp),
+        state: convert::wire_state(job.state).into(),
+        attempts: job.attempts,
+        losses: job.losses,
+        create_time: start.as_ref().map(|start| convert::timestamp(start.created_ms)),
+        run_time: job.due_ms.map(convert::timestamp),
         lease_time,
-        lease_expire_time: view.lease_expires_ms.map(convert::timestamp),
+        lease_expire_time: job.lease_expires_ms.map(convert::timestamp),
         worker_id,
-        settle_time: view.settled_ms.map(convert::timestamp),
-        failure: view.failure.map(|failure| pb::Failure {
+        settle_time: job.settled_ms.map(convert::timestamp),
+        failure: job.failure.map(|failure| pb::Failure {
             r#type: failure.failure_type,
             message: failure.message,
             stack: if full { failure.stack } else { String::new() },
         }),
-        result: view.result.map(|result| pb::JobResult {
+        result: job.result.map(|result| pb::JobResult {
             data: if full { result.data } else { bytes::Bytes::new() },
             content_type: result.content_type,
         }),
-        progress: view.progress.map(|progress| pb::Progress {
+        progress: job.progress.map(|progress| pb::Progress {
             percent: progress.percent,
             message: progress.message,
             checkpoint: if full { progress.checkpoint } else { bytes::Bytes::new() },
             log_lines: Vec::new(),
         }),
-        cancel_requested: view.state == JobState::Leased && view.cancel_reason.is_some(),
-        cancel_reason: view.cancel_reason.unwrap_or_default(),
-        unconfirmed: view.unconfirmed,
-        redrives: view.redrives,
-        etag: head.map_or_else(String::new, |head| head.etag(view.edits).to_string()),
-        has_log: view.has_log,
+        cancel_requested: job.state == JobState::Leased && job.cancel_reason.is_some(),
+        cancel_reason: job.cancel_reason.unwrap_or_default(),
+        unconfirmed: job.unconfirmed,
+        redrives: job.redrives,
+        etag: start.map_or_else(String::new, |start| start.etag(job.edits).to_string()),
+        has_log: job.has_log,
     }
 }

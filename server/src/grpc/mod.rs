@@ -11,6 +11,7 @@ mod import;
 mod job;
 mod job_acts;
 mod lease;
+mod list;
 mod pages;
 mod queue;
 mod queue_policy;

@@ -14,10 +14,8 @@ pub(super) struct Page {
 impl Page {
     /// Checks the page of a request; a size of 0 is the default.
     pub(super) fn read(size: u32, token: &str) -> Result<Self, Error> {
-        number_at_most("page_size", size, bound::PAGE.max)?;
-        let size = if size == 0 { bound::PAGE.default } else { size };
         Ok(Self {
-            size: size as usize,
+            size: page_size(size)?,
             after: read_token(token)?,
         })
     }
@@ -38,7 +36,7 @@ impl Page {
         let more = items.len() > self.size;
         items.truncate(self.size);
         let next = match items.last() {
-            Some(last) if more => token(&name(last)),
+            Some(last) if more => token(name(last).as_bytes()),
             _ => String::new(),
         };
         (items, next)
@@ -55,30 +53,47 @@ impl Page {
         let more = named.len() > self.size;
         named.truncate(self.size);
         let next = match named.last() {
-            Some((last, _)) if more => token(last),
+            Some((last, _)) if more => token(last.as_bytes()),
             _ => String::new(),
         };
         (named.into_iter().map(|(_, item)| item).collect(), next)
     }
 }
 
-fn token(last: &str) -> String {
+/// Checks the size of a page; 0 is the default.
+pub(super) fn page_size(size: u32) -> Result<usize, Error> {
+    number_at_most("page_size", size, bound::PAGE.max)?;
+    Ok(if size == 0 { bound::PAGE.default } else { size } as usize)
+}
+
+/// A token of these bytes.
+pub(super) fn token(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
-    last.bytes()
+    bytes
+        .iter()
         .flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)])
         .collect()
 }
 
-fn read_token(token: &str) -> Result<String, Error> {
-    let wrong = || Error::invalid("page_token", "was not made by this call");
+/// The error of a token that was not made by this call.
+pub(super) fn wrong_token() -> Error {
+    Error::invalid("page_token", "was not made by this call")
+}
+
+/// The bytes of a token.
+pub(super) fn read_bytes(token: &str) -> Result<Vec<u8>, Error> {
     if !token.len().is_multiple_of(2) || !token.is_ascii() {
-        return Err(wrong());
+        return Err(wrong_token());
     }
     let bytes = (0..token.len())
         .step_by(2)
         .map(|at| u8::from_str_radix(&token[at..at + 2], 16))
         .collect::<Result<Vec<_>, _>>();
-    String::from_utf8(bytes.map_err(|_| wrong())?).map_err(|_| wrong())
+    bytes.map_err(|_| wrong_token())
+}
+
+fn read_token(token: &str) -> Result<String, Error> {
+    String::from_utf8(read_bytes(token)?).map_err(|_| wrong_token())
 }
 
 #[cfg(test)]
@@ -87,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_page_token_names_the_last_entry_and_nothing_else_is_a_token() {
-        assert_eq!(read_token(&token("email.eu-1")).unwrap(), "email.eu-1");
+        assert_eq!(read_token(&token(b"email.eu-1")).unwrap(), "email.eu-1");
         for bad in ["x", "xy", "é", "ff"] {
             assert!(read_token(bad).is_err(), "{bad}");
         }

@@ -48,13 +48,51 @@ pub struct JobView {
     pub edits: u64,
 }
 
-/// The state hash of a job.
+/// The state hash of a job, or some of its fields.
 #[derive(Default)]
-struct StateHash {
+pub(super) struct StateHash {
     fields: Vec<(Bytes, Bytes)>,
 }
 
 impl StateHash {
+    /// From a flat list.
+    pub(super) fn read(mut list: Reply) -> Result<Self, Error> {
+        let mut hash = Self::default();
+        while list.left() > 0 {
+            hash.fields.push((list.bytes()?, list.bytes()?));
+        }
+        Ok(hash)
+    }
+
+    /// The job that this is the state of.
+    pub(super) fn view(
+        &self,
+        state: JobState,
+        record: Option<Bytes>,
+        lease: Option<&LeaseValue>,
+        lease_expires_ms: Option<u64>,
+        due_ms: Option<u64>,
+    ) -> JobView {
+        JobView {
+            state,
+            record,
+            attempts: self.number(field::ATTEMPTS).unwrap_or(0),
+            losses: self.number(field::LOSSES).unwrap_or(0),
+            unconfirmed: self.number(field::UNCONFIRMED).unwrap_or(0),
+            settled_ms: self.number(field::FINAL_AT),
+            failure: self.failure(),
+            result: self.result(),
+            progress: self.progress(),
+            has_log: self.bytes(field::LOG_LINES).is_some(),
+            redrives: self.number(field::REDRIVES).unwrap_or(0),
+            edits: self.number(field::EDITS).unwrap_or(0),
+            cancel_reason: self.text(field::CANCEL_REASON),
+            lease: lease.map(|lease| (lease.leased_ms(), lease.holder())),
+            lease_expires_ms,
+            due_ms,
+        }
+    }
+
     fn bytes(&self, name: &str) -> Option<Bytes> {
         self.fields
             .iter()
@@ -81,8 +119,8 @@ impl StateHash {
 
     fn result(&self) -> Option<JobResult> {
         Some(JobResult {
-            data: self.bytes(field::RESULT_DATA)?,
-            content_type: self.text(field::RESULT_TYPE).unwrap_or_default(),
+            content_type: self.text(field::RESULT_TYPE)?,
+            data: self.bytes(field::RESULT_DATA).unwrap_or_default(),
         })
     }
 
@@ -114,13 +152,8 @@ impl Store {
         let _now = reply.uint()?;
         let letter = reply.bytes()?;
         let record = reply.maybe_bytes()?;
-        let mut list = reply.list()?;
-        let mut hash = StateHash::default();
-        while list.left() > 0 {
-            hash.fields.push((list.bytes()?, list.bytes()?));
-        }
+        let hash = StateHash::read(reply.list()?)?;
         let lease = reply.maybe_bytes()?.and_then(LeaseValue::new);
-        let lease = lease.map(|lease| (lease.leased_ms(), lease.holder()));
         let lease_expires_ms = reply.maybe_uint()?;
         let due_ms = reply.maybe_uint()?;
         let state = if record.is_some() {
@@ -128,24 +161,7 @@ impl Store {
         } else {
             state_of(&letter)
         };
-        Ok(state.map(|state| JobView {
-            state,
-            record,
-            attempts: hash.number(field::ATTEMPTS).unwrap_or(0),
-            losses: hash.number(field::LOSSES).unwrap_or(0),
-            unconfirmed: hash.number(field::UNCONFIRMED).unwrap_or(0),
-            settled_ms: hash.number(field::FINAL_AT),
-            failure: hash.failure(),
-            result: hash.result(),
-            progress: hash.progress(),
-            has_log: hash.bytes(field::LOG_LINES).is_some(),
-            cancel_reason: hash.text(field::CANCEL_REASON),
-            lease,
-            lease_expires_ms,
-            due_ms,
-            redrives: hash.number(field::REDRIVES).unwrap_or(0),
-            edits: hash.number(field::EDITS).unwrap_or(0),
-        }))
+        Ok(state.map(|state| hash.view(state, record, lease.as_ref(), lease_expires_ms, due_ms)))
     }
 
     /// Registers for `wait_ms` that a call waits for the end of a job; returns at once whether it has ended.

@@ -2,9 +2,12 @@
 //! values, states and memories), so none may change.
 
 use super::shared::shared;
+use crate::domain::record;
 
 /// Lanes that one call of counts.lua counts.
 pub(super) const LANES_PER_COUNT: usize = 1_000;
+/// Bytes of a record that list.lua reads where the payload is not asked for: mostly all but the payload, which is last.
+pub(super) const LISTED_RECORD_BYTES: usize = record::LARGE_BYTES;
 /// What is only pruned may wait this long for others of its kind.
 pub(super) const TIDY_MS: u64 = 5_000;
 
@@ -390,5 +393,17 @@ shared! {
         DUPLICATE: i64 = 1;
         /// Another job has its unique key.
         UNIQUE_TAKEN: i64 = 2;
+    }
+}
+
+shared! {
+    /// list.lua: how much of each job it returns.
+    mod list as "LIST_" {
+        /// The beginning of the record; no failure, progress or result.
+        STATE: &str = "s";
+        /// Without the data of the result, the checkpoint and the stack, and mostly without a large payload.
+        BASIC: &str = "b";
+        /// All.
+        FULL: &str = "f";
     }
 }

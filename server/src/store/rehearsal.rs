@@ -2,9 +2,10 @@
 //! missing shows then and not with the first job.
 
 use crate::{
-    domain::{Error, Failure, JobId, Nonce, Owner, RoutingKey},
+    domain::{Error, Failure, JobFilter, JobId, JobState, Nonce, Owner, RoutingKey},
     store::{
-        AckItem, Act, Demand, ExtendItem, Extender, LeaseRequest, NackAction, NackItem, QueueKeys, Store,
+        AckItem, Act, Demand, ExtendItem, Extender, LeaseRequest, ListPart, NackAction, NackItem, QueueKeys, Store,
+        View,
         redis::{Class, Failure as RedisFailure},
     },
 };
@@ -73,6 +74,15 @@ impl Store {
         self.alter(&keys, Act::RunNow, &[job_id]).await?;
         self.get_job(&keys, job_id).await?;
         self.read_log(&keys, job_id, 0, 1).await?;
+        let every = ListPart {
+            filter: &JobFilter::of_states(&[JobState::Ready]),
+            view: View::State,
+            cursor: &[],
+            newest_first: false,
+            most: 1,
+            max_bytes: 1,
+        };
+        self.list(&keys, &every).await?;
         self.await_settled(&keys, job_id, 0).await?;
         self.reclaim(&keys, nonce).await?;
         self.counts(&keys).await?;

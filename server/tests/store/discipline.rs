@@ -13,9 +13,9 @@ use bananas_harness::redis_server::RedisServer;
 
 use crate::{
     altering, auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, importing, lanes,
-    leasing, logging, maintaining, nacking, outcomes, policies, reclaiming, settling,
+    leasing, listing, logging, maintaining, nacking, outcomes, policies, reclaiming, settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
-    uniqueness,
+    uniqueness, walking,
     watching::{Run, watch},
 };
 
@@ -34,6 +34,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("HSTRLEN", false, Keys::First),
     ("LINDEX", false, Keys::First),
     ("LLEN", false, Keys::First),
+    ("LPOS", false, Keys::First),
     ("LRANGE", false, Keys::First),
     ("MGET", false, Keys::All),
     ("PTTL", false, Keys::First),
@@ -41,9 +42,11 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("TIME", false, Keys::None),
     ("TYPE", false, Keys::First),
     ("ZCARD", false, Keys::First),
+    ("ZCOUNT", false, Keys::First),
     ("ZMSCORE", false, Keys::First),
     ("ZRANGE", false, Keys::First),
     ("ZRANGEBYSCORE", false, Keys::First),
+    ("ZRANK", false, Keys::First),
     ("ZSCORE", false, Keys::First),
     ("EXPIRE", true, Keys::First),
     ("HDEL", true, Keys::First),
@@ -220,6 +223,8 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         auditing::FACTS,
         importing::FACTS,
         policies::FACTS,
+        listing::FACTS,
+        walking::FACTS,
     ];
     files.into_iter().flatten().copied()
 }

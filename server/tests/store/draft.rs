@@ -3,7 +3,7 @@
 use bananas_broker::{
     domain::{
         JobId, JobType,
-        record::{Head, OwnPolicy, RETENTION_UNSET, SpecFields, flag},
+        record::{Head, LABEL_TAG, OwnPolicy, RETENTION_UNSET, SpecFields, flag, label},
     },
     store::{EnqueueItem, OnConflict, Start, UniqueKey, UniqueScope},
 };
@@ -20,6 +20,8 @@ pub(crate) struct Draft {
     pub(crate) start_by_ms: Option<u64>,
     pub(crate) unique: Option<UniqueKey>,
     pub(crate) payload_bytes: usize,
+    pub(crate) labels: &'static [(&'static str, &'static str)],
+    pub(crate) created_ms: u64,
 }
 
 /// A plain job.
@@ -34,6 +36,8 @@ pub(crate) fn draft() -> Draft {
         start_by_ms: None,
         unique: None,
         payload_bytes: 8,
+        labels: &[],
+        created_ms: 1_763_000_000_000,
     }
 }
 
@@ -78,18 +82,19 @@ impl Draft {
         }
         let job_type = JobType::parse(self.job_type).unwrap();
         let mut spec = vec![0x2a];
-        let mut len = self.payload_bytes;
-        while len >= 0x80 {
-            spec.push((len & 0x7f) as u8 | 0x80);
-            len >>= 7;
-        }
-        spec.push(len as u8);
+        put_length(&mut spec, self.payload_bytes);
         spec.resize(spec.len() + self.payload_bytes, b'.');
+        for (key, value) in self.labels {
+            let label = label(key, value);
+            spec.push(LABEL_TAG);
+            put_length(&mut spec, label.len());
+            spec.extend(label);
+        }
         let head = Head {
             flags,
             priority: self.priority,
             job_type: job_type.clone(),
-            created_ms: 1_763_000_000_000,
+            created_ms: self.created_ms,
             policy: self.policy.clone(),
         };
         let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
@@ -107,4 +112,13 @@ impl Draft {
             all_or_none: false,
         }
     }
+}
+
+/// Writes the length of a field.
+fn put_length(spec: &mut Vec<u8>, mut length: usize) {
+    while length >= 0x80 {
+        spec.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    spec.push(length as u8);
 }

@@ -240,6 +240,21 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
     ),
     ("read_log", &["read", "empty", "lines dropped", "unknown"]),
     (
+        "list",
+        &[
+            "sorted set",
+            "lanes",
+            "ids",
+            "newest first",
+            "the place of a cursor that is gone",
+            "tombstones passed over",
+            "an entry searched for from the head",
+            "stopped by bytes",
+            "labels behind a long policy",
+            "too many lanes",
+        ],
+    ),
+    (
         "wait_job",
         &[
             "registered",

@@ -78,6 +78,10 @@ impl JobService for Service {
         unscripted()
     }
 
+    async fn list_jobs(&self, _: Request<wire::ListJobsRequest>) -> Reply<wire::ListJobsResponse> {
+        unscripted()
+    }
+
     async fn read_job_log(&self, _: Request<wire::ReadJobLogRequest>) -> Reply<wire::ReadJobLogResponse> {
         unscripted()
     }

@@ -2,13 +2,13 @@
 //!
 //! Layout, which the scripts also read (store/lua/lib/record.lua): version (1), flags (1), priority (1), length of the
 //! job type (1), job type, time of creation in milliseconds (6), the policy block if `flag::POLICY` is set, then the
-//! other fields of `JobSpec` as they came over the wire. `LeasedJob` has the same field numbers (`is_shared`): the
-//! broker sends a worker these bytes with the fields of the lease around them.
+//! other fields of `JobSpec` as they came over the wire, the labels first and the payload last. `LeasedJob` has the same
+//! field numbers (`is_shared`): the broker sends a worker these bytes with the fields of the lease around them.
 
 mod fields;
 
 use bytes::{BufMut, Bytes, BytesMut};
-pub use fields::{SpecFields, is_shared};
+pub use fields::{LABEL_TAG, SpecFields, is_shared, label};
 
 use super::{Etag, JobId, JobType, RoutingKey};
 
@@ -107,6 +107,43 @@ pub fn flags(record: &[u8]) -> u8 {
     record.get(1).copied().unwrap_or(0)
 }
 
+/// What a record begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordStart {
+    /// 1 to 9.
+    pub priority: u8,
+    /// The handler.
+    pub job_type: JobType,
+    /// When the broker accepted the job, in milliseconds.
+    pub created_ms: u64,
+}
+
+impl RecordStart {
+    /// The version of the record, of which there were so many before.
+    pub const fn etag(&self, edits: u64) -> Etag {
+        Etag {
+            created_ms: self.created_ms,
+            priority: self.priority,
+            edits,
+        }
+    }
+}
+
+/// Reads what a record begins with; the rest may be missing. `None` for bytes that [`Head::encode`] did not write.
+pub fn start(record: &[u8]) -> Option<RecordStart> {
+    let (&[version, _, priority, kind_len], rest) = record.split_first_chunk::<4>()?;
+    if version != VERSION || !(1..=9).contains(&priority) {
+        return None;
+    }
+    let mut reader = Reader(rest);
+    let kind = std::str::from_utf8(reader.take(kind_len.into())?).ok()?;
+    Some(RecordStart {
+        priority,
+        job_type: JobType::parse(kind).ok()?,
+        created_ms: reader.uint(6)?,
+    })
+}
+
 /// The head of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -166,14 +203,13 @@ impl Head {
     /// Reads a record; returns its head and the encoded fields of the spec. `None` for bytes that `encode` did not
     /// write.
     pub fn decode(record: &[u8]) -> Option<(Self, &[u8])> {
-        let (&[version, flags, priority, kind_len], rest) = record.split_first_chunk::<4>()?;
-        if version != VERSION || !(1..=9).contains(&priority) {
-            return None;
-        }
-        let kind = rest.get(..usize::from(kind_len))?;
-        let job_type = JobType::parse(std::str::from_utf8(kind).ok()?).ok()?;
-        let mut reader = Reader(&rest[usize::from(kind_len)..]);
-        let created_ms = reader.uint(6)?;
+        let RecordStart {
+            priority,
+            job_type,
+            created_ms,
+        } = start(record)?;
+        let flags = flags(record);
+        let mut reader = Reader(&record[FIXED_BYTES + job_type.as_str().len()..]);
         let policy = if flags & flag::POLICY == 0 {
             None
         } else {
@@ -301,6 +337,44 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_first_and_the_payload_is_last() {
+        let one = label("k", "v");
+        let labels = [&[LABEL_TAG, one.len() as u8][..], &one].concat();
+        let (payload, content_type) = ([0x2a, 1, b'p'], [0x32, 1, b'c']);
+        let spec = [&payload[..], &content_type, &labels].concat();
+        let record = head(None).encode(&SpecFields::of_spec(&spec).unwrap());
+        let fields = Head::decode(&record).unwrap().1;
+        assert_eq!(fields, [&labels[..], &content_type, &payload].concat());
+    }
+
+    #[test]
+    fn a_label_has_one_form() {
+        let plain = |entry: &[u8]| {
+            let spec = [&[LABEL_TAG, entry.len() as u8][..], entry].concat();
+            SpecFields::of_spec(&spec).unwrap().is_plain(0, 1)
+        };
+        assert!(plain(&label("k", "v")) && plain(&label("k", "")));
+        // The value first; an empty value that is written; a length in two bytes; a field that is no part of an entry.
+        for other in [
+            &[0x12, 1, b'v', 0x0a, 1, b'k'][..],
+            &[0x0a, 1, b'k', 0x12, 0],
+            &[0x0a, 0x81, 0, b'k', 0x12, 1, b'v'],
+            &[0x0a, 1, b'k', 0x12, 1, b'v', 0x1a, 0],
+            &[0x12, 1, b'v'],
+            &[],
+        ] {
+            assert!(!plain(other), "{other:?}");
+        }
+        let long = label("k", &"v".repeat(128));
+        let spec = [
+            &[LABEL_TAG, long.len() as u8 | 0x80, (long.len() >> 7) as u8][..],
+            &long,
+        ]
+        .concat();
+        assert!(SpecFields::of_spec(&spec).unwrap().is_plain(0, 1));
+    }
+
+    #[test]
     fn a_large_record_has_the_flag() {
         // head: 4, "send", 6 for the time; the payload's tag and length take 3
         let flags_at = |bytes: usize| {
@@ -338,7 +412,7 @@ mod tests {
         let spec = [5, 11, 12, 13, 14, 40].map(|number| field(number, b"v")).concat();
         let mut sent = BytesMut::new();
         SpecFields::for_worker(&spec).unwrap().write(&mut sent);
-        assert_eq!(sent, [5, 12, 40].map(|number| field(number, b"v")).concat());
+        assert_eq!(sent, [12, 40, 5].map(|number| field(number, b"v")).concat());
         let mut newer = BytesMut::new();
         SpecFields::of_newer(&spec).unwrap().write(&mut newer);
         assert_eq!(newer, field(40, b"v"));
@@ -378,15 +452,23 @@ mod tests {
             head in any_head(),
             payload in proptest::collection::vec(any::<u8>(), 0..99),
         ) {
-            let spec = [&[0x2a, payload.len() as u8][..], &payload, &[0x32, 1, b'c']].concat();
+            let spec = [&[0x32, 1, b'c'][..], &[0x2a, payload.len() as u8], &payload].concat();
             let record = head.encode(&SpecFields::of_spec(&spec).unwrap());
             for cut in 0..record.len() {
                 if let Some((read, fields)) = Head::decode(&record[..cut]) {
                     prop_assert_eq!(&read, &head);
                     prop_assert!(spec.starts_with(fields));
                     // Bytes that end within a field do not reach a worker.
-                    let whole = [0, payload.len() + 2].contains(&fields.len());
+                    let whole = [0, 3].contains(&fields.len());
                     prop_assert_eq!(SpecFields::for_worker(fields).is_some(), whole);
+                    // A reader of all but the payload needs no more than what is before it.
+                    let before = SpecFields::for_reader(fields, false).map(|fields| fields.len());
+                    let expected = match fields.len() {
+                        0 => Some(0),
+                        1 | 2 => None,
+                        _ => Some(3),
+                    };
+                    prop_assert_eq!(before, expected);
                 }
             }
             let (read, fields) = Head::decode(&record).unwrap();

@@ -17,11 +17,15 @@ pub(in crate::grpc) fn fingerprint(selector: &Selector, max_jobs: u32, max_bytes
         selector.filter.job_types.join(","),
         selector.lease_ms,
     );
-    // FNV-1a: a caller that forges a collision only deceives itself.
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = hash(text.as_bytes());
     format!("1:{hash:016x}")
+}
+
+/// FNV-1a: a caller that forges a collision only deceives itself.
+pub(in crate::grpc) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::{
         Error, JobId, JobType, Limits, QueuePolicy, RoutingKey, limits as bound,
         record::{self, Head, OwnPolicy, SpecFields, flag},
     },
-    store::{EnqueueItem, Start},
+    store::{EnqueueItem, Start, View},
     telemetry::{
         names::{TRACEPARENT, TRACESTATE},
         propagation::TraceHeaders,
@@ -228,13 +228,16 @@ pub(in crate::grpc) fn bare_spec(routing_key: &RoutingKey, id: JobId) -> Bytes {
     spec.encode_to_vec().into()
 }
 
-/// The `JobSpec` of a stored record, with or without its payload.
-pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], with_payload: bool) -> Option<Bytes> {
-    let (head, fields) = Head::decode(record)?;
-    let fields = SpecFields::for_reader(fields, with_payload)?;
+/// The `JobSpec` of a stored record, as much as the view shows. The beginning of a record is enough if it has that;
+/// `None` if it has not.
+pub(in crate::grpc) fn spec(routing_key: &RoutingKey, id: JobId, record: &[u8], view: View) -> Option<Bytes> {
+    let start = record::start(record)?;
     let mut out = BytesMut::with_capacity(record.len() + 64);
-    record::put_head_fields(&mut out, routing_key, id, &head.job_type, head.priority);
-    fields.write(&mut out);
+    record::put_head_fields(&mut out, routing_key, id, &start.job_type, start.priority);
+    if view != View::State {
+        let (_, fields) = Head::decode(record)?;
+        SpecFields::for_reader(fields, view == View::Full)?.write(&mut out);
+    }
     Some(out.freeze())
 }
 
@@ -329,13 +332,13 @@ mod tests {
         .unwrap();
         assert_eq!(new.item.flags, 0);
         assert!(new.item.id_is_new);
-        let read = spec(&new.routing_key, new.item.id, &new.item.record, true).unwrap();
+        let read = spec(&new.routing_key, new.item.id, &new.item.record, View::Full).unwrap();
         let read = pb::JobSpec::decode(read).unwrap();
         assert_eq!(
             (read.routing_key.as_str(), read.payload.as_ref(), read.priority),
             ("q", &b"hi"[..], 5)
         );
-        let bare = spec(&new.routing_key, new.item.id, &new.item.record, false).unwrap();
+        let bare = spec(&new.routing_key, new.item.id, &new.item.record, View::Basic).unwrap();
         assert!(pb::JobSpec::decode(bare).unwrap().payload.is_empty());
     }
 
@@ -445,6 +448,6 @@ mod tests {
     }
 
     fn spec_of(new: &NewJob) -> pb::JobSpec {
-        pb::JobSpec::decode(spec(&new.routing_key, new.item.id, &new.item.record, true).unwrap()).unwrap()
+        pb::JobSpec::decode(spec(&new.routing_key, new.item.id, &new.item.record, View::Full).unwrap()).unwrap()
     }
 }

@@ -77,6 +77,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{JobId, RoutingKey};
+    use crate::store::View;
 
     fn stored() -> Bytes {
         let spec = pb::JobSpec {
@@ -116,7 +117,7 @@ mod tests {
         assert_eq!(head.flags, before.flags | flag::LARGE);
         assert!(fields.windows(4).any(|bytes| bytes == [0xc2, 0x02, 1, b'n']));
         let key = RoutingKey::parse("q").unwrap();
-        let spec = super::super::spec(&key, JobId::new(), &record, true).unwrap();
+        let spec = super::super::spec(&key, JobId::new(), &record, View::Full).unwrap();
         let spec = pb::JobSpec::decode(spec).unwrap();
         assert_eq!((spec.payload.len(), spec.labels["a"].as_str()), (5_000, "b"));
         let small = change(&["labels"], update).unwrap();

@@ -1,5 +1,6 @@
 //! Messages of the API, checked once and turned into the broker's own types, and back. Every error names its field.
 
+mod filter;
 mod fingerprint;
 mod import;
 mod job;
@@ -15,7 +16,8 @@ mod unique;
 mod worker;
 
 pub(super) use bananas_proto::time::{duration, timestamp};
-pub(super) use fingerprint::fingerprint;
+pub(super) use filter::{job_filter, view};
+pub(super) use fingerprint::{fingerprint, hash};
 pub(super) use import::import;
 pub(super) use job::{NewJob, bare_spec, job, priority, spec};
 pub(super) use job_change::JobChange;

@@ -16,3 +16,10 @@ pub(in crate::grpc) const fn wire_state(state: JobState) -> pb::JobState {
         JobState::Expired => pb::JobState::Expired,
     }
 }
+
+/// The state that a request names.
+pub(super) fn known_state(value: i32) -> Option<JobState> {
+    JobState::ALL
+        .into_iter()
+        .find(|state| wire_state(*state) as i32 == value)
+}

@@ -34,6 +34,16 @@ const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_4
 /// A time of a request, in milliseconds since 1970, rounded up; at most a year ahead of `now_ms`. A time before 1970 is
 /// 0, which is in the past as well.
 pub(super) fn timestamp_ms(at: &Timestamp, field: &str, now_ms: u64) -> Result<u64, Error> {
+    let ms = any_timestamp_ms(at, field)?;
+    if ms > now_ms + bound::MAX_AHEAD_MS {
+        Err(Error::invalid(field, "is more than one year ahead"))
+    } else {
+        Ok(ms)
+    }
+}
+
+/// A time of a request, however far ahead, in milliseconds since 1970, rounded up.
+pub(super) fn any_timestamp_ms(at: &Timestamp, field: &str) -> Result<u64, Error> {
     let nanos = u64::try_from(at.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     let (true, Some(nanos)) = (TIMESTAMP_SECONDS.contains(&at.seconds), nanos) else {
         return Err(Error::invalid(
@@ -41,12 +51,7 @@ pub(super) fn timestamp_ms(at: &Timestamp, field: &str, now_ms: u64) -> Result<u
             "is not a valid time: seconds of the years 1 to 9999, nanos of 0 to 999999999",
         ));
     };
-    let ms = u64::try_from(at.seconds).map_or(0, |seconds| seconds * 1_000 + nanos.div_ceil(1_000_000));
-    if ms > now_ms + bound::MAX_AHEAD_MS {
-        Err(Error::invalid(field, "is more than one year ahead"))
-    } else {
-        Ok(ms)
-    }
+    Ok(u64::try_from(at.seconds).map_or(0, |seconds| seconds * 1_000 + nanos.div_ceil(1_000_000)))
 }
 
 #[cfg(test)]

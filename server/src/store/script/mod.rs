@@ -83,6 +83,7 @@ scripts! {
     policy: "#!lua\n",
     policies: "#!lua\n",
     counts: "#!lua flags=no-writes\n",
+    list: "#!lua flags=no-writes\n",
     maintenance: "#!lua flags=allow-oom\n",
     index_lanes: "#!lua flags=allow-oom\n",
     due_index: "#!lua flags=allow-oom\n",

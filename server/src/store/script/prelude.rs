@@ -31,6 +31,14 @@ const NO_JOB_BYTES: usize = 65;
 const NEWER_PAUSE_MS: u64 = 10_000;
 /// How many lane entries a fetch reads at first where some of the next may be dead.
 const ENTRIES_READ_AT_FIRST: usize = 64;
+/// Lanes that one call of a walk goes through.
+const LANES_PER_WALK: usize = 16;
+/// Entries around the expected place of an entry among which a walk searches for it.
+const ENTRIES_SEARCHED: usize = 128;
+/// Bytes of a record that hold its type and its time of creation.
+const RECORD_START_BYTES: usize = 80;
+/// Bytes of a record that mostly hold its labels, too.
+const FILTER_RECORD_BYTES: usize = 512;
 
 /// Each name and its literal in Lua.
 pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
@@ -65,6 +73,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         protocol::act::in_lua(),
         protocol::outcome::in_lua(),
         protocol::import::in_lua(),
+        protocol::list::in_lua(),
     ];
     for (name, literal) in groups.into_iter().flatten() {
         all.push((name.to_owned(), literal));
@@ -84,6 +93,7 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     one("PROMOTED_PER_FETCH", &PROMOTED_PER_FETCH);
     one("SUSPECT_AFTER", &SUSPECT_AFTER);
     one("PRIORITY_SPAN", &PRIORITY_SPAN);
+    walk_bounds(&mut one);
     one("DIGIT_0", &b'0');
     one("DIGIT_1", &b'1');
     one("DIGIT_9", &b'9');
@@ -102,6 +112,23 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     one("NOBODY", &"--------");
     one("NO_JOB", &"-".repeat(NO_JOB_BYTES).as_str());
     all
+}
+
+/// Bounds of a walk through jobs, and how much of a record it reads.
+fn walk_bounds(one: &mut impl FnMut(&str, &dyn InLua)) {
+    one("LANES_PER_WALK", &LANES_PER_WALK);
+    one("MOST_LANES_OF_WALK", &limits::MAX_LISTED_LANES);
+    one("ENTRIES_SEARCHED", &ENTRIES_SEARCHED);
+    one("RECORD_START_END", &(RECORD_START_BYTES - 1));
+    one("FILTER_RECORD_END", &(FILTER_RECORD_BYTES - 1));
+    one(
+        "RECORD_LABELS_BYTES",
+        &(RECORD_HEAD_BYTES + limits::LABELS.encoded_bytes()),
+    );
+    one("FILTER_MESSAGE_BYTES", &limits::FILTER_MESSAGE_BYTES);
+    one("LIST_RECORD_END", &(protocol::LISTED_RECORD_BYTES - 1));
+    one("LABEL_TAG", &record::LABEL_TAG);
+    one("JOB_ID_BYTES", &16_usize);
 }
 
 /// The format of a stored job: domain/record/mod.rs.

@@ -81,6 +81,7 @@ impl Drive<'_> {
                 },
             }),
             payload_bytes: job.payload_bytes,
+            ..crate::draft::draft()
         }
     }
 
