@@ -2,8 +2,8 @@
 //!
 //! Layout, which the scripts also read (store/lua/lib/record.lua): version (1), flags (1), priority (1), length of the
 //! job type (1), job type, time of creation in milliseconds (6), the policy block if `flag::POLICY` is set, then the
-//! other fields of `JobSpec` as they came over the wire, the labels first and the payload last. `LeasedJob` has the same
-//! field numbers (`is_shared`): the broker sends a worker these bytes with the fields of the lease around them.
+//! other fields of `JobSpec` as they came over the wire, the labels first and the payload last. `LeasedJob` has the
+//! same field numbers (`is_shared`): the broker sends a worker these bytes with the fields of the lease around them.
 
 mod fields;
 
