@@ -99,6 +99,15 @@ mutate "a log stays when its job is deleted" server/src/store/lua/lib/endings.lu
 end" ')
 end' \
   store a_log_goes_with_its_job
+mutate "a redriven job keeps its attempts" server/src/store/lua/lib/acts/settled.lua \
+  'FIELD_FINAL_AT, FIELD_ATTEMPTS, FIELD_LOSSES' 'FIELD_FINAL_AT, FIELD_LOSSES' \
+  store a_redriven_job_is_as_if_it_had_never_run
+mutate "a redriven job does not take its unique key again" server/src/store/lua/lib/acts/settled.lua \
+  '  retake_unique(id)' '' \
+  store a_redriven_job_takes_its_unique_key_again
+mutate "an expired lease can still be acked" server/src/store/lua/lib/acts/leased.lua \
+  'LEASE_TAKEN_NONCE .. sub(lease, LEASE_TIME_AT)' 'lease' \
+  store an_expired_lease_is_lost_to_its_holder
 if [ -n "$check_only" ]; then
   say "mutations: $count, with their rules and tests in place"
 else

@@ -30,7 +30,7 @@ pub enum JobState {
     /// Final: the holder acked it. Maintenance prunes it after its retention (1 h by default if it has a result).
     /// Without a result or retention only its id is kept, for the deduplication window.
     Succeeded,
-    /// A dead letter, final until an operator acts. The holder puts the job here with Nack DEAD_LETTER or a failure
+    /// A dead letter, final until an operator acts (`RedriveJob`, `DeleteJob`). The holder puts the job here with Nack DEAD_LETTER or a failure
     /// that is not retried; a nack or maintenance does when no attempt, loss or unconfirmed delivery is left.
     ///
     /// Maintenance prunes it after its retention (7 days by default), and the oldest first above 100,000 in a queue.
@@ -73,7 +73,7 @@ impl JobState {
         Self::ALL.into_iter().find(|state| state.letter() as u8 == letter)
     }
 
-    /// Whether no move leaves the state.
+    /// Whether only an operator moves a job out of the state.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dead | Self::Cancelled | Self::Expired)
     }
@@ -114,33 +114,54 @@ pub enum Event {
     Expire,
     /// A producer stores another job with its unique key, and REPLACE or DEBOUNCE: it becomes that job.
     Replace,
+    /// An operator puts it back, to run at once.
+    Redrive,
+    /// An operator puts it back, to run later.
+    RedriveLater,
+    /// An operator makes it ready before its time.
+    RunNow,
+    /// An operator deletes it.
+    Delete,
 }
 
-/// Every move: from, event, to. `None` is a job that is not stored yet.
-pub const TRANSITIONS: [(Option<JobState>, Event, JobState); 20] = {
+/// Every move: from, event, to. `None` is a job that is not stored yet, or no more.
+pub const TRANSITIONS: [(Option<JobState>, Event, Option<JobState>); 33] = {
     use Event as E;
     use JobState as S;
     [
-        (None, E::Enqueue, S::Ready),
-        (None, E::EnqueueLater, S::Scheduled),
-        (Some(S::Scheduled), E::Promote, S::Ready),
-        (Some(S::Scheduled), E::Cancel, S::Cancelled),
-        (Some(S::Scheduled), E::Expire, S::Expired),
-        (Some(S::Scheduled), E::Replace, S::Scheduled),
-        (Some(S::Ready), E::Lease, S::Leased),
-        (Some(S::Ready), E::Cancel, S::Cancelled),
-        (Some(S::Ready), E::Expire, S::Expired),
-        (Some(S::Ready), E::Replace, S::Ready),
-        (Some(S::Leased), E::Ack, S::Succeeded),
-        (Some(S::Leased), E::Retry, S::Scheduled),
-        (Some(S::Leased), E::GiveUp, S::Dead),
-        (Some(S::Leased), E::Release, S::Ready),
-        (Some(S::Leased), E::ReleaseLater, S::Scheduled),
-        (Some(S::Leased), E::Snooze, S::Scheduled),
-        (Some(S::Leased), E::Discard, S::Cancelled),
-        (Some(S::Leased), E::Lose, S::Ready),
-        (Some(S::Leased), E::LoseForGood, S::Dead),
-        (Some(S::Leased), E::Cancel, S::Cancelled),
+        (None, E::Enqueue, Some(S::Ready)),
+        (None, E::EnqueueLater, Some(S::Scheduled)),
+        (Some(S::Scheduled), E::Promote, Some(S::Ready)),
+        (Some(S::Scheduled), E::RunNow, Some(S::Ready)),
+        (Some(S::Scheduled), E::Cancel, Some(S::Cancelled)),
+        (Some(S::Scheduled), E::Expire, Some(S::Expired)),
+        (Some(S::Scheduled), E::Replace, Some(S::Scheduled)),
+        (Some(S::Scheduled), E::Delete, None),
+        (Some(S::Ready), E::Lease, Some(S::Leased)),
+        (Some(S::Ready), E::Cancel, Some(S::Cancelled)),
+        (Some(S::Ready), E::Expire, Some(S::Expired)),
+        (Some(S::Ready), E::Replace, Some(S::Ready)),
+        (Some(S::Ready), E::Delete, None),
+        (Some(S::Leased), E::Ack, Some(S::Succeeded)),
+        (Some(S::Leased), E::Retry, Some(S::Scheduled)),
+        (Some(S::Leased), E::GiveUp, Some(S::Dead)),
+        (Some(S::Leased), E::Release, Some(S::Ready)),
+        (Some(S::Leased), E::ReleaseLater, Some(S::Scheduled)),
+        (Some(S::Leased), E::Snooze, Some(S::Scheduled)),
+        (Some(S::Leased), E::Discard, Some(S::Cancelled)),
+        (Some(S::Leased), E::Lose, Some(S::Ready)),
+        (Some(S::Leased), E::LoseForGood, Some(S::Dead)),
+        (Some(S::Leased), E::Cancel, Some(S::Cancelled)),
+        (Some(S::Succeeded), E::Delete, None),
+        (Some(S::Dead), E::Redrive, Some(S::Ready)),
+        (Some(S::Dead), E::RedriveLater, Some(S::Scheduled)),
+        (Some(S::Dead), E::Delete, None),
+        (Some(S::Cancelled), E::Redrive, Some(S::Ready)),
+        (Some(S::Cancelled), E::RedriveLater, Some(S::Scheduled)),
+        (Some(S::Cancelled), E::Delete, None),
+        (Some(S::Expired), E::Redrive, Some(S::Ready)),
+        (Some(S::Expired), E::RedriveLater, Some(S::Scheduled)),
+        (Some(S::Expired), E::Delete, None),
     ]
 };
 
@@ -149,9 +170,9 @@ pub fn diagram() -> String {
     use std::fmt::Write as _;
     // Writing into a string cannot fail.
     let mut text = String::from("stateDiagram-v2\n");
+    let name = |state: Option<JobState>| state.map_or_else(|| "[*]".to_owned(), |state| format!("{state:?}"));
     for (from, event, to) in TRANSITIONS {
-        let from = from.map_or_else(|| "[*]".to_owned(), |state| format!("{state:?}"));
-        let _ = writeln!(text, "    {from} --> {to:?}: {event:?}");
+        let _ = writeln!(text, "    {} --> {}: {event:?}", name(from), name(to));
     }
     for state in JobState::ALL.into_iter().filter(|state| state.is_final()) {
         let _ = writeln!(text, "    {state:?} --> [*]: Prune");
@@ -164,12 +185,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_move_leaves_a_final_state() {
-        assert!(
-            TRANSITIONS
-                .iter()
-                .all(|(from, ..)| from.is_none_or(|state| !state.is_final()))
-        );
+    fn only_redrive_and_delete_leave_a_final_state() {
+        let by_operator = |event| matches!(event, Event::Redrive | Event::RedriveLater | Event::Delete);
+        for (from, event, _) in TRANSITIONS {
+            assert!(
+                by_operator(event) || from.is_none_or(|state| !state.is_final()),
+                "{event:?}"
+            );
+        }
+        let ends = TRANSITIONS.iter().filter(|(.., to)| to.is_none());
+        assert!(ends.clone().all(|(_, event, _)| *event == Event::Delete) && ends.count() == 6);
     }
 
     #[test]

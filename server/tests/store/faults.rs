@@ -2,7 +2,7 @@
 
 use bananas_broker::{
     domain::{Error, Progress},
-    store::{AckItem, NackAction, NackItem, OnConflict, Start, UniqueScope},
+    store::{AckItem, Act, NackAction, NackItem, OnConflict, Start, UniqueScope},
 };
 use bananas_harness::{
     keyspace::{Dumped, dump},
@@ -137,6 +137,13 @@ impl Scene {
                 let items: [NackItem; 2] = [back(2, NackAction::DeadLetter), back(3, NackAction::Release)];
                 ("nack", store.nack(keys, &[&items[0], &items[1]]).await.map(drop))
             }
+            7 => {
+                let act = Act::Redrive {
+                    priority: None,
+                    delay_ms: 0,
+                };
+                ("alter", store.alter(keys, act, &[leases[2].0]).await.map(drop))
+            }
             _ => ("maintenance", store.maintain(keys, 0).await.map(drop)),
         };
         result.err().map(|error| (script, error))
@@ -144,7 +151,7 @@ impl Scene {
 }
 
 /// How many scripts [`Scene::run_one`] knows.
-const STEPS: usize = 8;
+const STEPS: usize = 9;
 
 #[tokio::test]
 async fn a_key_of_another_type_at_one_of_our_names_is_an_error_and_no_crash() {

@@ -85,7 +85,11 @@ impl Drive<'_> {
                 (job.log_lines, job.log_lines),
                 "log lines after {operation:?}"
             );
-            assert_eq!(count("ed"), job.edits, "edits after {operation:?}");
+            assert_eq!(
+                (count("ed"), count("rn")),
+                (job.edits, job.redrives),
+                "edits and redrives after {operation:?}"
+            );
             let debounce = job
                 .debounce
                 .map(|(first, due)| [&first.to_be_bytes()[2..], &due.to_be_bytes()[2..]].concat());

@@ -54,6 +54,7 @@ impl<'a> Drive<'a> {
             Operation::Nack(nacks) => self.nack(nacks).await,
             Operation::Extend(token, extend) => self.extend(*token, extend).await,
             Operation::Cancel { slot, grace } => self.cancel(*slot, *grace).await,
+            Operation::Act { slot, act } => self.act(*slot, *act).await,
             Operation::Maintain => self.maintain().await,
             Operation::Pause { new_jobs_too } => {
                 self.space

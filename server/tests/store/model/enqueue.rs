@@ -291,6 +291,7 @@ fn job_of(draft: &Draft, item: &EnqueueItem, now: u64) -> Job {
             .filter(|unique| debounces(unique))
             .map(|_| (now, due_ms)),
         edits: 0,
+        redrives: 0,
         log_lines: 0,
         lease: None,
         attempts: 0,

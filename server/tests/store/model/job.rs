@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) log_lines: u32,
     /// How often it was replaced.
     pub(crate) edits: u32,
+    /// How often it was put back after its end.
+    pub(crate) redrives: u32,
     /// SCHEDULED: until when.
     pub(crate) due_ms: u64,
     pub(crate) lease: Option<Lease>,

@@ -3,6 +3,7 @@
 //! `BANANAS_MODEL_CASES` and `BANANAS_MODEL_STEPS` ask for more than the normal run; `BANANAS_MODEL_SEED` repeats a
 //! run.
 
+mod acts;
 mod compare;
 mod drive;
 mod enqueue;

@@ -18,6 +18,10 @@ pub(crate) enum Operation {
         slot: usize,
         grace: Span,
     },
+    Act {
+        slot: usize,
+        act: Act,
+    },
     Maintain,
     Pause {
         new_jobs_too: bool,
@@ -131,6 +135,38 @@ pub(crate) struct Extend {
     pub(crate) term: Span,
     pub(crate) by: By,
     pub(crate) progress: bool,
+}
+
+/// What an operator does to a job.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act {
+    Redrive {
+        priority: Option<u8>,
+        delay: Span,
+    },
+    RunNow,
+    Delete,
+    Reprioritize(u8),
+    ExpireLease {
+        without_loss: bool,
+    },
+    /// Another payload, large or small.
+    Edit {
+        bytes: bool,
+        priority: u8,
+    },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let priority = || prop_oneof![Just(1_u8), Just(5), Just(9)];
+    prop_oneof![
+        5 => (rarely(priority()), span()).prop_map(|(priority, delay)| Act::Redrive { priority, delay }),
+        2 => Just(Act::RunNow),
+        1 => Just(Act::Delete),
+        2 => priority().prop_map(Act::Reprioritize),
+        3 => any::<bool>().prop_map(|without_loss| Act::ExpireLease { without_loss }),
+        3 => (any::<bool>(), priority()).prop_map(|(bytes, priority)| Act::Edit { bytes, priority }),
+    ]
 }
 
 fn span() -> impl Strategy<Value = Span> {
@@ -334,6 +370,44 @@ pub(crate) fn every_move() -> Vec<Operation> {
     };
     all.extend([replacing(10, "one", Span::Zero), replacing(11, "one", Span::Zero)]);
     all.extend([replacing(10, "two", Span::Long), replacing(11, "two", Span::Long)]);
+    all.extend(every_act(later, take, nack));
+    all
+}
+
+/// Operations that make every move of an operator, each after the end that it takes back.
+fn every_act(
+    later: impl Fn(usize, Span, Option<Span>) -> Operation,
+    take: impl Fn() -> Operation,
+    nack: impl Fn(NackAction, Option<Span>) -> Operation,
+) -> Vec<Operation> {
+    use Operation as O;
+    let act = |act| O::Act { slot: 0, act };
+    let redrive = |delay| act(Act::Redrive { priority: None, delay });
+    let delete = || act(Act::Delete);
+    let start = || later(0, Span::Zero, None);
+    let die = || vec![take(), nack(NackAction::DeadLetter, None)];
+    let cancel = || {
+        vec![O::Cancel {
+            slot: 0,
+            grace: Span::Zero,
+        }]
+    };
+    let expire = || vec![later(0, Span::Long, Some(Span::Short)), O::Pass, O::Maintain];
+    // No other job is ready: they would be leased instead.
+    let mut all: Vec<Operation> = (0..SLOTS).map(|slot| O::Act { slot, act: Act::Delete }).collect();
+    all.extend([start(), delete(), later(0, Span::Long, None), delete()]);
+    all.extend([later(0, Span::Long, None), act(Act::RunNow), take()]);
+    all.extend([O::Ack(vec![(Token(0), true)]), delete()]);
+    for (begin, end) in [(true, die()), (true, cancel()), (false, expire())] {
+        for first in [Span::Zero, Span::Long] {
+            all.extend(begin.then(start));
+            all.extend(end.clone());
+            all.extend([redrive(first), delete()]);
+        }
+        all.extend(begin.then(start));
+        all.extend(end);
+        all.push(delete());
+    }
     all
 }
 
@@ -347,6 +421,7 @@ pub(crate) fn operations(steps: usize) -> impl Strategy<Value = Vec<Operation>> 
         5 => vec((token(), nack()), 1..4).prop_map(Operation::Nack),
         2 => (token(), extend()).prop_map(|(token, extend)| Operation::Extend(token, extend)),
         3 => (0..SLOTS, span()).prop_map(|(slot, grace)| Operation::Cancel { slot, grace }),
+        6 => (0..SLOTS, act()).prop_map(|(slot, act)| Operation::Act { slot, act }),
         4 => Just(Operation::Maintain),
         1 => any::<bool>().prop_map(|new_jobs_too| Operation::Pause { new_jobs_too }),
         2 => Just(Operation::Resume),

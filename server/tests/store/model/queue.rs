@@ -50,7 +50,7 @@ impl Queue {
     }
 
     /// Where a move leads, by the table.
-    fn target(&mut self, from: Option<JobState>, event: Event) -> JobState {
+    fn target(&mut self, from: Option<JobState>, event: Event) -> Option<JobState> {
         let index = TRANSITIONS
             .iter()
             .position(|(state, cause, _)| (*state, *cause) == (from, event))
@@ -61,9 +61,15 @@ impl Queue {
 
     pub(crate) fn go(&mut self, id: &Id, event: Event) -> JobState {
         let from = self.jobs[id].state;
-        let to = self.target(Some(from), event);
+        let to = self.target(Some(from), event).expect("the job stays");
         self.jobs.get_mut(id).expect("it is there").state = to;
         to
+    }
+
+    /// A move out of the queue.
+    pub(super) fn leave(&mut self, id: &Id, event: Event) {
+        let job = self.jobs.remove(id).expect("it is there");
+        assert_eq!(self.target(Some(job.state), event), None);
     }
 
     /// A new job.
@@ -73,7 +79,7 @@ impl Queue {
         } else {
             Event::EnqueueLater
         };
-        job.state = self.target(None, event);
+        job.state = self.target(None, event).expect("it is stored");
         match &job.unique {
             Some((key, UniqueScope::Window(ms))) => {
                 self.windows.insert(key.clone(), (id.clone(), now + ms));
@@ -198,7 +204,17 @@ impl Queue {
         due.len()
     }
 
-    fn push_front(&mut self, id: &Id, now: u64) {
+    /// Puts a job at the tail of its lane.
+    pub(super) fn push_back(&mut self, id: &Id, ms: u64) {
+        let lane = self.lanes.entry(self.jobs[id].lane.clone()).or_default();
+        lane.push_back(Slot {
+            id: id.clone(),
+            ms,
+            buried: false,
+        });
+    }
+
+    pub(super) fn push_front(&mut self, id: &Id, now: u64) {
         let lane = self.lanes.entry(self.jobs[id].lane.clone()).or_default();
         let ms = lane.front().map_or(now, |first| first.ms.min(now));
         lane.push_front(Slot {
@@ -349,7 +365,7 @@ impl Queue {
         self.end(id, Event::Cancel, now, retention);
     }
 
-    fn bury(&mut self, id: &Id) {
+    pub(super) fn bury(&mut self, id: &Id) {
         if self.jobs[id].state == JobState::Ready {
             let lane = self.lanes.get_mut(&self.jobs[id].lane).expect("it waits there");
             let slot = lane.iter_mut().find(|slot| slot.id == *id && !slot.buried);

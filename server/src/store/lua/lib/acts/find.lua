@@ -44,7 +44,6 @@ end
 -- Puts a job at the tail of a lane.
 local function put_last(job, lane)
   local flags = entry_flags(job.head.flags)
-  if job.no_start_by and has(flags, FLAG_START_BY) then flags = flags - FLAG_START_BY end
   if not has(flags, FLAG_STATE) and call('EXISTS', base .. KEY_STATE .. job.id) == 1 then flags = flags + FLAG_STATE end
   make_ready({ { id = job.id, flags = flags, lane = lane, ms = now } }, false)
 end

@@ -38,7 +38,6 @@ local function redrive(job, params)
   if delay_ms > 0 then
     schedule(base .. KEY_SCHEDULED, earliest_due(base .. KEY_SCHEDULED), NOBODY, id, now + delay_ms)
   else
-    job.no_start_by = true
     put_last(job, lane)
   end
   call('ZREM', job.state == STATE_DEAD and base .. KEY_DEAD or base .. KEY_SETTLED, id)
