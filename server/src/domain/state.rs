@@ -30,8 +30,9 @@ pub enum JobState {
     /// Final: the holder acked it. Maintenance prunes it after its retention (1 h by default if it has a result).
     /// Without a result or retention only its id is kept, for the deduplication window.
     Succeeded,
-    /// A dead letter, final until an operator acts (`RedriveJob`, `DeleteJob`). The holder puts the job here with Nack DEAD_LETTER or a failure
-    /// that is not retried; a nack or maintenance does when no attempt, loss or unconfirmed delivery is left.
+    /// A dead letter, final until an operator acts (`RedriveJob`, `DeleteJob`). The holder puts the job here with Nack
+    /// DEAD_LETTER or a failure that is not retried; a nack or maintenance does when no attempt, loss or unconfirmed
+    /// delivery is left.
     ///
     /// Maintenance prunes it after its retention (7 days by default), and the oldest first above 100,000 in a queue.
     Dead,

@@ -114,7 +114,7 @@ impl Drive<'_> {
         }
         if self.is_allowed(&answer, may, job.state, to) {
             let all = self.space.snapshot().await;
-            let lane = priority.map_or(job.lane.clone(), |priority| format!("{priority}{}", &job.lane[1..]));
+            let lane = priority.map_or_else(|| job.lane.clone(), |priority| format!("{priority}{}", &job.lane[1..]));
             let ready = (delay_ms == 0).then(|| ready_ms(&all, &lane));
             self.model
                 .redrive(id, event, lane, ready, all.scheduled.get(id).copied());
