@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// Questions of one call: about 0.5 ms of Redis.
-pub(super) const QUESTIONS_AT_ONCE: usize = 64;
+/// Questions of one call: about 0.4 ms of Redis (16 µs for the facts of a job, measured on a busy machine).
+pub(super) const QUESTIONS_AT_ONCE: usize = 24;
 
 /// The facts of a job, as audit.lua tells them.
 #[derive(Clone, Debug, PartialEq, Eq)]

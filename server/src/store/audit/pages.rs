@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Keys that Redis goes through for one page.
-const SCANNED: usize = 1_000;
+const SCANNED: usize = 300;
 /// Members or entries of one page.
 pub(super) const PAGE: usize = 500;
 /// After a call, nothing is asked for this many times as long: Redis spends a tenth of its time at most.
