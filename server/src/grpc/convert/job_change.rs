@@ -76,8 +76,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::domain::{JobId, RoutingKey};
-    use crate::store::View;
+    use crate::{
+        domain::{JobId, RoutingKey},
+        store::View,
+    };
 
     fn stored() -> Bytes {
         let spec = pb::JobSpec {

@@ -98,6 +98,12 @@ impl Drive<'_> {
             assert_eq!(field("st"), letter.as_ref(), "final state after {operation:?}");
         }
         assert_eq!(all.meta.contains_key("pa"), model.paused);
-        assert_eq!(all.meta.contains_key("ep"), model.takes_no_jobs);
+        let gate = all.meta.get("ep").map(|gate| gate == b"1");
+        let expected = if model.takes_no_jobs {
+            Some(true)
+        } else {
+            self.policy.as_ref().map(|_| false)
+        };
+        assert_eq!(gate, expected, "the enqueue gate after {operation:?}");
     }
 }

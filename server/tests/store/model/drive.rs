@@ -1,9 +1,12 @@
 //! Does an operation on the real queue and on the model, and compares first the results, then all keys.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bananas_broker::{
-    domain::{Error, JobId, JobState, Nonce, Owner, Progress},
+    domain::{Error, JobId, JobState, Nonce, Owner, Progress, QueuePolicy},
     store::{ExtendItem, Extender, Verdict},
 };
 use bananas_harness::keyspace::{Id, Snapshot, number, violations};
@@ -26,6 +29,8 @@ pub(crate) struct Drive<'a> {
     pub(super) tokens: Vec<(JobId, Nonce)>,
     /// Request ids with what was asked for and what was leased.
     pub(super) requests: BTreeMap<&'static str, (String, Nonce, Vec<Id>)>,
+    /// The policy of the queue, if it has one.
+    pub(super) policy: Option<Arc<QueuePolicy>>,
     pub(super) after: Snapshot,
 }
 
@@ -41,6 +46,7 @@ impl<'a> Drive<'a> {
             slots: std::array::from_fn(|_| JobId::new()),
             tokens: Vec::new(),
             requests: BTreeMap::new(),
+            policy: None,
             after: Snapshot::default(),
         }
     }
@@ -68,6 +74,7 @@ impl<'a> Drive<'a> {
                 self.space.store.resume(&self.space.keys).await.unwrap();
                 (self.model.paused, self.model.takes_no_jobs) = (false, false);
             }
+            Operation::SetPolicy { max_waiting } => self.set_policy(*max_waiting).await,
             Operation::Pass => self.space.pass(self.space.now_ms().await + Span::Short.ms()).await,
         }
         self.after = self.space.snapshot().await;
@@ -77,6 +84,18 @@ impl<'a> Drive<'a> {
             "after {operation:?} the keys do not fit together: {wrong:#?}"
         );
         self.compare(operation);
+    }
+
+    async fn set_policy(&mut self, max_waiting: Option<u64>) {
+        let policy = max_waiting.map(|max_waiting| QueuePolicy {
+            max_waiting,
+            ..QueuePolicy::default()
+        });
+        let store = &self.space.store;
+        let set = store.set_policy(&self.space.keys, None, policy.as_ref()).await;
+        let (is_set, version) = set.unwrap();
+        assert_eq!((is_set, version > 0), (true, policy.is_some()));
+        self.policy = policy.map(|policy| Arc::new(QueuePolicy { version, ..policy }));
     }
 
     async fn lease(&mut self, fetch: &operation::Fetch) {

@@ -33,6 +33,8 @@ struct Call {
     replaced: Vec<(Id, String, u8)>,
     /// What is remembered of the ids that replaced them.
     memories: Vec<(Id, Memory)>,
+    /// How many more jobs may wait, and the bound; `None`: any number.
+    room: Option<(u64, u64)>,
 }
 
 impl Drive<'_> {
@@ -94,7 +96,22 @@ impl Drive<'_> {
                 drafts.push((self.draft(job, now), job));
             }
         }
-        let items: Vec<EnqueueItem> = drafts.iter().map(|(draft, _)| draft.item()).collect();
+        let item = |draft: &Draft| EnqueueItem {
+            policy: self.policy.clone(),
+            ..draft.item()
+        };
+        let items: Vec<EnqueueItem> = drafts.iter().map(|(draft, _)| item(draft)).collect();
+        let waiting = self
+            .model
+            .jobs
+            .values()
+            .filter(|job| matches!(job.state, JobState::Ready | JobState::Scheduled));
+        let waiting = waiting.count() as u64;
+        let limit = self
+            .policy
+            .as_ref()
+            .map(|policy| policy.max_waiting)
+            .filter(|limit| *limit > 0);
         let answers = self
             .space
             .store
@@ -117,6 +134,7 @@ impl Drive<'_> {
             holders: self.model.key_holders(now),
             replaced: Vec::new(),
             memories: Vec::new(),
+            room: limit.map(|limit| (limit.saturating_sub(waiting), limit)),
         };
         for index in order(&items) {
             let (draft, item) = (&drafts[index].0, &items[index]);
@@ -154,11 +172,12 @@ impl Drive<'_> {
             return Ok(exists(draft.id, known.or(remembered)));
         }
         let Some(unique) = &draft.unique else {
-            return Ok(self.stored(call, draft, item));
+            return self.stored_if_it_fits(call, draft, item);
         };
         let Some(holder) = call.holders.get(&unique.key).cloned() else {
+            let stored = self.stored_if_it_fits(call, draft, item)?;
             call.holders.insert(unique.key.clone(), id);
-            return Ok(self.stored(call, draft, item));
+            return Ok(stored);
         };
         let existing = JobId::from_slice(&holder).unwrap();
         let state = self.state_of(call, &holder);
@@ -184,6 +203,16 @@ impl Drive<'_> {
             state.is_final().then_some(state)
         };
         call.known.get(id).copied().or_else(of_call).or_else(remembered)
+    }
+
+    /// Adds a job to the model, unless too many wait.
+    fn stored_if_it_fits(&mut self, call: &mut Call, draft: &Draft, item: &EnqueueItem) -> Result<Enqueued, Error> {
+        match &mut call.room {
+            Some((0, limit)) => return Err(Error::QueueFull { limit: *limit }),
+            Some((room, _)) => *room -= 1,
+            None => {}
+        }
+        Ok(self.stored(call, draft, item))
     }
 
     /// Adds a job to the model.

@@ -27,6 +27,10 @@ pub(crate) enum Operation {
         new_jobs_too: bool,
     },
     Resume,
+    /// Sets a policy with this `max_waiting` (0: any number of jobs), or removes it.
+    SetPolicy {
+        max_waiting: Option<u64>,
+    },
     /// Waits until what is due soon is due.
     Pass,
 }
@@ -425,6 +429,7 @@ pub(crate) fn operations(steps: usize) -> impl Strategy<Value = Vec<Operation>> 
         4 => Just(Operation::Maintain),
         1 => any::<bool>().prop_map(|new_jobs_too| Operation::Pause { new_jobs_too }),
         2 => Just(Operation::Resume),
+        1 => rarely(0..8_u64).prop_map(|max_waiting| Operation::SetPolicy { max_waiting }),
         3 => Just(Operation::Pass),
     ];
     vec(one, steps..=steps)
