@@ -5,12 +5,13 @@ use std::{env, fs, path::PathBuf};
 use prost::Message;
 use prost_types::{FileDescriptorSet, field_descriptor_proto::Type};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "bananas/v1/job.proto",
     "bananas/v1/broker_service.proto",
     "bananas/v1/job_service.proto",
     "bananas/v1/queue_service.proto",
     "bananas/v1/fleet_service.proto",
+    "bananas/v1/operation_service.proto",
 ];
 
 /// Fields that the broker stores and delivers without decoding them. A message field and a bytes field are the same on

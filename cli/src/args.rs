@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bench, connection::Connection, enqueue, generate, job, lease, output::Format, policy, probe, queue, settle, top,
-    worker, workers,
+    bench, connection::Connection, enqueue, generate, job, jobs, lease, operation, output::Format, policy, probe,
+    queue, settle, top, worker, workers,
 };
 
 const EXIT_CODES: &str = "\
@@ -56,6 +56,12 @@ pub(crate) enum Command {
     /// Show a job, wait for it, change it, end it
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Act on all jobs that match: redrive, cancel, delete, reprioritize, run, analyze
+    #[command(subcommand)]
+    Jobs(Box<jobs::JobsCommand>),
+    /// Bulk work of the brokers: list it, watch it, pause it
+    #[command(subcommand)]
+    Operation(operation::OperationCommand),
     /// List, show, pause and resume queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),

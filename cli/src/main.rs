@@ -6,6 +6,7 @@ mod bench;
 mod connection;
 mod enqueue;
 mod exit;
+mod filter;
 mod generate;
 mod info;
 mod input;
@@ -13,7 +14,9 @@ mod job;
 mod job_acts;
 mod job_log;
 mod job_name;
+mod jobs;
 mod lease;
+mod operation;
 mod output;
 mod policy;
 mod probe;
@@ -83,6 +86,8 @@ fn run(arguments: Arguments) -> Result {
         Command::Enqueue(args) => runtime.block_on(enqueue::run(&client()?, *args, output)),
         Command::Job(command) => runtime.block_on(job::run(&client()?, command, output)),
         Command::Policy(command) => runtime.block_on(policy::run(&client()?, command, output)),
+        Command::Jobs(command) => runtime.block_on(jobs::run(&client()?, *command, output)),
+        Command::Operation(command) => runtime.block_on(operation::run(&client()?, command, output)),
         Command::Queue(command) => runtime.block_on(queue::run(&client()?, command, output)),
         Command::Workers(args) => runtime.block_on(workers::run(&client()?, args, output)),
         Command::Probe(args) => runtime.block_on(probe::run(&client()?, args, output)),

@@ -7,11 +7,13 @@ use bananas_client::{
     proto::{Lane, Queue, Worker},
 };
 use clap::Subcommand;
+use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     audit,
-    exit::Result,
+    exit::{Failure, Result},
+    operation::follow,
     output::{self, Output, since, table, terminal_columns, timestamp},
     screen,
 };
@@ -60,6 +62,18 @@ pub(crate) enum QueueCommand {
         #[arg(long)]
         enqueue_too: bool,
     },
+    /// Delete a queue, its policy and its operations
+    Delete {
+        /// The routing key
+        #[arg(value_name = "ROUTING_KEY")]
+        queue: String,
+        /// Delete all jobs with it, also those that workers hold; needs --confirm
+        #[arg(long, requires = "confirm")]
+        force: bool,
+        /// The routing key once more
+        #[arg(long, value_name = "ROUTING_KEY")]
+        confirm: Option<String>,
+    },
     /// Resume a paused queue
     Resume {
         /// The routing key
@@ -102,6 +116,18 @@ pub(crate) async fn run(client: &Client, command: QueueCommand, output: Output) 
             show(&client.pause_queue(&queue, &reason, enqueue_too).await?, output)?;
         }
         QueueCommand::Audit(args) => audit::run(client, args, output).await?,
+        QueueCommand::Delete { queue, force, confirm } => {
+            if force && confirm.as_ref() != Some(&queue) {
+                return Err(Failure::usage("--confirm must be the routing key of the queue"));
+            }
+            match client.delete_queue(&queue, force).await? {
+                Some(operation) => follow::until_end(client, operation, output).await?,
+                None => output.value(
+                    || json!({ "deleted": queue }),
+                    || format!("{queue} was empty and is deleted"),
+                )?,
+            }
+        }
         QueueCommand::Resume { queue } => show(&client.resume_queue(&queue).await?, output)?,
     }
     Ok(())

@@ -64,6 +64,12 @@ reasons! {
     WrongState = WRONG_STATE,
     /// The broker cannot read what is stored of the job; nothing was changed.
     JobUnreadable = JOB_UNREADABLE,
+    /// The operation does not exist, or it ended more than a day ago.
+    OperationNotFound = OPERATION_NOT_FOUND,
+    /// The queue that is to be deleted has jobs or operations.
+    QueueNotEmpty = QUEUE_NOT_EMPTY,
+    /// Too many operations of the queue have not ended.
+    TooManyOperations = TOO_MANY_OPERATIONS,
     /// Another job holds the same unique key; [`Error::existing_job_id`](crate::Error::existing_job_id) names it.
     DuplicateJob = DUPLICATE_JOB,
     /// The lease has ended; another worker may have the job. Stop the work.

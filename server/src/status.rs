@@ -23,10 +23,13 @@ fn code_and_reason(error: &Error) -> (Code, &'static str) {
         Error::PayloadTooLarge { .. } => (Code::InvalidArgument, reason::PAYLOAD_TOO_LARGE),
         Error::BatchTooLarge { .. } | Error::MessageTooLarge => (Code::InvalidArgument, reason::BATCH_TOO_LARGE),
         Error::MalformedToken | Error::NewerToken => (Code::InvalidArgument, reason::MALFORMED_TOKEN),
-        Error::RequestIdReused => (Code::InvalidArgument, reason::REQUEST_ID_REUSED),
+        Error::RequestIdReused | Error::OperationIdReused => (Code::InvalidArgument, reason::REQUEST_ID_REUSED),
         Error::CrossQueueAtomic { .. } => (Code::InvalidArgument, reason::CROSS_QUEUE_ATOMIC),
         Error::JobNotFound => (Code::NotFound, reason::JOB_NOT_FOUND),
         Error::QueueNotFound(_) => (Code::NotFound, reason::QUEUE_NOT_FOUND),
+        Error::OperationNotFound => (Code::NotFound, reason::OPERATION_NOT_FOUND),
+        Error::QueueNotEmpty(_) => (Code::FailedPrecondition, reason::QUEUE_NOT_EMPTY),
+        Error::TooManyOperations => (Code::ResourceExhausted, reason::TOO_MANY_OPERATIONS),
         Error::DuplicateJob { .. } => (Code::AlreadyExists, reason::DUPLICATE_JOB),
         Error::LeaseLost => (Code::FailedPrecondition, reason::LEASE_LOST),
         Error::AlreadySettled => (Code::FailedPrecondition, reason::ALREADY_SETTLED),
@@ -69,13 +72,15 @@ fn wrong_field(error: &Error) -> Option<&str> {
         Error::Invalid { field, .. } | Error::PayloadTooLarge { field, .. } => Some(field),
         Error::MalformedToken | Error::NewerToken => Some("lease_token"),
         Error::RequestIdReused => Some("request_id"),
+        Error::OperationIdReused => Some("operation_id"),
         _ => None,
     }
 }
 
 /// How long to wait before a retry, if a retry can help.
-fn retry_after(code: Code) -> Option<Duration> {
-    matches!(code, Code::Unavailable | Code::ResourceExhausted).then_some(RETRY_AFTER)
+fn retry_after(error: &Error, code: Code) -> Option<Duration> {
+    let helps = matches!(code, Code::Unavailable | Code::ResourceExhausted);
+    (helps && *error != Error::TooManyOperations).then_some(RETRY_AFTER)
 }
 
 /// The status of a failed call.
@@ -92,7 +97,7 @@ pub(super) fn status(error: &Error) -> Status {
         (Error::Bug(text), None) => tracing::error!(error = text, "internal error"),
         _ => {}
     }
-    if let Some(after) = retry_after(code) {
+    if let Some(after) = retry_after(error, code) {
         details.set_retry_info(Some(after));
     }
     details.set_error_info(reason, DOMAIN, metadata(error));
@@ -131,7 +136,7 @@ pub(super) fn item_error(error: &Error) -> ItemError {
         reason: reason.to_owned(),
         message: error.to_string(),
         metadata: metadata(error),
-        retry_after: retry_after(code).and_then(|after| after.try_into().ok()),
+        retry_after: retry_after(error, code).and_then(|after| after.try_into().ok()),
     }
 }
 
@@ -170,12 +175,16 @@ mod tests {
             Error::MalformedToken,
             Error::NewerToken,
             Error::RequestIdReused,
+            Error::OperationIdReused,
             Error::CrossQueueAtomic {
                 first: "a".into(),
                 second: "b".into(),
             },
             Error::JobNotFound,
             Error::QueueNotFound("a".into()),
+            Error::OperationNotFound,
+            Error::QueueNotEmpty("a".into()),
+            Error::TooManyOperations,
             Error::DuplicateJob { existing: JobId::new() },
             Error::LeaseLost,
             Error::AlreadySettled,

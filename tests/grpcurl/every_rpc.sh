@@ -148,6 +148,23 @@ expect "DeleteQueuePolicy removes it" '^\{ *\}$'
 rpc QueueService/AuditQueue "{\"routing_key\":\"$key\"}"
 expect "AuditQueue ends with a summary" '"summary": \{.*"keys"'
 
+rpc QueueService/DeleteQueue "{\"routing_key\":\"$key\"}"
+expect "DeleteQueue deletes no queue that has jobs" 'QUEUE_NOT_EMPTY'
+
+# OperationService
+dead="\"routing_key\":\"$key\",\"filter\":{\"states\":[\"JOB_STATE_DEAD\"]},\"redrive_jobs\":{}"
+rpc OperationService/PreviewOperation "{$dead}"
+expect "PreviewOperation says when it looked" '"complete": true.*"time"'
+rpc OperationService/StartOperation "{$dead,\"reason\":\"grpcurl\"}"
+expect "StartOperation returns the operation" '"operationId": "[0-9a-f-]{36}".*"redriveJobs"'
+operation="{\"routing_key\":\"$key\",\"operation_id\":\"$(field operationId)\"}"
+for method in PauseOperation ResumeOperation CancelOperation GetOperation WatchOperation; do
+  rpc "OperationService/$method" "$operation"
+  expect "$method returns the operation" '"reason": "grpcurl"'
+done
+rpc OperationService/ListOperations "{\"routing_key\":\"$key\"}"
+expect "ListOperations lists it" '"operations": \[.*"reason": "grpcurl"'
+
 # FleetService
 rpc FleetService/GetBrokerInfo '{}'
 expect "GetBrokerInfo returns the limits and the Redis" '"maxPayloadBytes": "1048576".*"version": "[0-9.]+"'

@@ -1,9 +1,12 @@
 //! Messages of the API as JSON: fields under their names, states without prefix, times as RFC 3339, durations in
 //! seconds. Absent fields are left out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use bananas_client::proto::{Failure, Job, JobSpec, JobState, Queue, Worker, job_spec::Start};
+use bananas_client::proto::{
+    Failure, Job, JobGroup, JobSpec, JobState, Operation, PreviewOperationResponse, Queue, Worker, job_spec::Start,
+    operation::Action,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
@@ -142,6 +145,73 @@ pub(crate) fn queue(queue: &Queue) -> Value {
         "pause_reason": queue.pause_reason,
         "pause_time": time(queue.pause_time.as_ref()),
     }))
+}
+
+/// The name of what an operation does, as the API has it.
+pub(crate) fn action_name(operation: &Operation) -> &'static str {
+    match &operation.action {
+        Some(Action::RedriveJobs(_)) => "redrive_jobs",
+        Some(Action::CancelJobs(_)) => "cancel_jobs",
+        Some(Action::DeleteJobs(_)) => "delete_jobs",
+        Some(Action::ReprioritizeJobs(_)) => "reprioritize_jobs",
+        Some(Action::RunJobsNow(_)) => "run_jobs_now",
+        Some(Action::ExpireLeases(_)) => "expire_leases",
+        Some(Action::AnalyzeJobs(_)) => "analyze_jobs",
+        Some(Action::DeleteQueue(_)) => "delete_queue",
+        None => "unknown",
+    }
+}
+
+pub(crate) fn operation(operation: &Operation) -> Value {
+    let groups: Vec<Value> = operation.groups.iter().map(group).collect();
+    let skipped: BTreeMap<_, _> = operation.skipped.iter().collect();
+    compact(json!({
+        "routing_key": operation.routing_key,
+        "operation_id": operation.operation_id,
+        "action": action_name(operation),
+        "state": operation.state().as_str_name().trim_start_matches("OPERATION_STATE_"),
+        "rate": operation.rate,
+        "reason": operation.reason,
+        "examined": operation.examined,
+        "matched": operation.matched,
+        "done": operation.done,
+        "skipped": skipped,
+        "estimated_total": operation.estimated_total,
+        "start_time": time(operation.start_time.as_ref()),
+        "end_time": time(operation.end_time.as_ref()),
+        "error": operation.error,
+        "groups": groups,
+    }))
+}
+
+fn group(group: &JobGroup) -> Value {
+    let hours: Vec<Value> = group
+        .hours
+        .iter()
+        .map(|hour| json!({ "hour": time(hour.hour.as_ref()), "jobs": hour.jobs }))
+        .collect();
+    compact(json!({
+        "job_type": group.job_type,
+        "failure_type": group.failure_type,
+        "message": group.message,
+        "jobs": group.jobs,
+        "first_time": time(group.first_time.as_ref()),
+        "last_time": time(group.last_time.as_ref()),
+        "sample_job_id": group.sample_job_id,
+        "hours": hours,
+    }))
+}
+
+pub(crate) fn preview(preview: &PreviewOperationResponse) -> Value {
+    let sample: Vec<Value> = preview.sample.iter().map(job).collect();
+    json!({
+        "examined": preview.examined,
+        "matched": preview.matched,
+        "estimated_total": preview.estimated_total,
+        "complete": preview.complete,
+        "sample": sample,
+        "time": time(preview.time.as_ref()),
+    })
 }
 
 pub(crate) fn worker(worker: &Worker) -> Value {

@@ -14,7 +14,7 @@ pub(crate) use bananas_log::print_error;
 
 pub(crate) use self::{
     escape::{escaped, one_line},
-    json::{content, job, queue, state_name, worker},
+    json::{action_name, content, job, operation, preview, queue, state_name, worker},
     table::table,
     text::{age, duration, moment, since, state, timestamp},
 };

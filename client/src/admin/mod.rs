@@ -1,9 +1,10 @@
-//! Calls that read and manage what a broker holds: jobs, queues, the fleet.
+//! Calls that read and manage what a broker holds: jobs, operations, queues, the fleet.
 
 mod act;
 pub(crate) mod audit;
 mod fleet;
 pub(crate) mod job;
+mod operation;
 mod policy;
 mod queue;
 

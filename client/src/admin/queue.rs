@@ -1,11 +1,14 @@
 //! Queues: how many jobs they hold, and whether they are paused.
 
-use bananas_proto::v1::{GetQueueRequest, ListQueuesRequest, PauseQueueRequest, Queue, ResumeQueueRequest};
+use bananas_proto::v1::{
+    DeleteQueueRequest, GetQueueRequest, ListQueuesRequest, Operation, PauseQueueRequest, Queue, ResumeQueueRequest,
+};
 
 use super::{Page, pages};
 use crate::{
     client::Client,
     error::{Error, Result},
+    id::JobId,
 };
 
 impl Client {
@@ -63,6 +66,21 @@ impl Client {
             .repeatable(request, |r| async move { self.queue_service().resume_queue(r).await })
             .await?;
         present(response.queue)
+    }
+
+    /// Deletes a queue in which nothing is, and returns none. With `force` also what is in it: the operation that is
+    /// returned does that, and goes with the queue.
+    pub async fn delete_queue(&self, routing_key: &str, force: bool) -> Result<Option<Operation>> {
+        let request = DeleteQueueRequest {
+            routing_key: routing_key.to_owned(),
+            confirm: routing_key.to_owned(),
+            force,
+            operation_id: JobId::random().to_string(),
+        };
+        let response = self
+            .repeatable(request, |r| async move { self.queue_service().delete_queue(r).await })
+            .await?;
+        Ok(response.operation)
     }
 }
 

@@ -4,7 +4,8 @@ use std::{future::Future, time::Duration};
 
 use bananas_proto::v1::{
     broker_service_client::BrokerServiceClient, fleet_service_client::FleetServiceClient,
-    job_service_client::JobServiceClient, queue_service_client::QueueServiceClient,
+    job_service_client::JobServiceClient, operation_service_client::OperationServiceClient,
+    queue_service_client::QueueServiceClient,
 };
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -28,6 +29,10 @@ impl Client {
 
     pub(crate) fn queue_service(&self) -> QueueServiceClient<GrpcChannel> {
         self.shared.settings.queue_service(self.grpc())
+    }
+
+    pub(crate) fn operation_service(&self) -> OperationServiceClient<GrpcChannel> {
+        self.shared.settings.operation_service(self.grpc())
     }
 
     pub(crate) fn fleet_service(&self) -> FleetServiceClient<GrpcChannel> {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bananas_proto::v1::{
     broker_service_client::BrokerServiceClient, fleet_service_client::FleetServiceClient,
-    job_service_client::JobServiceClient, queue_service_client::QueueServiceClient,
+    job_service_client::JobServiceClient, operation_service_client::OperationServiceClient,
+    queue_service_client::QueueServiceClient,
 };
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
@@ -99,6 +100,11 @@ impl ConnectionSettings {
     /// A client of the queue service over `channel`.
     pub fn queue_service(&self, channel: impl Into<GrpcChannel>) -> QueueServiceClient<GrpcChannel> {
         QueueServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
+    }
+
+    /// A client of the operation service over `channel`.
+    pub fn operation_service(&self, channel: impl Into<GrpcChannel>) -> OperationServiceClient<GrpcChannel> {
+        OperationServiceClient::new(channel.into()).max_decoding_message_size(self.max_answer_bytes)
     }
 
     /// A client of the fleet service over `channel`.

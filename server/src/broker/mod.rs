@@ -6,7 +6,10 @@ pub mod notifications;
 use std::{sync::Arc, time::Duration};
 
 pub(crate) use audits::Audits;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -76,6 +79,8 @@ pub struct Broker {
     pub(crate) draining: CancellationToken,
     /// Cancelled when the drain is over: background tasks end.
     stopped: CancellationToken,
+    /// Notified when an operation is to be continued: the duty need not wait for its next check.
+    pub(crate) operations: Notify,
     pub(crate) health: tonic_health::server::HealthReporter,
 }
 
@@ -104,6 +109,7 @@ impl Broker {
             audits: Arc::default(),
             draining: CancellationToken::new(),
             stopped: CancellationToken::new(),
+            operations: Notify::new(),
             health,
         });
         Ok((broker, notifications.incoming))

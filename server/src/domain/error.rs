@@ -49,6 +49,9 @@ pub enum Error {
     /// A request id that was used for a different request.
     #[error("request_id was already used with a different selector, lease_duration, max_jobs or max_bytes")]
     RequestIdReused,
+    /// An operation id that names an operation with another filter or action.
+    #[error("operation_id names an operation with another filter, action or rate")]
+    OperationIdReused,
     /// An atomic batch over several queues.
     #[error("an atomic batch must have a single routing key, this one has {first} and {second}")]
     CrossQueueAtomic {
@@ -63,6 +66,15 @@ pub enum Error {
     /// A queue that does not exist.
     #[error("no such queue: {0}")]
     QueueNotFound(String),
+    /// No such operation, or it ended more than a day ago.
+    #[error("no such operation, or it ended more than 24 hours ago")]
+    OperationNotFound,
+    /// A queue that is to be deleted and has jobs.
+    #[error("the queue {0} has jobs or operations; force deletes them with it")]
+    QueueNotEmpty(String),
+    /// Too many operations of a queue have not ended.
+    #[error("{} operations of this queue have not ended", super::limits::OPERATIONS_UNENDED)]
+    TooManyOperations,
     /// The unique key is in use and the caller chose REJECT.
     #[error("the unique key is in use by job {existing}")]
     DuplicateJob {

@@ -155,6 +155,26 @@ pub const LOG_LINES: usize = 200;
 pub const LOG_BYTES: usize = 65_536;
 /// Failure types that are not retried.
 pub const NON_RETRYABLE_TYPES: usize = 32;
+/// Operations of a queue that have not ended.
+pub const OPERATIONS_UNENDED: usize = 10;
+/// Operations of a queue that are kept, ended ones included.
+pub const OPERATIONS_KEPT: usize = 100;
+/// How long an operation is kept after its end, in milliseconds.
+pub const OPERATION_RETENTION_MS: u64 = DAY;
+/// Most jobs that an operation acts on in a second.
+pub const MAX_OPERATION_RATE: u32 = 10_000;
+/// Groups that an analysis keeps.
+pub const OPERATION_GROUPS: usize = 1_000;
+/// Bytes of a failure message by which an analysis groups jobs.
+pub const GROUP_MESSAGE_BYTES: usize = 80;
+/// Hours before the start of an analysis of which each group counts the jobs.
+pub const GROUP_HOURS_BEFORE: u64 = 48;
+/// Hours after the start.
+pub const GROUP_HOURS_AFTER: u64 = 24;
+/// Jobs that a preview examines.
+pub const PREVIEW_EXAMINED: u64 = 10_000;
+/// Jobs that a preview shows.
+pub const PREVIEW_SAMPLE: usize = 10;
 
 /// The bounds of a value that a caller may leave out.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ pub mod etag;
 pub mod filter;
 pub mod ids;
 pub mod limits;
+pub mod operation;
 pub mod queue_policy;
 pub mod record;
 pub mod settlement;

@@ -38,7 +38,16 @@ pub const METHODS: &[Method] = &[
     method("/bananas.v1.JobService/RunJobNow", Class::Call),
     method("/bananas.v1.JobService/UpdateJob", Class::Call),
     method("/bananas.v1.JobService/WaitJob", Class::Wait),
+    method("/bananas.v1.OperationService/CancelOperation", Class::Call),
+    method("/bananas.v1.OperationService/GetOperation", Class::Call),
+    method("/bananas.v1.OperationService/ListOperations", Class::Call),
+    method("/bananas.v1.OperationService/PauseOperation", Class::Call),
+    method("/bananas.v1.OperationService/PreviewOperation", Class::Call),
+    method("/bananas.v1.OperationService/ResumeOperation", Class::Call),
+    method("/bananas.v1.OperationService/StartOperation", Class::Call),
+    method("/bananas.v1.OperationService/WatchOperation", Class::Stream),
     method("/bananas.v1.QueueService/AuditQueue", Class::Stream),
+    method("/bananas.v1.QueueService/DeleteQueue", Class::Call),
     method("/bananas.v1.QueueService/DeleteQueuePolicy", Class::Call),
     method("/bananas.v1.QueueService/GetQueue", Class::Call),
     method("/bananas.v1.QueueService/GetQueuePolicy", Class::Call),
@@ -122,7 +131,13 @@ mod tests {
     #[test]
     fn the_own_services_are_the_services_of_the_api() {
         let services: Vec<&str> = own_services().collect();
-        let expected = ["BrokerService", "FleetService", "JobService", "QueueService"];
+        let expected = [
+            "BrokerService",
+            "FleetService",
+            "JobService",
+            "OperationService",
+            "QueueService",
+        ];
         assert_eq!(services, expected.map(|name| format!("bananas.v1.{name}")));
     }
 }

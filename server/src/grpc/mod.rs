@@ -12,6 +12,7 @@ mod job;
 mod job_acts;
 mod lease;
 mod list;
+mod operation;
 mod pages;
 mod queue;
 mod queue_policy;
@@ -22,7 +23,8 @@ use std::sync::Arc;
 
 use bananas_proto::server::{
     broker_service_server::BrokerServiceServer, fleet_service_server::FleetServiceServer,
-    job_service_server::JobServiceServer, queue_service_server::QueueServiceServer,
+    job_service_server::JobServiceServer, operation_service_server::OperationServiceServer,
+    queue_service_server::QueueServiceServer,
 };
 use tonic::service::Routes;
 use tonic_health::{pb::health_server::HealthServer, server::HealthService};
@@ -39,6 +41,7 @@ pub fn routes(broker: &Arc<Broker>) -> Routes {
     let mut routes = Routes::new(BrokerServiceServer::new(service()).max_decoding_message_size(most))
         .add_service(JobServiceServer::new(service()).max_decoding_message_size(most))
         .add_service(QueueServiceServer::new(service()))
+        .add_service(OperationServiceServer::new(service()))
         .add_service(FleetServiceServer::new(service()))
         .add_service(HealthServer::new(HealthService::from_health_reporter(
             broker.health.clone(),

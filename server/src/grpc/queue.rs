@@ -1,13 +1,13 @@
-//! `QueueService`: counts, pauses and resumes queues.
+//! `QueueService`: counts, pauses, resumes and deletes queues.
 
 use bananas_proto::server::{self as pb, queue_service_server::QueueService};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
-use super::{Service, convert, pages::Page};
+use super::{Service, convert, operation, pages::Page};
 use crate::{
     domain::{Error, RoutingKey},
-    store::QueueCounts,
+    store::{DueUpdate, QueueCounts},
 };
 
 /// Queues of a page that are counted at the same time.
@@ -127,6 +127,28 @@ impl QueueService for Service {
         self.delete_policy(request.into_inner()).await?;
         Ok(Response::new(pb::DeleteQueuePolicyResponse {}))
     }
+
+    async fn delete_queue(
+        &self,
+        request: Request<pb::DeleteQueueRequest>,
+    ) -> Result<Response<pb::DeleteQueueResponse>, Status> {
+        let request = request.into_inner();
+        let name = RoutingKey::parse(&request.routing_key)?;
+        let operation = if request.force {
+            let start = pb::StartOperationRequest {
+                routing_key: request.routing_key,
+                operation_id: request.operation_id,
+                confirm: request.confirm,
+                action: Some(pb::start_operation_request::Action::DeleteQueue(pb::DeleteQueue {})),
+                ..pb::StartOperationRequest::default()
+            };
+            Some(operation::start(&self.0, start).await?)
+        } else {
+            self.delete_empty(&name).await?;
+            None
+        };
+        Ok(Response::new(pb::DeleteQueueResponse { operation }))
+    }
 }
 
 /// Refuses a text that no routing key begins with.
@@ -138,6 +160,24 @@ pub(super) fn check_prefix(prefix: &str) -> Result<(), Error> {
 }
 
 impl Service {
+    async fn delete_empty(&self, name: &RoutingKey) -> Result<(), Error> {
+        let store = &self.0.store;
+        if !store.is_registered(name).await? {
+            return Err(Error::QueueNotFound(name.to_string()));
+        }
+        let had_policy = store.queue_policy(&store.keys(name)).await?.is_some();
+        if !store.delete_empty_queue(&store.keys(name)).await? {
+            return Err(Error::QueueNotEmpty(name.to_string()));
+        }
+        if had_policy {
+            store.note_policy(name, true).await?;
+            self.0.queues.policies().read(store, name).await?;
+        }
+        store.update_due_index(0, &[(name.clone(), DueUpdate::Deleted)]).await?;
+        tracing::info!(queue = %name, "queue deleted");
+        Ok(())
+    }
+
     async fn count(&self, name: &RoutingKey) -> Result<pb::Queue, Error> {
         let counts = self.0.store.counts(&self.0.store.keys(name)).await?;
         Ok(queue(name, &counts))

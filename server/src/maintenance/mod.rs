@@ -9,6 +9,7 @@
 //! | `due` | promotes, expires, ends leases, prunes and repairs in the queues in which something is due | when due |
 //! | `registration` | registers this broker's queues again in the due index | a minute, and after a reconnect |
 //! | `memory` | drops queues that nothing uses from this broker's memory | 2 s |
+//! | `operations` | continues operations, one step at a time | in turns with the other brokers; a check each second |
 //! | `reclaim` | releases leases of fetches whose reply was lost | 1 s |
 //! | `presence` | reports this broker and its streams for ListWorkers | 3 s |
 //! | `policies` | reads the policies of queues that other brokers changed | 5 s |
@@ -18,6 +19,7 @@
 mod depths;
 mod due;
 mod memory;
+mod operations;
 mod policies;
 mod presence;
 mod reclaim;
@@ -34,6 +36,7 @@ pub async fn run(broker: Arc<Broker>) {
         due::run(&broker),
         registration::run(&broker),
         memory::run(&broker),
+        operations::run(&broker),
         reclaim::run(&broker),
         presence::run(&broker),
         policies::run(&broker),

@@ -197,7 +197,7 @@ impl DueReports {
                 DueUpdate::Known => waiting.known.push(name),
                 DueUpdate::Due(ms) => waiting.due_at(name, now + ms),
                 // The next broker that finds the queue due runs its maintenance again.
-                DueUpdate::Maintained { .. } => {}
+                DueUpdate::Maintained { .. } | DueUpdate::Deleted => {}
             }
         }
     }

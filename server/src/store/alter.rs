@@ -7,6 +7,7 @@ use super::{
     keys::part,
     protocol::{act, outcome},
     reply::{Reply, malformed},
+    script::Call,
 };
 use crate::domain::{Error, Etag, JobId, JobState};
 
@@ -104,6 +105,17 @@ impl Altered {
 impl Store {
     /// Does one act on jobs of a queue, at most [`MAX_ALTERED`]; returns what became of each.
     pub async fn alter(&self, keys: &QueueKeys, what: Act<'_>, ids: &[JobId]) -> Result<Vec<Altered>, Error> {
+        let mut call = self.scripts.alter.call(keys, &[part::META], 16 * ids.len());
+        call.text(&self.tag);
+        self.add_act(&mut call, what);
+        for id in ids {
+            call.bytes(&id.0);
+        }
+        read_all(call.run(self.write(keys), &self.metrics, false).await?)
+    }
+
+    /// Adds an act and its parameters, which alter.lua and step.lua read alike.
+    pub(super) fn add_act(&self, call: &mut Call<'_>, what: Act<'_>) {
         let digit = |priority: Option<u8>| priority.map_or_else(String::new, |priority| priority.to_string());
         let (letter, one, other) = match what {
             Act::Redrive { priority, delay_ms } => (act::REDRIVE, digit(priority), delay_ms),
@@ -113,17 +125,11 @@ impl Store {
             Act::Reprioritize { priority } => (act::REPRIORITIZE, digit(Some(priority)), 0),
             Act::ExpireLease { without_loss } => (act::EXPIRE_LEASE, u8::from(without_loss).to_string(), 0),
         };
-        let mut call = self.scripts.alter.call(keys, &[part::META], 16 * ids.len());
-        call.text(&self.tag)
-            .text(letter)
+        call.text(letter)
             .int(Self::ms(self.policy.dedupe_window))
             .int(Self::ms(self.policy.failure_retention))
             .text(&one)
             .int(other);
-        for id in ids {
-            call.bytes(&id.0);
-        }
-        read_all(call.run(self.write(keys), &self.metrics, false).await?)
     }
 
     /// Writes new records of jobs, at most [`MAX_ALTERED`]; returns what became of each. `may_be_dead`: also of dead

@@ -31,6 +31,8 @@ pub enum DueUpdate {
         /// When to run again. `None`: the queue is gone.
         next: Option<NextRun>,
     },
+    /// An operation has deleted it.
+    Deleted,
 }
 
 /// When maintenance of a queue is to run again.
@@ -76,6 +78,7 @@ impl Store {
             match update {
                 DueUpdate::Used => call.text(due::USED).text(name.as_str()),
                 DueUpdate::Known => call.text(due::KNOWN).text(name.as_str()),
+                DueUpdate::Deleted => call.text(due::DELETED).text(name.as_str()),
                 DueUpdate::Due(ms) => call.text(due::WITHIN).text(name.as_str()).int(*ms),
                 DueUpdate::Maintained { taken, at_ms, next } => {
                     call.text(due::MAINTAINED).text(name.as_str()).text(taken).int(*at_ms);

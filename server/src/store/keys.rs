@@ -25,11 +25,14 @@
 //! | `wt` | zset | ids for which a call waits, by until when |
 //! | `rq:<request id>` | hash | leases of a Lease call with a request id: `request`; expires after a minute |
 //! | `m` | hash | the queue: `meta` |
+//! | `o<id>` | hash | an operation: `operation` |
+//! | `os` | zset | operations: id by when it was started |
 //! | `w` | channel | notifications: redis/pubsub.rs; `w<broker>` tells whether that broker listens |
 //!
 //! Beside the queues (`~` cannot be in a routing key): `<prefix>:{~queues}:names` (zset, the names of all queues, every
 //! score 0, so in order of name), `<prefix>:{~queues}:due` (zset, the same names by the time of their next maintenance:
-//! lua/due_index.lua), `<prefix>:{~brokers}:seen` (zset, brokers by last report) and `<prefix>:{~brokers}:<id>`
+//! lua/due_index.lua), `<prefix>:{~queues}:operations` (zset, operations by the time of their next step: lua/turn.lua),
+//! `<prefix>:{~brokers}:seen` (zset, brokers by last report) and `<prefix>:{~brokers}:<id>`
 //! (hash, the streams of one broker; expires).
 
 use super::shared::shared;
@@ -71,6 +74,8 @@ shared! {
         REQUEST: &str = "rq:";
         CHANNEL: &str = "w";
         POLICY: &str = "p";
+        OPERATION: &str = "o";
+        OPERATIONS: &str = "os";
     }
 }
 
@@ -130,6 +135,37 @@ shared! {
     }
 }
 
+shared! {
+    /// The fields of an operation.
+    mod operation as "OPERATION_" {
+        STATE: &str = "st";
+        /// The StartOperationRequest, as the API shows it.
+        DEFINITION: &str = "df";
+        /// What the steps need of it (store/operation/plan.rs).
+        PLAN: &str = "pl";
+        FINGERPRINT: &str = "fp";
+        START: &str = "at";
+        END: &str = "en";
+        RATE: &str = "ra";
+        /// The microsecond up to which the rate has been used.
+        PACE: &str = "pa";
+        CURSOR: &str = "cu";
+        EXAMINED: &str = "ex";
+        MATCHED: &str = "ma";
+        DONE: &str = "dn";
+        /// Before the reason.
+        SKIPPED: &str = "s:";
+        ESTIMATE: &str = "es";
+        ERROR: &str = "er";
+        SPARE_SCORE: &str = "ks";
+        SPARE_MEMBER: &str = "km";
+        /// How many groups there are.
+        GROUPS: &str = "gn";
+        /// Before a group of AnalyzeJobs.
+        GROUP: &str = "g:";
+    }
+}
+
 impl QueueKeys {
     /// The keys of `routing_key` under `prefix`.
     pub fn new(prefix: &str, routing_key: &RoutingKey) -> Self {
@@ -181,6 +217,11 @@ pub(super) fn policies(prefix: &str) -> String {
 /// The names of the queues whose policy changed within the last hour, by that time.
 pub(super) fn policy_changes(prefix: &str) -> String {
     format!("{prefix}:{{~queues}}:policy_changes")
+}
+
+/// The operations of all queues, by the time of their next step.
+pub(super) fn operations(prefix: &str) -> String {
+    format!("{prefix}:{{~queues}}:operations")
 }
 
 /// The channel on which a broker checks at its start whether it may listen.

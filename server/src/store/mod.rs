@@ -22,6 +22,7 @@ mod lease;
 mod list;
 mod log;
 mod maintenance;
+mod operation;
 mod policy;
 mod protocol;
 mod queue;
@@ -48,6 +49,9 @@ pub use lease::{Demand, LeaseBatch, LeaseRequest, Leased, MAX_DEMANDS, RequestId
 pub use list::{ListPart, ListStep, Listed, View, is_cursor};
 pub use log::{JobLog, LogLine};
 pub use maintenance::{Due, MaintenanceReport};
+pub use operation::{
+    GroupView, NewOperation, OperationChange, OperationView, Plan, Preview, StepEnd, StepReport, Turn, TurnReport,
+};
 pub use queue::{LaneCount, Occupied, QueueCounts};
 pub use redis::{Condition, Endpoint, Interest, Notification, Notifications, preflight};
 pub use scan::{FoundLane, ScanStep};

@@ -215,6 +215,8 @@ shared! {
         KNOWN: &str = "k";
         /// Something falls due in it, so many milliseconds from now.
         WITHIN: &str = "d";
+        /// It was deleted.
+        DELETED: &str = "x";
         /// Its maintenance has run.
         MAINTAINED: &str = "v";
     }
@@ -251,6 +253,42 @@ shared! {
         POLICY: &str = "p";
         /// A key, by its end.
         KEY: &str = "k";
+    }
+}
+
+shared! {
+    /// The states of an operation, as stored; and operation.lua: what to do with it, what became of it.
+    mod operation_word as "OPERATION_" {
+        /// Brokers continue it.
+        IS_RUNNING: &str = "R";
+        /// It waits to be resumed.
+        IS_PAUSED: &str = "P";
+        /// It has acted on all jobs.
+        IS_DONE: &str = "D";
+        /// It was cancelled.
+        IS_CANCELLED: &str = "C";
+        /// A broker could not continue it.
+        IS_FAILED: &str = "F";
+        /// Start it.
+        VERB_BEGIN: &str = "b";
+        /// Pause it.
+        VERB_PAUSE: &str = "p";
+        /// Resume it.
+        VERB_RESUME: &str = "r";
+        /// Cancel it.
+        VERB_CANCEL: &str = "c";
+        /// It cannot be continued.
+        VERB_FAIL: &str = "f";
+        /// It was started, paused, resumed or cancelled.
+        CODE_CHANGED: i64 = 0;
+        /// The same operation was started before, or it has ended.
+        CODE_SAME: i64 = 1;
+        /// Its id names another operation.
+        CODE_OTHER: i64 = 2;
+        /// Too many have not ended.
+        CODE_TOO_MANY: i64 = 3;
+        /// There is none.
+        CODE_UNKNOWN: i64 = 4;
     }
 }
 
@@ -303,6 +341,24 @@ shared! {
         PRESENT: &str = "+";
         /// Stands for a key of another type, or an empty value.
         FOREIGN: &str = "!";
+    }
+}
+
+shared! {
+    /// step.lua and delete_queue.lua: how a step ended.
+    mod step as "STEP_" {
+        /// In the place of an act: count the jobs in groups.
+        ANALYZE: &str = "a";
+        /// There is more to do, at once or after a wait.
+        MORE: &str = "m";
+        /// That was the end of the operation.
+        ENDED: &str = "e";
+        /// It has ended before, and is kept for a while.
+        KEPT: &str = "k";
+        /// It is paused, or there is none.
+        IDLE: &str = "i";
+        /// It was kept long enough, and is deleted.
+        GONE: &str = "g";
     }
 }
 
@@ -393,6 +449,28 @@ shared! {
         DUPLICATE: i64 = 1;
         /// Another job has its unique key.
         UNIQUE_TAKEN: i64 = 2;
+    }
+}
+
+shared! {
+    /// turn.lua: what is reported of an operation, and how brokers take turns.
+    mod turn as "TURN_" {
+        /// It exists, or is about to be written.
+        ADD: &str = "a";
+        /// A step has run; when the next one may.
+        NEXT: &str = "n";
+        /// It is not to be continued now.
+        IDLE: &str = "i";
+        /// It is gone.
+        GONE: &str = "g";
+        /// Microseconds of Redis that each microsecond of a step stands for: a tenth of its time.
+        PACE: u64 = 10;
+        /// Reserved for a step until its time is reported, in microseconds.
+        RESERVED_US: u64 = 10_000;
+        /// An operation is left to the broker that took it this long, in milliseconds.
+        LEFT_MS: u64 = 1_000;
+        /// One that could not be continued is tried once more after this long, in milliseconds.
+        IDLE_MS: u64 = 5_000;
     }
 }
 

@@ -2,10 +2,13 @@
 //! missing shows then and not with the first job.
 
 use crate::{
-    domain::{Error, Failure, JobFilter, JobId, JobState, Nonce, Owner, RoutingKey},
+    domain::{
+        Error, Failure, JobFilter, JobId, JobState, Nonce, Owner, RoutingKey,
+        operation::{Action, OperationId},
+    },
     store::{
-        AckItem, Act, Demand, ExtendItem, Extender, LeaseRequest, ListPart, NackAction, NackItem, QueueKeys, Store,
-        View,
+        AckItem, Act, Demand, ExtendItem, Extender, LeaseRequest, ListPart, NackAction, NackItem, NewOperation, Plan,
+        QueueKeys, Store, View,
         redis::{Class, Failure as RedisFailure},
     },
 };
@@ -94,6 +97,28 @@ impl Store {
         self.import_some(&keys, &[]).await?;
         self.next_due(&keys).await?;
         self.update_due_index(0, &[]).await?;
+        self.rehearse_operations(&keys).await?;
         self.maintain_or_forget(&keys, 0).await.map(drop)
+    }
+
+    async fn rehearse_operations(&self, keys: &QueueKeys) -> Result<(), Error> {
+        let plan = Plan {
+            action: Action::DeleteQueue,
+            filter: JobFilter::of_states(&[JobState::Dead]),
+        };
+        let new = NewOperation {
+            id: OperationId::generate(),
+            definition: bytes::Bytes::new(),
+            fingerprint: String::new(),
+            plan: plan.clone(),
+            rate: 0,
+            estimated_total: 0,
+        };
+        self.start_operation(keys, &new).await?;
+        self.preview(keys, &plan.filter, b"", 1).await?;
+        self.turn(false, &[]).await?;
+        self.step(keys, OperationId::generate(), &plan).await?;
+        // Deletes the operation, too.
+        self.delete_queue_step(keys, new.id).await.map(drop)
     }
 }

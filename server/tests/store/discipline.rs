@@ -12,10 +12,11 @@ use bananas_broker::store::{AckItem, NackAction};
 use bananas_harness::redis_server::RedisServer;
 
 use crate::{
-    altering, auditing, cancelling, counting, damaged, due_index, enqueueing, extending, forgetting, importing, lanes,
-    leasing, listing, logging, maintaining, nacking, outcomes, policies, reclaiming, settling,
+    altering, auditing, cancelling, counting, damaged, deleting_queues, due_index, enqueueing, extending, forgetting,
+    importing, lanes, leasing, listing, logging, maintaining, nacking, operating, outcomes, policies, reclaiming,
+    settling,
     space::{Fact, LONG_MS, Space, extend, nack, plain},
-    uniqueness, walking,
+    stepping, uniqueness, walking,
     watching::{Run, watch},
 };
 
@@ -30,6 +31,7 @@ const COMMANDS: &[(&str, bool, Keys)] = &[
     ("HGETALL", false, Keys::First),
     ("HLEN", false, Keys::First),
     ("HMGET", false, Keys::First),
+    ("HRANDFIELD", false, Keys::First),
     ("HSCAN", false, Keys::First),
     ("HSTRLEN", false, Keys::First),
     ("LINDEX", false, Keys::First),
@@ -225,6 +227,9 @@ fn facts() -> impl Iterator<Item = (&'static str, Fact)> {
         policies::FACTS,
         listing::FACTS,
         walking::FACTS,
+        operating::FACTS,
+        stepping::FACTS,
+        deleting_queues::FACTS,
     ];
     files.into_iter().flatten().copied()
 }
@@ -253,9 +258,7 @@ fn check(run: &Run, wrong: &mut BTreeSet<String>) {
         for key in keys {
             let part = part_of(key);
             tags.insert(&key[..key.len() - part.len()]);
-            // An act begins when it finds its job (lua/lib/acts/find.lua).
-            let is_next_act = script == "alter" && verb == "EXISTS" && arguments.len() == 1 && kind_of(part) == "j";
-            if is_next_act || NEXT_MOVES.contains(&(script, &verb, part)) {
+            if is_next_act(script, &verb, arguments, part) || NEXT_MOVES.contains(&(script, &verb, part)) {
                 written = false;
             }
             if named.insert(key) && written {
@@ -270,6 +273,15 @@ fn check(run: &Run, wrong: &mut BTreeSet<String>) {
     if tags.len() > 1 {
         wrong.insert(format!("{script} touches keys of {} queues", tags.len()));
     }
+}
+
+/// Whether an act of several begins here: it finds its job (lua/lib/acts/find.lua); in a step of an operation the
+/// filter reads its record before, and the walk goes on to the next lane.
+fn is_next_act(script: &str, verb: &str, arguments: &[Vec<u8>], part: &[u8]) -> bool {
+    let finds = ["alter", "step"].contains(&script) && verb == "EXISTS" && arguments.len() == 1;
+    let compares = script == "step" && verb == "GETRANGE";
+    let next_lane = script == "step" && verb == "LRANGE" && part.starts_with(b"r:");
+    (finds || compares) && part[0] == b'j' || next_lane
 }
 
 /// The part of a key behind its hash tag.

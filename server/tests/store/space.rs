@@ -123,6 +123,11 @@ impl Space {
         &self.url
     }
 
+    /// The start of its keys.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// A connection that bypasses the store.
     pub(crate) fn raw(&self) -> MultiplexedConnection {
         self.raw.clone()

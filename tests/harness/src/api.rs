@@ -6,7 +6,7 @@ use bananas_proto::v1::{
     GetQueueRequest, Job, JobSpec, JobState, LeaseExtension, LeaseRequest, LeasedJob, NackAction, NackRequest,
     NackResponse, Queue, Selector, broker_service_client::BrokerServiceClient,
     fleet_service_client::FleetServiceClient, job_service_client::JobServiceClient,
-    queue_service_client::QueueServiceClient,
+    operation_service_client::OperationServiceClient, queue_service_client::QueueServiceClient,
 };
 use bytes::Bytes;
 use tonic::{
@@ -28,6 +28,8 @@ pub struct Api {
     pub jobs: JobServiceClient<Channel>,
     /// Queues.
     pub queues: QueueServiceClient<Channel>,
+    /// Bulk work.
+    pub operations: OperationServiceClient<Channel>,
     /// Workers and brokers.
     pub fleet: FleetServiceClient<Channel>,
     /// The connection, for services of other packages.
@@ -46,6 +48,7 @@ impl Api {
             broker: BrokerServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             jobs: JobServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             queues: QueueServiceClient::new(channel.clone()),
+            operations: OperationServiceClient::new(channel.clone()).max_decoding_message_size(LARGEST_MESSAGE),
             fleet: FleetServiceClient::new(channel.clone()),
             channel,
         }

@@ -109,6 +109,11 @@ impl BrokerProcess {
         }
     }
 
+    /// Whether it was started and not killed since.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// Sends it a signal by name.
     pub fn signal(&self, name: &str) {
         signal::send(self.process.as_ref().expect("it runs").id(), name);

@@ -7,6 +7,7 @@
 --         DUE_USED, name: a job is about to be stored in it
 --         DUE_KNOWN, name: it exists
 --         DUE_WITHIN, name, ms: something falls due in it, so many ms from now
+--         DUE_DELETED, name: an operation has deleted it
 --         DUE_MAINTAINED, name, score when taken or '', ms of the run, next score or '': its maintenance has run;
 --           without a next score the queue is gone
 -- RETURNS {now ms, number of queues, ms until the first is due or -1, name and score of each queue that was taken...}
@@ -43,6 +44,8 @@ end
 
 local function note_maintained(name, score, taken, run_ms, next_score)
   if next_score then
+    -- It was taken, is on no list any more, and nothing falls due in it: it was deleted meanwhile.
+    if not score and taken and next_score % 1 > 0 then return end
     if not score then list(name) end
     -- What was reported since the run is sooner than the run knew.
     if not score or score == taken or score <= run_ms or next_score < score then plan(name, next_score) end
@@ -61,6 +64,10 @@ while ARGV[at] do
     at = at + 2
   elseif kind == DUE_KNOWN then
     note_known(name, score)
+    at = at + 2
+  elseif kind == DUE_DELETED then
+    call('ZREM', KEYS[2], name)
+    call('ZREM', KEYS[1], name)
     at = at + 2
   elseif kind == DUE_WITHIN then
     note_due(name, score, now + tonumber(ARGV[at + 2]))

@@ -13,7 +13,7 @@ macro_rules! fragments {
 fragments! {
     "start", "values", "commands", "entries", "record", "notify", "lanes", "read_lanes", "leases", "memory", "state",
     "unique", "endings", "filter", "walk", "backoff", "promote", "choose_lanes", "requests", "fetch", "ack", "enqueue",
-    "nack", "extend",
+    "nack", "extend", "operations", "purge", "analyze",
     "duties/promote_due", "duties/end_lapsed", "duties/expire_late", "duties/trim_lanes", "duties/prune",
     "duties/repair", "duties/forget", "facts", "repair", "acts/find", "acts/settled", "acts/waiting", "acts/leased",
     "acts/act",

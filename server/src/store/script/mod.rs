@@ -91,6 +91,11 @@ scripts! {
     import: "#!lua\n",
     audit: "#!lua flags=no-writes\n",
     repair: "#!lua flags=allow-oom\n",
+    operation: "#!lua flags=allow-oom\n",
+    step: "#!lua flags=allow-oom\n",
+    preview: "#!lua flags=no-writes\n",
+    turn: "#!lua flags=allow-oom\n",
+    delete_queue: "#!lua flags=allow-oom\n",
 }
 
 impl Scripts {
@@ -215,7 +220,7 @@ mod tests {
                 assert!(!script.text.contains(forbidden), "{} uses {forbidden}", script.name);
             }
             assert!(!script.source.contains("pcall"), "{} uses pcall", script.name);
-            let of_no_queue = ["due_index", "policies", "presence"].contains(&script.name);
+            let of_no_queue = ["due_index", "policies", "presence", "turn"].contains(&script.name);
             let keys = if of_no_queue { "-- KEYS  " } else { "-- KEYS  meta" };
             for word in [keys, "-- ARGV  ", "-- RETURNS ", "-- MOVES  "] {
                 assert!(script.source.contains(word), "{}.lua has no line {word:?}", script.name);

@@ -73,6 +73,10 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
         protocol::act::in_lua(),
         protocol::outcome::in_lua(),
         protocol::import::in_lua(),
+        keys::operation::in_lua(),
+        protocol::operation_word::in_lua(),
+        protocol::turn::in_lua(),
+        protocol::step::in_lua(),
         protocol::list::in_lua(),
     ];
     for (name, literal) in groups.into_iter().flatten() {
@@ -110,6 +114,20 @@ pub(super) fn constants(cluster: bool) -> Vec<(String, String)> {
     );
     one("IN_CLUSTER", &cluster);
     one("NOBODY", &"--------");
+    one("TURN", &"~");
+    one("OPERATIONS_KEPT", &limits::OPERATIONS_KEPT);
+    one("OPERATIONS_UNENDED", &limits::OPERATIONS_UNENDED);
+    one("ACTS_PER_CLOCK", &4_usize);
+    one(
+        "TOO_MANY_LANES_TEXT",
+        &"the queue has too many lanes of one priority: name job types in the filter",
+    );
+    one("GROUPS_KEPT", &limits::OPERATION_GROUPS);
+    one("GROUP_MESSAGE_BYTES", &limits::GROUP_MESSAGE_BYTES);
+    one("GROUP_HOURS_BEFORE", &limits::GROUP_HOURS_BEFORE);
+    one("GROUP_HOURS_AFTER", &limits::GROUP_HOURS_AFTER);
+    one("HOUR_MS", &3_600_000_u64);
+    one("OPERATION_RETENTION_MS", &limits::OPERATION_RETENTION_MS);
     one("NO_JOB", &"-".repeat(NO_JOB_BYTES).as_str());
     all
 }

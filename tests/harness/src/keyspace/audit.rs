@@ -90,6 +90,7 @@ pub fn violations(all: &Snapshot) -> Vec<String> {
     state_hashes_belong_to_jobs(all, &places, &mut wrong);
     unique_keys_are_held_by_the_living(all, &places, &mut wrong);
     logs_are_counted(all, &mut wrong);
+    operations_are_listed_and_add_up(all, &mut wrong);
     let leased: BTreeSet<_> = all.leases.keys().collect();
     let bounded: BTreeSet<_> = all.deadlines.keys().collect();
     if leased != bounded {
@@ -327,6 +328,39 @@ fn unique_keys_are_held_by_the_living(
         let holder = all.unique.get(&*String::from_utf8_lossy(key));
         if state.get("us").map(Vec::as_slice) == Some(b"S") && holder != Some(id) {
             wrong.push(format!("{} lives and has lost its unique key", hex(id)));
+        }
+    }
+}
+
+/// Each operation is in the list, and every job that it matched was acted on or skipped.
+fn operations_are_listed_and_add_up(all: &Snapshot, wrong: &mut Vec<String>) {
+    let listed: BTreeSet<_> = all.operation_index.keys().collect();
+    let stored: BTreeSet<_> = all.operations.keys().collect();
+    if listed != stored {
+        wrong.push(format!("the operations are {stored:?} and the list has {listed:?}"));
+    }
+    if listed.len() > 100 {
+        wrong.push(format!("{} operations are kept", listed.len()));
+    }
+    for (id, fields) in &all.operations {
+        let count = |name: &str| fields.get(name).map_or(0, |value| number(value));
+        let skipped: u64 = fields
+            .keys()
+            .filter(|name| name.starts_with("s:"))
+            .map(|name| count(name))
+            .sum();
+        if count("ma") != count("dn") + skipped || count("ma") > count("ex") {
+            wrong.push(format!(
+                "operation {id}: {} examined, {} matched, {} done, {skipped} skipped",
+                count("ex"),
+                count("ma"),
+                count("dn")
+            ));
+        }
+        let ended = fields.contains_key("en");
+        let letter = fields.get("st").map(Vec::as_slice);
+        if ended != matches!(letter, Some(b"D" | b"C" | b"F")) {
+            wrong.push(format!("operation {id} is {letter:?}, and its end is known: {ended}"));
         }
     }
 }

@@ -94,6 +94,10 @@ pub struct Snapshot {
     pub newer: Vec<Entry>,
     /// Jobs for whose end a caller waits, and until when.
     pub waiters: BTreeMap<Id, u64>,
+    /// Operations.
+    pub operations: BTreeMap<String, Fields>,
+    /// Operations by when they were started.
+    pub operation_index: BTreeMap<String, u64>,
     /// Request ids that are remembered.
     pub requests: BTreeSet<String>,
     /// The meta hash.
@@ -165,11 +169,29 @@ impl Snapshot {
         all
     }
 
+    /// Adds a key of an operation; false: it is none.
+    fn add_operation(&mut self, part: &[u8], key: &Dumped) -> bool {
+        match (part, key.kind.as_str()) {
+            (b"os", "zset") => {
+                let listed = scores(&key.content).into_iter().map(|(id, ms)| (text(&id), ms as u64));
+                self.operation_index = listed.collect();
+            }
+            ([b'o', id @ ..], "hash") if id.len() == 36 => {
+                self.operations.insert(text(id), fields(&key.content));
+            }
+            _ => return false,
+        }
+        true
+    }
+
     fn add(&mut self, part: &[u8], key: &Dumped) {
         let name = String::from_utf8_lossy(part).into_owned();
         if key.expires != name.starts_with("rq:") {
             self.strange
                 .push(format!("{name}: only what a request id led to may, and must, expire"));
+        }
+        if self.add_operation(part, key) {
+            return;
         }
         let content = &key.content;
         match (name.as_str(), key.kind.as_str()) {

@@ -26,7 +26,7 @@ local function is_empty()
   return call(
     'EXISTS', base .. KEY_START_BY, base .. KEY_DEAD, base .. KEY_SETTLED, base .. KEY_TOMBSTONES,
     base .. KEY_TOMBSTONE_COUNTS, base .. KEY_UNIQUE, base .. KEY_UNIQUE_WINDOWS, base .. KEY_QUARANTINE,
-    base .. KEY_NEWER, base .. KEY_WAITERS
+    base .. KEY_NEWER, base .. KEY_WAITERS, base .. KEY_OPERATIONS
   ) == 0
 end
 
