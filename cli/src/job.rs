@@ -57,6 +57,8 @@ pub(crate) enum JobCommand {
     },
     #[command(flatten)]
     Act(JobAct),
+    /// Export the jobs of a filter to a file, with everything that is kept of each
+    Export(transfer::export::ExportArgs),
     /// Import jobs from a file, each in the state that it has there; may be repeated
     Import(transfer::import::ImportArgs),
 }
@@ -84,6 +86,7 @@ pub(crate) async fn run(client: &Client, command: JobCommand, output: Output) ->
             job_log::run(client, &queue, id, follow, output).await
         }
         JobCommand::Act(act) => job_acts::run(client, act, output).await,
+        JobCommand::Export(args) => transfer::export::run(client, args, output).await,
         JobCommand::Import(args) => transfer::import::run(client, args, output).await,
         JobCommand::Cancel { job, reason, grace } => {
             let (queue, id) = job.parse()?;

@@ -21,6 +21,7 @@ mod job_log;
 mod kept_leases;
 mod lease;
 mod lifecycle;
+mod list;
 mod logs;
 mod mutants;
 mod operations;

@@ -1,4 +1,5 @@
-//! `bananas job import`: reads jobs from a file.
+//! `bananas job export|import`: writes jobs to a file and reads them from it.
 
+pub(crate) mod export;
 pub(crate) mod import;
 mod record;

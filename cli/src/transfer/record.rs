@@ -25,6 +25,15 @@ impl Records {
         Ok(Self(job.ok_or("the API has no Job")?))
     }
 
+    /// A job as a line, without its end.
+    pub(crate) fn write(&self, job: &Job) -> Result<Vec<u8>, String> {
+        let mut message = DynamicMessage::new(self.0.clone());
+        message
+            .merge(&*job.encode_to_vec())
+            .map_err(|error| error.to_string())?;
+        serde_json::to_vec(&message).map_err(|error| error.to_string())
+    }
+
     /// Reads a line.
     pub(crate) fn read(&self, line: &[u8]) -> Result<Record, String> {
         if let Some(jobs) = end_mark_of(line) {
@@ -47,6 +56,11 @@ fn numbers_as_texts(value: &mut Value) {
         Value::Object(fields) => fields.values_mut().for_each(numbers_as_texts),
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
+}
+
+/// The last line of a finished export.
+pub(crate) fn end_mark(jobs: u64) -> String {
+    format!("{{\"end\":{{\"jobs\":{jobs}}}}}")
 }
 
 /// The number of jobs in an end mark; `None`: the line is none.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bananas_proto::v1::{
-    CancelJobRequest, GetJobRequest, ImportJobsRequest, ImportResult, Job, JobState, LogLine, ReadJobLogRequest,
-    WaitJobRequest,
+    CancelJobRequest, GetJobRequest, ImportJobsRequest, ImportResult, Job, JobState, ListJobsRequest, ListJobsResponse,
+    LogLine, ReadJobLogRequest, WaitJobRequest,
 };
 use tokio::time::Instant;
 
@@ -52,6 +52,13 @@ pub struct Waited {
 }
 
 impl Client {
+    /// One page of the jobs of a filter. `page_token` of the next request is `next_page_token` of this response; an
+    /// empty one ends the list.
+    pub async fn list_jobs(&self, request: ListJobsRequest) -> Result<ListJobsResponse> {
+        self.read(request, |r| async move { self.job_service().list_jobs(r).await })
+            .await
+    }
+
     /// Reads a job.
     pub async fn job(&self, routing_key: &str, id: JobId, detail: Detail) -> Result<Job> {
         let request = GetJobRequest {
