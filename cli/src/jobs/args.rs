@@ -4,10 +4,20 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::list::ListArgs;
 use crate::filter::FilterArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum JobsCommand {
+    /// List jobs
+    List(Box<ListArgs>),
+    #[command(flatten)]
+    Act(Box<JobsAct>),
+}
+
+/// What starts an operation.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsAct {
     /// Put settled jobs back to READY: their attempts start again, and the last failure is kept (default: DEAD jobs)
     Redrive {
         #[command(flatten)]

@@ -1,7 +1,8 @@
-//! `bananas jobs redrive|cancel|delete|...`: acts on all jobs that a filter matches, with an operation that the brokers
-//! run.
+//! `bananas jobs list|redrive|cancel|delete|...`: lists jobs, or acts on all that a filter matches, with an operation
+//! that the brokers run.
 
 mod args;
+mod list;
 
 use bananas_client::{
     Client,
@@ -14,7 +15,7 @@ use bananas_client::{
 use serde_json::Value;
 
 pub(crate) use self::args::JobsCommand;
-use self::args::{Common, Queues};
+use self::args::{Common, JobsAct, Queues};
 use crate::{
     exit::{Failure, Result},
     operation::{describe, follow},
@@ -34,7 +35,10 @@ struct Asked {
 }
 
 pub(crate) async fn run(client: &Client, command: JobsCommand, output: Output) -> Result {
-    let asked = asked(command)?;
+    let asked = match command {
+        JobsCommand::List(args) => return list::run(client, *args, output).await,
+        JobsCommand::Act(act) => asked(*act)?,
+    };
     let filter = asked.common.filter.filter(asked.default)?;
     let queues = names(client, &asked.common.queues).await?;
     if queues.is_empty() {
@@ -82,9 +86,9 @@ async fn finish(client: &Client, started: Vec<Operation>, detach: bool, output: 
     failed.map_or(Ok(()), Err)
 }
 
-fn asked(command: JobsCommand) -> Result<Asked> {
-    let (common, action, default, confirm) = match command {
-        JobsCommand::Redrive {
+fn asked(act: JobsAct) -> Result<Asked> {
+    let (common, action, default, confirm) = match act {
+        JobsAct::Redrive {
             common,
             to_priority,
             delay,
@@ -95,19 +99,19 @@ fn asked(command: JobsCommand) -> Result<Asked> {
             };
             (common, Action::RedriveJobs(action), Some(JobState::Dead), String::new())
         }
-        JobsCommand::Cancel { common, grace } => {
+        JobsAct::Cancel { common, grace } => {
             let action = CancelJobs {
                 grace: grace.map(wire_duration).transpose()?,
                 reason: common.reason.clone(),
             };
             (common, Action::CancelJobs(action), None, String::new())
         }
-        JobsCommand::Delete {
+        JobsAct::Delete {
             common,
             keep_newest,
             confirm,
         } => (common, Action::DeleteJobs(DeleteJobs { keep_newest }), None, confirm),
-        JobsCommand::Reprioritize { common, to_priority } => {
+        JobsAct::Reprioritize { common, to_priority } => {
             let action = ReprioritizeJobs { priority: to_priority };
             (
                 common,
@@ -116,15 +120,15 @@ fn asked(command: JobsCommand) -> Result<Asked> {
                 String::new(),
             )
         }
-        JobsCommand::Run { common } => {
+        JobsAct::Run { common } => {
             let action = Action::RunJobsNow(RunJobsNow {});
             (common, action, Some(JobState::Scheduled), String::new())
         }
-        JobsCommand::ExpireLeases { common, without_loss } => {
+        JobsAct::ExpireLeases { common, without_loss } => {
             let action = Action::ExpireLeases(ExpireLeases { without_loss });
             (common, action, Some(JobState::Leased), String::new())
         }
-        JobsCommand::Analyze { common } => {
+        JobsAct::Analyze { common } => {
             let action = Action::AnalyzeJobs(AnalyzeJobs {});
             (common, action, Some(JobState::Dead), String::new())
         }
@@ -171,12 +175,13 @@ fn preview_json(queue: &str, preview: &PreviewOperationResponse) -> Value {
 }
 
 fn preview_text(queue: &str, preview: &PreviewOperationResponse) -> String {
-    let matched = match preview.complete {
-        true => format!("{} of {} jobs of {queue} match", preview.matched, preview.examined),
-        false => format!(
+    let matched = if preview.complete {
+        format!("{} of {} jobs of {queue} match", preview.matched, preview.examined)
+    } else {
+        format!(
             "{} of the first {} jobs of {queue} match, about {} in all",
             preview.matched, preview.examined, preview.estimated_total
-        ),
+        )
     };
     if preview.sample.is_empty() {
         return format!("{matched}; nothing was changed");

@@ -1,6 +1,6 @@
 //! The progress of an operation on the terminal. Ctrl-C leaves the operation running.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use bananas_client::{
     Client,
@@ -57,7 +57,8 @@ fn show(line: &ProgressBar, operation: &Operation) {
     line.set_position(operation.examined);
     let mut text = format!("{} done", operation.done);
     if skipped(operation) > 0 {
-        text.push_str(&format!(", {} skipped", skipped(operation)));
+        // Writing into a string cannot fail.
+        let _ = write!(text, ", {} skipped", skipped(operation));
     }
     if operation.state() == OperationState::Paused {
         text.push_str(", PAUSED");

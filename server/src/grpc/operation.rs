@@ -352,13 +352,13 @@ fn is_final(operation: &pb::Operation) -> bool {
 fn plan(action: Option<&Started>, filter: Option<&pb::JobFilter>) -> Result<Plan, Error> {
     let action = convert::action(action)?;
     if action == Action::DeleteQueue {
-        return match filter.is_none_or(|filter| *filter == pb::JobFilter::default()) {
-            true => Ok(Plan {
-                action,
-                filter: JobFilter::default(),
-            }),
-            false => Err(Error::invalid("filter", "must be empty: everything is deleted")),
-        };
+        if filter.is_some_and(|filter| *filter != pb::JobFilter::default()) {
+            return Err(Error::invalid("filter", "must be empty: everything is deleted"));
+        }
+        return Ok(Plan {
+            action,
+            filter: JobFilter::default(),
+        });
     }
     let filter = convert::job_filter(filter, "filter")?;
     convert::check_states(&action, &filter.states)?;
@@ -380,7 +380,7 @@ async fn preview(
     loop {
         let room = bound::PREVIEW_SAMPLE - ids.len();
         let part = broker.store.preview(&keys, filter, &cursor, room).await?;
-        response.time.get_or_insert(convert::timestamp(part.now_ms));
+        response.time.get_or_insert_with(|| convert::timestamp(part.now_ms));
         response.examined += part.examined;
         response.matched += part.matched;
         ids.extend(part.sample);

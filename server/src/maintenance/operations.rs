@@ -23,7 +23,7 @@ const VAIN_CALLS: u32 = 3;
 /// How long it waits then.
 const VAIN_PAUSE: Duration = Duration::from_millis(150);
 /// How long after the end of a turn the brokers ask for the next one, at most: whoever comes first gets it.
-const SPREAD: Duration = Duration::from_micros(2_000);
+const SPREAD: Duration = Duration::from_millis(2);
 /// Longer than a broker collects reports.
 const UNLIST_PAUSE: Duration = Duration::from_secs(3);
 /// Plans that a broker remembers.

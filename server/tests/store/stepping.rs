@@ -67,8 +67,8 @@ async fn dead(space: &Space, jobs: usize, failure_type: &str, message: &str) -> 
             .iter()
             .map(|job| {
                 let mut item = nack(job.job_id, batch.nonce, NackAction::DeadLetter);
-                item.failure.failure_type = failure_type.to_owned();
-                item.failure.message = message.to_owned();
+                failure_type.clone_into(&mut item.failure.failure_type);
+                message.clone_into(&mut item.failure.message);
                 item
             })
             .collect();

@@ -247,7 +247,7 @@ impl Stored {
             .iter()
             .filter_map(|(name, value)| Some((name.strip_prefix(field::GROUP)?, value)));
         let mut groups: Vec<GroupView> = groups.filter_map(|(name, value)| group::read(name, value)).collect();
-        groups.sort_by(|one, other| other.jobs.cmp(&one.jobs));
+        groups.sort_by_key(|group| std::cmp::Reverse(group.jobs));
         groups
     }
 }

@@ -2,7 +2,7 @@
 
 use bananas_client::{
     Client,
-    proto::{Job, JobState, JobView, ListJobsRequest},
+    proto::{Failure, Job, JobState, JobView, ListJobsRequest},
 };
 use clap::{Args, ValueEnum};
 
@@ -76,10 +76,16 @@ pub(crate) async fn run(client: &Client, args: ListArgs, output: Output) -> Resu
         }
         return Ok(());
     }
-    let more = if request.page_token.is_empty() { "" } else { "; there are more (--limit)" };
-    let text = || match jobs.is_empty() {
-        true => format!("no job matches; {examined} examined"),
-        false => format!("{}\n\n{} jobs; {examined} examined{more}", list(&jobs), jobs.len()),
+    let more = if request.page_token.is_empty() {
+        ""
+    } else {
+        "; there are more (--limit)"
+    };
+    let text = || {
+        if jobs.is_empty() {
+            return format!("no job matches; {examined} examined");
+        }
+        format!("{}\n\n{} jobs; {examined} examined{more}", list(&jobs), jobs.len())
     };
     Ok(output.value(|| serde_json::Value::Null, text)?)
 }
@@ -99,14 +105,25 @@ fn list(jobs: &[Job]) -> String {
             detail,
         ]
     });
-    table(&["JOB", "TYPE", ">PRIORITY", "STATE", "SINCE / UNTIL", ">ATTEMPTS", "DETAIL"], rows)
+    table(
+        &[
+            "JOB",
+            "TYPE",
+            ">PRIORITY",
+            "STATE",
+            "SINCE / UNTIL",
+            ">ATTEMPTS",
+            "DETAIL",
+        ],
+        rows,
+    )
 }
 
 /// The time that matters in the state of a job, and what else is worth a column.
 fn about(job: &Job) -> (String, String) {
     let failure = || {
-        let failure = job.failure.as_ref();
-        failure.map_or_else(String::new, |failure| output::one_line(&format!("{}: {}", failure.r#type, failure.message)))
+        let text = |failure: &Failure| format!("{}: {}", failure.r#type, failure.message);
+        output::one_line(&job.failure.as_ref().map(text).unwrap_or_default()).into_owned()
     };
     let at = |time: &Option<prost_types::Timestamp>| time.as_ref().map(moment).unwrap_or_default();
     match job.state() {
