@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{arranged, crash::cluster};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Dead letters of the type `plain`.
 pub(crate) async fn dead(api: &Api, key: &str, jobs: usize) {
@@ -60,6 +60,7 @@ pub(crate) async fn dead(api: &Api, key: &str, jobs: usize) {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as a request has it")]
 pub(crate) fn filter(states: &[JobState]) -> Option<JobFilter> {
     Some(JobFilter {
         states: states.iter().map(|state| (*state).into()).collect(),
