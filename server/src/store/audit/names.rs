@@ -24,7 +24,7 @@ pub(super) enum Name<'a> {
 }
 
 /// Keys that a queue has once, and their types.
-const SINGLE: [(&str, &str); 16] = [
+const SINGLE: [(&str, &str); 17] = [
     (part::META, "hash"),
     (part::LANES, "zset"),
     (part::SCHEDULED, "zset"),
@@ -41,15 +41,24 @@ const SINGLE: [(&str, &str); 16] = [
     (part::WAITERS, "zset"),
     (part::UNIQUE_WINDOWS, "zset"),
     (part::POLICY, "string"),
+    (part::OPERATIONS, "zset"),
 ];
 
 /// Bytes of the id of a job.
 const ID_BYTES: usize = 16;
+/// Bytes of the id of an operation, which is a UUID in its hyphenated form.
+const OPERATION_ID_BYTES: usize = 36;
 
 /// The end of a key, after what all keys of its queue have in common.
 pub(super) fn name(end: &[u8]) -> Name<'_> {
     if let Some((_, kind)) = SINGLE.iter().find(|(part, _)| part.as_bytes() == end) {
         return Name::Single(kind);
+    }
+    if end
+        .strip_prefix(part::OPERATION.as_bytes())
+        .is_some_and(|id| id.len() == OPERATION_ID_BYTES)
+    {
+        return Name::Single("hash");
     }
     let id_behind = |part: &str| end.strip_prefix(part.as_bytes()).filter(|id| id.len() == ID_BYTES);
     // The longer name first: `qj` and an id are no record of a job whose id begins with j.
@@ -101,6 +110,8 @@ mod tests {
         assert_eq!(name(b"r:5:send:acme"), Name::Lane(b"5:send:acme"));
         assert_eq!(name(b"d17"), Name::Memory(17));
         assert_eq!(name(b"z"), Name::Single("zset"));
+        assert_eq!(name(b"os"), Name::Single("zset"));
+        assert_eq!(name(b"o01a22151-db96-70e0-989d-6d54a6b0fc15"), Name::Single("hash"));
         assert_eq!(name(b"rq:x"), Name::Request);
         assert_eq!(name(b"qr:5:send"), Name::SetAside);
         for unknown in [&b"r:0:send"[..], b"r:5:", b"j", b"d", b"dx", b"mine", b""] {
