@@ -21,7 +21,7 @@ use redis::aio::MultiplexedConnection;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::{arranged, crash::cluster};
+use crate::{arranged, cli::said, crash::cluster};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -414,7 +414,7 @@ async fn a_preview_counts_samples_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_analysis_says_what_failed_how_often_and_when() {
-    let (_stand, api, key) = arranged("analysis").await;
+    let (stand, api, key) = arranged("analysis").await;
     dead(&api, &key, 12).await;
     let request = StartOperationRequest {
         action: Some(Action::AnalyzeJobs(AnalyzeJobs {})),
@@ -429,4 +429,19 @@ async fn an_analysis_says_what_failed_how_often_and_when() {
     );
     assert!(group.first_time.is_some() && group.last_time.is_some() && !group.sample_job_id.is_empty());
     assert_eq!(group.hours.iter().map(|hour| hour.jobs).sum::<u64>(), 12);
+    // A watch that begins after the end shows the groups, too; and the audit of the queue knows its operations.
+    let watch = WatchOperationRequest {
+        routing_key: key.clone(),
+        operation_id: end.operation_id.clone(),
+    };
+    let mut changes = api
+        .operations
+        .clone()
+        .watch_operation(watch)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(changes.message().await.unwrap().unwrap().operation, Some(end));
+    assert_eq!(changes.message().await.unwrap(), None);
+    said(&stand, &["queue", "audit", &key]).await.ok();
 }

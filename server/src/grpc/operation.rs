@@ -160,7 +160,10 @@ impl OperationService for Service {
     async fn watch_operation(&self, request: Request<pb::WatchOperationRequest>) -> Result<Response<Watched>, Status> {
         let request = request.into_inner();
         let (key, id) = named(&request.routing_key, &request.operation_id)?;
-        let first = read(&self.0, &key, id, false).await?;
+        let mut first = read(&self.0, &key, id, false).await?;
+        if is_final(&first) {
+            first = read(&self.0, &key, id, true).await?;
+        }
         Ok(Response::new(watch(self.0.clone(), key, id, first)))
     }
 }
