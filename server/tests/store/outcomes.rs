@@ -343,7 +343,7 @@ pub(crate) const OUTCOMES: &[(&str, &[&str])] = &[
             "nothing to continue",
             "waits for its rate",
             "the newest spared",
-            "analyzed",
+            "analysed",
             "more groups than are kept",
             "too many lanes",
         ],

@@ -242,7 +242,7 @@ async fn an_analysis_counts_by_type_failure_message_and_hour(space: &Space) {
     assert!(timeouts.contains(&first.sample.unwrap()));
     assert!(first.first_ms <= first.last_ms && first.last_ms <= done.start_ms);
     assert_eq!(first.hours.iter().map(|(_, jobs)| jobs).sum::<u64>(), 132);
-    space.reached(("step", "analyzed"));
+    space.reached(("step", "analysed"));
     let mut after = space.snapshot().await;
     (after.operations, after.operation_index) = (before.operations.clone(), before.operation_index.clone());
     assert_eq!(after, before, "it changes nothing");
