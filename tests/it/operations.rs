@@ -188,7 +188,7 @@ async fn a_redrive_survives_brokers_that_are_killed_one_after_the_other() {
     redrive_under_kills(1_000, 200, 60).await;
 }
 
-/// `make test-faults` runs it.
+/// `make test-faults` runs it (scripts/faults.sh).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a minute"]
 async fn a_redrive_of_ten_thousand_survives_brokers_that_are_killed_one_after_the_other() {
