@@ -32,7 +32,8 @@ while goes_on; do
   round=$((round + 1))
   log=$logs/faults-$round.log
   started=$SECONDS
-  cargo test --workspace --locked --test it -- crash mutants drain a_redrive_of_ten_thousand --include-ignored >"$log" 2>&1 || {
+  cargo test --workspace --locked --test it -- \
+    crash mutants drain a_redrive_of_ten_thousand --include-ignored >"$log" 2>&1 || {
     tail -n 60 "$log"
     die "round $round failed after $((SECONDS / 60)) minutes; the whole log: $log"
   }
