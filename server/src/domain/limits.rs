@@ -82,7 +82,7 @@ pub const FILTER_FAILURE_TYPES: usize = 32;
 pub const MAX_JOB_IDS: usize = 500;
 /// Bytes of a failure message in which a filter searches for its text.
 pub const FILTER_MESSAGE_BYTES: usize = 1_024;
-/// Jobs that one script call of a list looks at.
+/// Jobs that one script call of a list examines.
 pub const LIST_LOOKED_AT: usize = 500;
 /// Jobs that one script call of a list returns.
 pub const LIST_RETURNED: usize = 100;

@@ -48,7 +48,7 @@ pub struct ListPart<'a> {
 /// What one call of list.lua found.
 #[derive(Clone, Debug)]
 pub struct ListStep {
-    /// Jobs that it looked at.
+    /// Jobs that it examined.
     pub looked: usize,
     /// Where the next call goes on; empty at the end.
     pub cursor: Bytes,
@@ -98,7 +98,7 @@ impl Store {
         Reply::one(self.reads.run(&range, true).await?).bytes()
     }
 
-    /// Reads one part of a list: it looks at [`bound::LIST_LOOKED_AT`] jobs at most.
+    /// Reads one part of a list: it examines [`bound::LIST_LOOKED_AT`] jobs at most.
     pub async fn list(&self, keys: &QueueKeys, list: &ListPart<'_>) -> Result<ListStep, Error> {
         let mut call = self.scripts.list.call(keys, &[part::META], 256);
         call.text(match list.view {

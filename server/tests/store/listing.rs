@@ -222,7 +222,7 @@ async fn each_failure_and_time_is_a_filter(space: &Space) {
         [""; 0]
     );
     assert_eq!(found(&|filter| filter.failure_message = "no such".into()).await, ["a"]);
-    // A pattern of Lua is a text like others; and what is behind the first 1,024 bytes is not looked at.
+    // A pattern of Lua is a text like others; and what is behind the first 1,024 bytes is not examined.
     assert_eq!(
         found(&|filter| filter.failure_message = "no.such".into()).await,
         [""; 0]

@@ -1,8 +1,8 @@
 -- Lists jobs of a filter, part by part.
 -- KEYS  meta
--- ARGV  view, cursor ('' from the start), 1 newest first, jobs to look at, jobs to return, bytes after which to stop,
+-- ARGV  view, cursor ('' from the start), 1 newest first, jobs to examine, jobs to return, bytes after which to stop,
 --       filter (lib/filter.lua)
--- RETURNS {now ms, jobs looked at (-1: too many lanes), cursor ('' at the end), {id, state, time of its place in ms or
+-- RETURNS {now ms, jobs examined (-1: too many lanes), cursor ('' at the end), {id, state, time of its place in ms or
 --         -1, record or its beginning, state hash as a flat list, lease or false}, ...}
 -- MOVES  -
 local view, most, bytes_left = ARGV[1], tonumber(ARGV[5]), tonumber(ARGV[6])

@@ -99,7 +99,7 @@ local function hash_matches(filter, id)
 end
 
 -- The first bytes of the record of a job that matches and is in the place of a filter; else false. `lease`: its lease,
--- in LEASED. Bounds of the place's own scores are not looked at here: a walk keeps them.
+-- in LEASED. Bounds of the place's own scores are not checked here: a walk keeps them.
 local function matches(filter, id, lease)
   if filter.worker then
     local holder = lease and sub(lease, LEASE_HOLDER_AT) or ''

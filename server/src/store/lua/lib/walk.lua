@@ -2,8 +2,8 @@
 --
 --   looked, cursor = walk(filter, cursor, newest_first, most, on_match)
 --
--- looks at up to `most` jobs from `cursor` on ('' from the start) and calls on_match(job) for each that matches; if
--- that returns true, the walk stops behind this job. `looked`: how many jobs it looked at. `cursor`: where to go on, ''
+-- examines up to `most` jobs from `cursor` on ('' from the start) and calls on_match(job) for each that matches; if
+-- that returns true, the walk stops behind this job. `looked`: how many jobs it examined. `cursor`: where to go on, ''
 -- at the end; opaque, and no longer than 200 bytes. nil, nil: READY, and there are more lanes than a walk chooses
 -- among.
 --
@@ -174,7 +174,7 @@ local function living_entries(lane, entries)
   return living
 end
 
--- Looks at up to `most` entries of a lane from an index on. Returns how many, the index and bytes of the last of them,
+-- Examines up to `most` entries of a lane from an index on. Returns how many, the index and bytes of the last of them,
 -- and whether on_match stopped.
 local function walk_lane(filter, lane, from, newest_first, most, on_match)
   local key = base .. KEY_LANE .. lane
